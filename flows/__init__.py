@@ -1,0 +1,1 @@
+"""Flows: order, fan-out and parameters; and the nuggets command line."""

@@ -1,0 +1,176 @@
+"""The nuggets command line."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.options import read_options_file, with_options
+from nuggets import __version__
+from nuggets.config import DEFAULT_STORE, CurateConfig, ReselectConfig, config_from_mapping
+from nuggets.errors import Interrupted, NuggetsError, UsageError
+
+app = typer.Typer(
+    help="Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunName = Annotated[str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False)]
+StoreUrl = Annotated[str, typer.Option("--store", help="Where runs live: a local folder or s3://bucket/prefix.")]
+Out = Annotated[Path, typer.Option("--out", help="The Parquet file to write.", show_default=False)]
+
+
+@app.command()
+@with_options(
+    CurateConfig,
+    argument="pool",
+    extra={"config": Annotated[Path | None, typer.Option("--config", help="YAML file with any of these options.")]},
+)
+def curate(config: Path | None = None, **options: Any) -> None:
+    """Score a pool and publish the examples that help most. Cells that are in the store are not computed again."""
+    given = read_options_file(config) if config else {}
+    given |= {name: value for name, value in options.items() if value is not None}
+    source = str(config) if config else "command line"
+    checked = config_from_mapping(given, source=source)
+
+    from flows.running import run_curate  # here, because Prefect takes seconds to import and --help should not
+
+    _show_selection(run_curate(checked))
+
+
+@app.command()
+@with_options(ReselectConfig, argument="run")
+def reselect(**options: Any) -> None:
+    """Apply a new cut to a finished run. Takes seconds: no model is started, no cell computed."""
+    from nuggets.publishing import publish_selection
+
+    config = ReselectConfig(**{name: value for name, value in options.items() if value is not None})
+    _show_selection(publish_selection(config.store, config.run, config.cut))
+
+
+@app.command()
+def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE) -> None:
+    """Write a run's cells: candidate_id, candidate_row, anchor_id, anchor_row, zero_shot, one_shot (nats)."""
+    from nuggets.exporting import export_cells
+    from nuggets.store import open_store
+
+    count = export_cells(open_store(store), run, out)
+    typer.echo(f"{count} cells in {out}")
+
+
+@app.command()
+def scores(
+    run: RunName,
+    out: Out,
+    store: StoreUrl = DEFAULT_STORE,
+    selection: Annotated[str | None, typer.Option(help="Whose `kept` to show. Default: the newest selection.")] = None,
+) -> None:
+    """Write a run's scores: candidate_id, candidate_row, golden_score, wins, anchors, mean_gain (nats/token), kept."""
+    from nuggets.exporting import export_scores
+    from nuggets.store import open_store
+
+    count = export_scores(open_store(store), run, out, selection)
+    typer.echo(f"scores of {count} candidates in {out}")
+
+
+@app.command()
+def runs(store: StoreUrl = DEFAULT_STORE) -> None:
+    """List the runs of a store with state, counts and cuts."""
+    from nuggets.runs import list_runs, list_selections
+    from nuggets.store import open_store
+
+    place = open_store(store)
+    rows: list[tuple[str, ...]] = [
+        ("run", "state", "updated (UTC)", "examples", "anchors", "cells", "selections (cut: kept)")
+    ]
+    for run in list_runs(place):
+        made = [f"{item['cut']['meaning']}: {item['kept']}" for item in list_selections(place, run.name)]
+        counts = [str(run.counts.get(name, "-")) for name in ("examples", "anchors", "cells")]
+        rows.append((run.name, run.state, run.updated_at[:19].replace("T", " "), *counts, "; ".join(made) or "-"))
+    if len(rows) == 1:
+        typer.echo(f"no runs in {place.url}")
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command("import-scores")
+def import_scores(
+    folder: Annotated[
+        Path, typer.Argument(help="The --save_path of the authors' program, with its *_score.json files.")
+    ],
+    pool: Annotated[str, typer.Option(help="The pool that was its --prompt_path.", show_default=False)],
+    anchor_file: Annotated[str, typer.Option(help="The anchors that were its --test_path.", show_default=False)],
+    store: StoreUrl = DEFAULT_STORE,
+    run: Annotated[str | None, typer.Option(help="Name of the new run.")] = None,
+) -> None:
+    """Turn the score files of the authors' released program into a run that `reselect` works on."""
+    from nuggets.imported_scores import import_scores as make_run
+    from nuggets.store import open_store
+
+    made = make_run(open_store(store), folder, pool=pool, anchor_file=anchor_file, run=run)
+    typer.echo(
+        f"run {made.name}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in made.counts.items())
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nuggets {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302)."""
+
+
+def _show_selection(selection: Any) -> None:
+    there = " (this cut was published before)" if selection.already_there else ""
+    typer.echo(f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{there}")
+    typer.echo(selection.folder)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted."""
+    sys.exit(_exit_code(app))
+
+
+def _exit_code(command: Callable[[], Any]) -> int:
+    try:
+        command()
+    except UsageError as error:
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as error:
+        typer.echo(
+            f"interrupted: {error or 'before anything was scored'}. The same command goes on from here.", err=True
+        )
+        return 130
+    except (NuggetsError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        return 1
+    except SystemExit as stop:  # how Typer ends: with its own exit code, 2 for wrong usage
+        return int(stop.code or 0)
+    except Exception:
+        traceback.print_exc()
+        typer.echo(
+            "error: this should not have happened; what was computed is stored, the traceback says where", err=True
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What a command shows of a run while it goes on: a bar on a terminal, plain lines otherwise."""
+
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINE_SECONDS = 15.0
+
+
+class RunDisplay(logging.Handler):
+    """Shows the core's progress records, and its warnings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False)
+        self._progress = Progress(
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("cells"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+        )
+        self._bar = self._progress.add_task("cells", total=None, visible=False)
+        self._total = self._done = 0
+        self._started = self._last_line = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        if hasattr(record, "cells_computed"):
+            self._count(record.cells_to_compute, record.cells_computed)  # type: ignore[attr-defined]
+        else:
+            prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+            self._console.print(prefix + record.getMessage())
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress.live.is_started:
+            self._progress.stop()
+        super().close()
+
+    def _count(self, more: int, computed: int) -> None:
+        self._total += more
+        self._done += computed
+        if not self._total:
+            return
+        if not self._started:
+            self._started = self._last_line = time.monotonic()
+            if self._console.is_terminal:
+                self._progress.start()
+        if self._console.is_terminal:
+            self._progress.update(self._bar, total=self._total, completed=self._done, visible=True)
+            if self._done >= self._total:
+                self._progress.stop()
+        elif computed and (time.monotonic() - self._last_line > _LINE_SECONDS or self._done >= self._total):
+            self._last_line = time.monotonic()
+            rate = self._done / (self._last_line - self._started)
+            left = (self._total - self._done) / rate
+            self._console.print(
+                f"scored {self._done} of {self._total} cells ({100 * self._done / self._total:.0f} %), "
+                f"{rate:.1f} cells/s, {_duration(left)} left"
+            )
+
+
+def show_progress() -> RunDisplay:
+    """Show the core's progress from here on."""
+    display = RunDisplay()
+    for name in ("nuggets", "nuggets.progress.cells"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(display)
+    return display
+
+
+def hide_progress(display: RunDisplay) -> None:
+    """Stop showing it."""
+    for name in ("nuggets", "nuggets.progress.cells"):
+        logging.getLogger(name).removeHandler(display)
+    display.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else (f"{minutes} min {rest} s" if minutes else f"{rest} s")

@@ -1,0 +1,119 @@
+"""The main job: from a pool to a published selection."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from prefect import flow, unmapped
+from prefect.futures import PrefectFuture, wait
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from nuggets.config import CurateConfig
+from nuggets.errors import Interrupted, NuggetsError
+from nuggets.preparation import PreparedRun
+from nuggets.publishing import Selection
+from nuggets.runs import RunState
+from nuggets.stopping import stop_requested
+from tasks.anchor_set import choose_anchor_set
+from tasks.baseline import measure_baseline
+from tasks.embed import embed
+from tasks.ingest import ingest
+from tasks.judge import judge
+from tasks.outcome import record
+from tasks.plan import plan
+from tasks.prepare import prepare
+from tasks.publish import publish
+from tasks.score import score
+
+T = TypeVar("T")
+
+# One at a time: each task uses all cores, or the GPU, by itself; two at once would load the model twice.
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
+
+
+@dataclass
+class Stopwatch:
+    """Wall seconds per stage, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.monotonic)
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap was this stage's. Raises Interrupted between stages if someone asked to stop."""
+        now = time.monotonic()
+        self.seconds[stage] = round(now - self._last, 3)
+        self._last = now
+        if stop_requested():
+            raise Interrupted(f"stopped on request after stage '{stage}'")
+
+
+@flow(name="curate", flow_run_name="curate {config.pool}", task_runner=_RUNNER)
+def curate(config: CurateConfig) -> Selection:
+    """Choose the examples of a pool that help a frozen language model most, and publish them.
+
+    Args:
+        config: What to curate, and how.
+    """
+    watch = Stopwatch()
+    prepared = prepare(config)
+    try:
+        selection = _curate(config, prepared, watch)
+    except BaseException as error:
+        state = RunState.INTERRUPTED if isinstance(error, (Interrupted, KeyboardInterrupt)) else RunState.FAILED
+        # Not as a task: the API may be what has failed.
+        record.fn(prepared.store, prepared.name, state, f"{error}" or type(error).__name__, seconds=watch.seconds)
+        raise
+    return selection
+
+
+def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Selection:
+    watch.lap("prepare")
+    pool = ingest(prepared, config)
+    watch.lap("ingest")
+    embeddings: list[str] = []
+    if config.anchor_file is None:
+        embeddings = _results("embed", list(embed.map(unmapped(prepared), list(pool.shards))))
+    watch.lap("embed")
+    anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
+    watch.lap("anchors")
+    starts = list(range(0, anchor_set.anchors, config.shard_size))
+    stops = [min(start + config.shard_size, anchor_set.anchors) for start in starts]
+    _results("baseline", list(measure_baseline.map(unmapped(prepared), unmapped(anchor_set.path), starts, stops)))
+    watch.lap("baseline")
+    work = plan(prepared, pool, anchor_set.path)
+    computed = _results("score", list(score.map(unmapped(prepared), list(work.work), unmapped(anchor_set.path))))
+    watch.lap("score")
+    judge(prepared, pool, anchor_set.path)
+    watch.lap("judge")
+    record(
+        prepared.store,
+        prepared.name,
+        RunState.COMPLETE,
+        references={"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key},
+        counts={
+            "rows": pool.rows,
+            "examples": pool.examples,
+            "anchors": anchor_set.anchors,
+            "cells": work.needed,
+            "cells_found": work.found,
+            "cells_computed": sum(computed),
+        },
+        seconds=watch.seconds,
+    )
+    return publish(prepared.store, prepared.name, config.cut)
+
+
+def _results(stage: str, futures: list[PrefectFuture[T]]) -> list[T]:
+    """All results of mapped tasks; if some failed, the others are finished first and the error says which and why."""
+    wait(futures)
+    failed = [future for future in futures if not future.state.is_completed()]
+    if not failed:
+        return [future.result() for future in futures]
+    causes = [future.state.result(raise_on_failure=False) for future in failed]
+    for cause in causes:
+        if isinstance(cause, Interrupted):
+            raise cause
+    raise NuggetsError(
+        f"{len(failed)} of {len(futures)} tasks of stage '{stage}' failed, first: {causes[0]}. "
+        "What the others computed is stored; run again to do the rest"
+    ) from (causes[0] if isinstance(causes[0], BaseException) else None)

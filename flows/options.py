@@ -1,0 +1,61 @@
+"""A command whose options are the fields of a configuration dataclass, so that both can't drift apart."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from nuggets.errors import UsageError
+
+
+def with_options(
+    config: type, *, argument: str, extra: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a function of keyword arguments as a command with an option per field of `config`.
+
+    The field named `argument` becomes the command's argument. Options that are not given are None, whatever their
+    field's default, so that a file's values are not overridden by them.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = [_parameter(item, is_argument=item.name == argument) for item in fields(config)]
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+            for name, annotation in (extra or {}).items()
+        ]
+        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = {item.name: item.annotation for item in parameters}
+        return function
+
+    return decorate
+
+
+def read_options_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UsageError naming file and line if it is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config='{path}' can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"config='{path}' is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"config='{path}' holds {type(content).__name__}; it has to hold 'field: value' lines")
+    return content
+
+
+def _parameter(item: Field[Any], *, is_argument: bool) -> inspect.Parameter:
+    text = item.metadata["description"]
+    if item.default not in (None, MISSING):
+        text += f" Default: {item.default}."
+    given = item.type if "None" in str(item.type) else item.type | None  # type: ignore[operator]
+    if is_argument:
+        marker: Any = typer.Argument(help=text, metavar=item.name.upper(), show_default=False)
+    else:
+        marker = typer.Option(f"--{item.name.replace('_', '-')}", help=text, show_default=False)
+    return inspect.Parameter(
+        item.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[given, marker], default=None
+    )

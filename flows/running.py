@@ -1,0 +1,52 @@
+"""Run a flow from the command line: its surroundings, its signals, and what it shows."""
+
+import os
+import signal
+from types import FrameType
+
+from flows.console import hide_progress, show_progress
+from nuggets.config import CurateConfig
+from nuggets.preparation import check_config
+from nuggets.publishing import Selection
+from nuggets.stopping import clear_stop, request_stop, stop_requested
+
+# Read by Prefect at import. What is set already wins.
+_SETTINGS = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # its lines say less than ours; the UI still gets them
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "nuggets",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # Task runs reach the database in batches; never an interval below 1, which makes the server spin.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # the bars of libraries; ours says what matters
+}
+
+
+def run_curate(config: CurateConfig) -> Selection:
+    """Run the curate flow here, with the configured Prefect server or a temporary one."""
+    check_config(config)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    display = show_progress()
+    clear_stop()
+    before = signal.signal(signal.SIGINT, _on_interrupt)
+    try:
+        from flows.local_api import prefect_api
+
+        with prefect_api():
+            from flows.curate import curate
+
+            return curate(config)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        hide_progress(display)
+
+
+def _on_interrupt(_: int, __: FrameType | None) -> None:
+    if stop_requested():
+        os._exit(130)  # the second Ctrl-C: at once; cells are lost only since the last commit
+    request_stop()
+    os.write(2, b"\nstopping after the candidate in hand; Ctrl-C again to stop at once\n")

@@ -1,0 +1,105 @@
+"""Making a run's anchor set: read from the user's file, or found among the pool's embeddings."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from nuggets.addresses import digest
+from nuggets.anchors import (
+    ANCHOR_VERSION,
+    Anchor,
+    anchor_set_digest,
+    anchor_set_path,
+    anchors_from_file,
+    check_scorable,
+    default_anchor_count,
+    write_anchors,
+)
+from nuggets.clustering import Vectors, cluster_centres, nearest_members
+from nuggets.config import CurateConfig
+from nuggets.embedding import read_embeddings
+from nuggets.errors import InputError
+from nuggets.pool import Candidate, Pool, read_candidates
+from nuggets.preparation import PreparedRun
+from nuggets.progress import report_stage
+from nuggets.readers import find_source
+from nuggets.scoring_setup import open_profile
+from nuggets.store import Store, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSet:
+    """A reference to an anchor set in the store, and how many anchors it has."""
+
+    path: str
+    anchors: int
+
+
+def choose_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: Sequence[str]) -> AnchorSet:
+    """The run's anchor set, made if it is not in the store yet."""
+    store = open_store(prepared.store)
+    if config.anchor_file is not None:
+        return _take_file(store, prepared, config)
+    count = config.anchors or default_anchor_count(pool.examples)
+    if count > pool.examples:
+        raise InputError(
+            f"anchors={count} is more than the {pool.examples} distinct, usable examples of the pool: "
+            f"give at most --anchors {pool.examples}, or a larger pool"
+        )
+    if config.anchors is None and count < 100:
+        report_stage(f"anchors: {count} instead of 100, because the pool has only {pool.examples} examples")
+    path = anchor_set_path(
+        digest(
+            {
+                "version": ANCHOR_VERSION,
+                "pool": prepared.pool_fingerprint,
+                "max_row_bytes": config.max_row_bytes,
+                "encoder": prepared.encoder_digest,
+                "count": count,
+                "seed": config.seed,
+                # Which examples can be scored is the tokenizer's, the profile's and the limit's matter.
+                "model": prepared.setup.model_digest,
+                "profile": prepared.setup.profile,
+                "anchor_tokens": prepared.setup.limits.anchor,
+            }
+        )
+    )
+    if not store.exists(path):
+        write_anchors(store, path, _find(store, prepared, pool, embeddings, count=count, seed=config.seed))
+    return AnchorSet(path, count)
+
+
+def _take_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet:
+    anchors = anchors_from_file(find_source(str(config.anchor_file)), max_row_bytes=config.max_row_bytes)
+    check_scorable(anchors, open_profile(prepared.setup))
+    path = anchor_set_path(anchor_set_digest(anchors))
+    if not store.exists(path):
+        write_anchors(store, path, anchors)
+    return AnchorSet(path, len(anchors))
+
+
+def _find(
+    store: Store, prepared: PreparedRun, pool: Pool, embeddings: Sequence[str], *, count: int, seed: int
+) -> list[Anchor]:
+    profile = open_profile(prepared.setup)
+
+    def batches() -> Iterator[Vectors]:
+        return (read_embeddings(store, path) for path in embeddings)
+
+    @lru_cache(maxsize=4)
+    def shard(index: int) -> list[Candidate]:
+        return read_candidates(store, pool.shards[index])
+
+    def candidate(position: int) -> Candidate:
+        for index, size in enumerate(pool.shard_examples):
+            if position < size:
+                return shard(index)[position]
+            position -= size
+        raise IndexError(position)
+
+    def scorable(position: int) -> bool:
+        return bool(profile.anchor(candidate(position).example).response_tokens)
+
+    centres = cluster_centres(batches, rows=pool.examples, clusters=count, seed=seed)
+    chosen = [candidate(position) for position in nearest_members(batches, centres, scorable=scorable)]
+    return [Anchor(item.id, item.row, item.example) for item in chosen]

@@ -1,0 +1,176 @@
+"""Everything a run can be told, checked: the command line, the YAML file and the flow's form are this one dataclass."""
+
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from nuggets.cuts import Cut, TopFraction, cut_from_options
+from nuggets.errors import UsageError
+
+Profile = Literal["released", "plain", "chat"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+DEFAULT_STORE = "./nuggets-store"
+SHARD_SIZE = 512
+MAX_ROW_BYTES = 1_000_000
+DEFAULT_CUT = TopFraction(0.05)
+
+
+def option(default: Any, description: str, **bounds: float) -> Any:
+    """A field with what its form, its --help line and its check need to know: a description and `ge`/`le` bounds."""
+    return field(default=default, metadata={"description": description, **bounds})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurateConfig:
+    """What to curate and how. Raises UsageError naming the field, the value received and what is allowed."""
+
+    pool: str = field(
+        metadata={
+            "description": "The examples to choose from: Alpaca, ShareGPT or OpenAI-messages JSON or JSONL, Parquet, "
+            "or a folder saved by Hugging Face datasets; a local path or s3:// URL."
+        }
+    )
+    store: str = option(DEFAULT_STORE, "Where runs live: a local folder or s3://bucket/prefix.")
+    run: str | None = option(
+        None, "Name of the run. Default: made from the pool's name and what determines the scores."
+    )
+    model: str | None = option(
+        None,
+        "Language model that judges: a hub id, a folder with safetensors, or a .gguf file. "
+        "Default: SmolLM2-135M-Instruct where its package is installed.",
+    )
+    encoder: str | None = option(
+        None,
+        "Sentence-transformers model that embeds the pool: a hub id or a folder. "
+        "Default: all-MiniLM-L6-v2 where its package is installed.",
+    )
+    anchors: int | None = option(
+        None, "Number of anchors to find by k-means. Default: 100, or a quarter of a pool of fewer than 400.", ge=1
+    )
+    anchor_file: str | None = option(None, "A file with the anchors to use as they are, in any format of a pool.")
+    profile: Profile | None = option(
+        None, "Prompt profile. Default: chat where the tokenizer has a chat template, else plain."
+    )
+    threshold: float | None = option(None, "Cut: keep golden scores strictly above this, 0 to 1.", ge=0, le=1)
+    top_k: int | None = option(None, "Cut: keep this many of the best.", ge=1)
+    top_fraction: float | None = option(
+        None, "Cut: keep this share of the best, 0 to 1, rounded up. Default cut: 0.05.", ge=0, le=1
+    )
+    shard_size: int = option(SHARD_SIZE, "Examples per shard: what one mapped task embeds or scores.", ge=1)
+    seed: int = option(0, "Seed of everything random: k-means starts from it.", ge=0)
+    anchor_tokens: int | None = option(
+        None, "Anchors are cut at this many tokens. Default: 200 in profile released (fixed there), else 512.", ge=2
+    )
+    demonstration_tokens: int | None = option(
+        None,
+        "Demonstrations are cut at this many tokens. Default: 2048, less where the model's context is shorter.",
+        ge=1,
+    )
+    dtype: Dtype = option("auto", "Number format of the model's weights. auto: float32 on CPU, bfloat16 on GPU.")
+    max_row_bytes: int = option(
+        MAX_ROW_BYTES, "A pool row larger than this many bytes is rejected as too_large.", ge=100
+    )
+    max_rejected_share: float = option(
+        0.5, "The run stops if more than this share of the pool's rows can't be used, 0 to 1.", ge=0, le=1
+    )
+    trust_remote_code: str | None = option(
+        None, "Name of the one model or encoder whose own Python code may be run. Default: none."
+    )
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check_field(item, getattr(self, item.name))
+        if not self.pool:
+            raise UsageError("pool is empty: name the file or folder with the examples to choose from")
+        if self.run is not None:
+            check_run_name(self.run)
+        _check_choice("profile", self.profile, (None, "released", "plain", "chat"))
+        _check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        if self.anchors is not None and self.anchor_file is not None:
+            raise UsageError(
+                f"anchors={self.anchors} and anchor_file='{self.anchor_file}' exclude each other: "
+                "anchors are found by k-means or taken from the file; give one of the two"
+            )
+        if self.profile == "released" and self.anchor_tokens not in (None, 200):
+            raise UsageError(
+                f"anchor_tokens={self.anchor_tokens}: profile released cuts anchors at 200 tokens, as the authors' "
+                "program does; leave it out, or use profile plain or chat"
+            )
+        if self.trust_remote_code is not None and self.trust_remote_code not in (self.model, self.encoder):
+            raise UsageError(
+                f"trust_remote_code='{self.trust_remote_code}' names neither model ({self.model}) nor encoder "
+                f"({self.encoder}): give exactly the name whose code you have read and trust"
+            )
+        cut_from_options(self.threshold, self.top_k, self.top_fraction)
+
+    @property
+    def cut(self) -> Cut:
+        """The rule that keeps candidates."""
+        return cut_from_options(self.threshold, self.top_k, self.top_fraction) or DEFAULT_CUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReselectConfig:
+    """A finished run and a new cut for it. Raises UsageError naming what is wrong."""
+
+    run: str = field(metadata={"description": "Name of the run, as `nuggets runs` shows it."})
+    store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")
+    threshold: float | None = option(None, "Keep golden scores strictly above this, 0 to 1.", ge=0, le=1)
+    top_k: int | None = option(None, "Keep this many of the best.", ge=1)
+    top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", ge=0, le=1)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check_field(item, getattr(self, item.name))
+        check_run_name(self.run)
+        if cut_from_options(self.threshold, self.top_k, self.top_fraction) is None:
+            raise UsageError("no cut is given: give threshold, top_k or top_fraction")
+
+    @property
+    def cut(self) -> Cut:
+        """The new rule that keeps candidates."""
+        return cut_from_options(self.threshold, self.top_k, self.top_fraction) or DEFAULT_CUT
+
+
+def config_from_mapping(options: Mapping[str, Any], *, source: str) -> CurateConfig:
+    """The configuration that a mapping (a YAML file, say) describes; a key that is not a field is refused."""
+    known = [item.name for item in fields(CurateConfig)]
+    unknown = sorted(str(key) for key in options if key not in known)
+    if unknown:
+        raise UsageError(f"{source}: unknown key {', '.join(unknown)}. Known keys: {', '.join(known)}")
+    if not options.get("pool"):
+        raise UsageError(f"{source}: pool is missing: name the file or folder with the examples to choose from")
+    return CurateConfig(**options)
+
+
+def config_as_mapping(config: CurateConfig) -> dict[str, Any]:
+    """The configuration as plain values, for manifests."""
+    return asdict(config)
+
+
+def check_run_name(name: str) -> None:
+    """Raise UsageError unless a run of this name can be a folder on every store."""
+    allowed = name.replace("-", "").replace("_", "").replace(".", "")
+    if not (allowed.isascii() and allowed.isalnum()) or name.startswith(".") or len(name) > 100:
+        raise UsageError(
+            f"run='{name}' can't be a run's name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
+        )
+
+
+def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        words = ", ".join(str(choice) for choice in allowed if choice is not None)
+        raise UsageError(f"{name}={value!r} is not known; allowed: {words}")
+
+
+def _check_field(item: Field[Any], value: object) -> None:
+    """Check a value's type and range against its field: a YAML file can hold anything."""
+    kinds = [kind for kind in get_args(item.type) or (item.type,) if kind in (int, float, str)]
+    accepted = (int, float) if float in kinds else tuple(kinds)
+    if value is not None and kinds and (not isinstance(value, accepted) or isinstance(value, bool)):
+        raise UsageError(f"{item.name}={value!r} is {type(value).__name__}; it has to be {kinds[0].__name__}")
+    low, high = item.metadata.get("ge"), item.metadata.get("le")
+    if isinstance(value, (int, float)) and not ((low is None or value >= low) and (high is None or value <= high)):
+        allowed = f"{low} to {high}" if high is not None else f"{low} or more"
+        raise UsageError(f"{item.name}={value} is out of range: allowed is {allowed}")

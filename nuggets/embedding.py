@@ -1,0 +1,77 @@
+"""Embeddings of the pool's examples, stored beside their ids, one object per shard."""
+
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuggets.addresses import digest
+from nuggets.errors import InputError
+from nuggets.examples import Example
+from nuggets.model_files import ModelFiles
+from nuggets.pool import Candidate, read_candidates
+from nuggets.preparation import PreparedRun
+from nuggets.progress import report_stage
+from nuggets.store import Store, open_store
+
+EMBEDDING_VERSION = 1  # raised when the same encoder and example would give another embedding
+
+
+@lru_cache(maxsize=1)
+def load_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
+    """The sentence-transformers model; kept for the life of the process."""
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()
+    try:
+        return SentenceTransformer(
+            files.folder, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"encoder '{files.name}' in {files.folder} can't be loaded: {error}") from error
+
+
+def embeddings_path(encoder_digest: str, candidates: Sequence[Candidate]) -> str:
+    """Address of a shard's embeddings: the encoder and the examples determine them."""
+    return f"embeddings/{encoder_digest}/{digest([EMBEDDING_VERSION, *(item.id for item in candidates)])}.npz"
+
+
+def embed_examples(encoder: Any, examples: Sequence[Example]) -> NDArray[np.float16]:
+    """Unit vectors `(examples, width)` of instruction, input and output together.
+
+    float16 halves what a large pool takes in the store; clustering computes in float32.
+    """
+    texts = ["\n".join(part for part in (item.instruction, item.input, item.output) if part) for item in examples]
+    vectors = encoder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+    return np.asarray(vectors, dtype=np.float16)
+
+
+def write_embeddings(store: Store, path: str, ids: Sequence[str], vectors: NDArray[np.float16]) -> None:
+    """Store a shard's embeddings beside its example ids."""
+    buffer = io.BytesIO()
+    np.savez(buffer, ids=np.array(ids, dtype="S32"), embeddings=vectors)
+    store.write(path, buffer.getvalue())
+
+
+def read_embeddings(store: Store, path: str) -> NDArray[np.float32]:
+    """A shard's embeddings `(examples, width)`, in the order of the shard."""
+    with np.load(io.BytesIO(store.read(path)), allow_pickle=False) as stored:
+        return np.asarray(stored["embeddings"], dtype=np.float32)
+
+
+def embed_shard(prepared: PreparedRun, shard: str) -> str:
+    """Path of a shard's embeddings in the store, computed if they are not there."""
+    store = open_store(prepared.store)
+    candidates = read_candidates(store, shard)
+    path = embeddings_path(prepared.encoder_digest, candidates)
+    if store.exists(path) or prepared.encoder is None:
+        return path
+    encoder = load_encoder(prepared.encoder, trust_remote_code=prepared.trust_encoder_code)
+    vectors = embed_examples(encoder, [item.example for item in candidates])
+    write_embeddings(store, path, [item.id for item in candidates], vectors)
+    report_stage(f"embedded {len(candidates)} examples of {shard.rpartition('/')[2]}")
+    return path

@@ -1,0 +1,21 @@
+"""The errors that a user is meant to read: each message says what was wrong, with what value, and what to change."""
+
+
+class NuggetsError(Exception):
+    """Root of the errors whose message alone, without a traceback, tells a user what happened."""
+
+
+class UsageError(NuggetsError, ValueError):
+    """A parameter is wrong or names something that is not there; nothing was started."""
+
+
+class InputError(NuggetsError, ValueError):
+    """The pool, the anchors or the model can't serve the run that was asked for."""
+
+
+class StoreError(NuggetsError, OSError):
+    """The store could not be read or written; what it already holds is untouched."""
+
+
+class Interrupted(NuggetsError):
+    """Someone asked the run to stop; what was computed until then is in the store."""

@@ -1,0 +1,53 @@
+"""An instruction example, its identity, and why a row of a pool can't be one."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+EXAMPLE_ID_LENGTH = 32  # hex digits: 128 bits, so that chance collisions stay out of reach for billions of examples
+
+
+class RejectReason(StrEnum):
+    """Why a row of a pool is not used. The list is closed: reports and rejects.jsonl know no other words."""
+
+    NOT_AN_OBJECT = "not_an_object"
+    UNDECODABLE = "undecodable"
+    MISSING_INSTRUCTION = "missing_instruction"
+    MISSING_OUTPUT = "missing_output"
+    NOT_TEXT = "not_text"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One instruction example; `input` may be empty, the other two may not."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+def example_id(example: Example) -> str:
+    """Identity of an example: a hash of its three texts, the same wherever and however often it stands."""
+    content = json.dumps([example.instruction, example.input, example.output], ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:EXAMPLE_ID_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A usable row of a pool: its 0-based number, its example, and the row as it stood in the source."""
+
+    row: int
+    example: Example
+    original: dict[str, object]
+    dropped_turns: int = 0  # turns of a conversation beyond its first user/assistant exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row of a pool that can't be used: its 0-based number, the reason, and what was found there."""
+
+    row: int
+    reason: RejectReason
+    detail: str

@@ -1,0 +1,160 @@
+"""Golden scores that the authors' released program left, turned into a run that new cuts can be made on.
+
+It writes `{start}_{end}_score.json`, `{"<pool row>": [win rate per kv_iter]}`, and `{start}_{end}_raw_score.json`,
+`{"<pool row>": [[zero-shot sums], [one-shot sums]]}`, sums in nats rounded to two decimals. Rows count from 0 in the
+pool file that was given as --prompt_path; anchors are those of --test_path.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nuggets.addresses import digest
+from nuggets.anchors import Anchor, anchor_set_digest, anchor_set_path, anchors_from_file, write_anchors
+from nuggets.config import MAX_ROW_BYTES, SHARD_SIZE
+from nuggets.errors import InputError, UsageError
+from nuggets.golden import GoldenTable
+from nuggets.judgement import write_golden
+from nuggets.pool import ingest_pool, read_ids
+from nuggets.readers import find_source, fingerprint
+from nuggets.runs import Run, RunState, note_outcome, open_run
+from nuggets.store import Store
+
+_NAME = re.compile(r"(\d+)_(\d+)_(raw_)?score\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedScores:
+    """What the files say per pool row: the win rate (0 to 1), and the sums `(2, anchors)` where they were kept."""
+
+    win_rates: dict[int, float]
+    sums: dict[int, list[list[float]]]
+    files: tuple[str, ...]
+
+
+def read_released_scores(folder: Path) -> ReleasedScores:
+    """All score files of a folder. Raises InputError for a damaged file or two that disagree about a row."""
+    if not folder.is_dir():
+        raise UsageError(f"'{folder}' is not a folder: give the --save_path that the authors' program wrote to")
+    win_rates: dict[int, float] = {}
+    sums: dict[int, list[list[float]]] = {}
+    files = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    for path in files:
+        raw = "_raw_" in path.name
+        for row, value in _load(path).items():
+            found: Any = value if raw else value[-1]  # one win rate per kv_iter: the last one is the result
+            known: dict[int, Any] = sums if raw else win_rates
+            if known.setdefault(int(row), found) != found:
+                raise InputError(f"{path}: row {row} has {found}, another file in {folder} says {known[int(row)]}")
+    if not win_rates:
+        raise UsageError(f"no {{start}}_{{end}}_score.json in '{folder}': give the folder that holds these files")
+    return ReleasedScores(win_rates, sums, tuple(path.name for path in files))
+
+
+def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, run: str | None = None) -> Run:
+    """Make a finished run of released scores; its golden scores are exactly theirs.
+
+    Candidates without a score (rows that were not run yet) are left out and counted. Mean gains come from the raw
+    sums; where those are missing they are unknown, and ties are broken by example id alone.
+    """
+    scores = read_released_scores(folder)
+    anchors = anchors_from_file(find_source(anchor_file), max_row_bytes=MAX_ROW_BYTES)
+    source = find_source(pool)
+    pool_print = fingerprint(source)
+    ingested = ingest_pool(
+        store, source, pool_print, shard_size=SHARD_SIZE, max_row_bytes=MAX_ROW_BYTES, max_rejected_share=1.0
+    )
+    ids, rows = read_ids(store, ingested.shards)
+    beyond = [row for row in scores.win_rates if row >= ingested.rows]
+    if beyond:
+        raise InputError(
+            f"the score files name row {max(beyond)}, but pool '{pool}' has {ingested.rows} rows: give the file that "
+            "was their --prompt_path"
+        )
+    table = _table(scores, anchors, ids, rows)
+    anchors_path = anchor_set_path(anchor_set_digest(anchors))
+    write_anchors(store, anchors_path, anchors)
+    identity = {
+        "pool": pool_print,
+        "anchors": f"file {fingerprint(find_source(anchor_file))}",
+        "profile": "released",
+        "dtype": "unknown",
+        "imported": digest([[row, rate] for row, rate in sorted(scores.win_rates.items())]),
+    }
+    inputs = {
+        "pool": {"source": pool, "sha256": pool_print},
+        "model": {"name": "of the authors' program, not recorded in its files", "digest": None},
+        "score_files": list(scores.files),
+    }
+    name = run or f"imported-{digest(identity)[:8]}"
+    open_run(
+        store,
+        name,
+        config={"folder": str(folder), "pool": pool, "anchor_file": anchor_file},
+        identity=identity,
+        inputs=inputs,
+    )
+    write_golden(store, name, table)
+    return note_outcome(
+        store.url,
+        name,
+        RunState.COMPLETE,
+        references={"pool": ingested.id, "anchors": anchors_path},
+        counts={
+            "rows": ingested.rows,
+            "examples": ingested.examples,
+            "anchors": len(anchors),
+            "imported_scores": len(table.candidate_ids),
+            "examples_without_score": ingested.examples - len(table.candidate_ids),
+            "scores_of_unusable_or_duplicate_rows": len(scores.win_rates) - len(table.candidate_ids),
+        },
+    )
+
+
+def _table(scores: ReleasedScores, anchors: Sequence[Anchor], ids: Sequence[str], rows: Sequence[int]) -> GoldenTable:
+    scored = [(key, row) for key, row in zip(ids, rows, strict=True) if row in scores.win_rates]
+    if not scored:
+        raise InputError(
+            "no usable example of the pool has a score in the files: pool and files do not belong together"
+        )
+    count = len(anchors)
+    wins = [scores.win_rates[row] * count for _, row in scored]
+    for (_, row), value in zip(scored, wins, strict=True):
+        if abs(value - round(value)) > 1e-6 * count or not 0 <= round(value) <= count:
+            raise InputError(
+                f"row {row} has win rate {scores.win_rates[row]}, which is no share of {count} anchors: give the file "
+                "that was their --test_path as anchor file"
+            )
+    return GoldenTable(
+        tuple(key for key, _ in scored),
+        np.array([row for _, row in scored], dtype=np.int64),
+        np.array([round(value) for value in wins], dtype=np.int32),
+        np.full(len(scored), count, dtype=np.int32),
+        np.array([_mean_gain(scores.sums.get(row), count, row) for _, row in scored]),
+    )
+
+
+def _mean_gain(sums: list[list[float]] | None, count: int, row: int) -> float:
+    if sums is None:
+        return float("nan")
+    if len(sums) != 2 or any(len(side) != count for side in sums):
+        raise InputError(f"row {row} has raw sums for {len(sums[0])} anchors, the anchor file has {count}")
+    zero_shot, one_shot = np.array(sums)
+    return float((one_shot - zero_shot).mean())
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): copy it again, or move it away") from error
+    if not isinstance(content, dict) or not all(
+        key.isdigit() and isinstance(value, list) and value for key, value in content.items()
+    ):
+        raise InputError(f"{path} does not map pool rows to lists: it was not written by the authors' program")
+    return content

@@ -1,0 +1,100 @@
+"""Loading a language model and its tokenizer: the edge where files become something that can be asked."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from nuggets.errors import InputError
+from nuggets.model_files import ModelFiles, files_digest
+from nuggets.prompts import default_profile
+from nuggets.scoring.door import LanguageModel
+from nuggets.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a run has to know of a model before it loads any weights."""
+
+    name: str
+    digest: str
+    architecture: str
+    context: int  # tokens
+    default_profile: str
+
+
+def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool = False) -> ModelCard:
+    """The card of a model, from the store if it was described before: reading a tokenizer can take seconds."""
+    digest = files_digest(files)
+    path = f"models/{digest}.json"
+    if store.exists(path):
+        card = ModelCard(**json.loads(store.read(path)))
+        return ModelCard(**{**asdict(card), "name": files.name})
+    from transformers import AutoConfig
+
+    _quiet()
+    try:
+        config = AutoConfig.from_pretrained(**_location(files), trust_remote_code=trust_remote_code).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"model '{files.name}' in {files.folder} can't be read: {error}") from error
+    tokenizer = load_tokenizer(files, trust_remote_code=trust_remote_code)
+    context = getattr(config, "max_position_embeddings", None) or 2048
+    card = ModelCard(files.name, digest, config.model_type, context, default_profile(tokenizer))
+    store.write(path, json.dumps(asdict(card), indent=1).encode())
+    return card
+
+
+@lru_cache(maxsize=1)
+def load_tokenizer(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer; kept for the life of the process."""
+    from transformers import AutoTokenizer
+
+    _quiet()
+    try:
+        return AutoTokenizer.from_pretrained(**_location(files), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise InputError(f"the tokenizer of model '{files.name}' in {files.folder} can't be loaded: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def load_language_model(files: ModelFiles, *, dtype: str, trust_remote_code: bool = False) -> LanguageModel:
+    """The model behind the door, on the GPU if there is one; kept for the life of the process."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nuggets.scoring.engine import open_engine
+
+    _quiet()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {} if files.gguf else {"use_safetensors": True}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            **_location(files), **options, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model '{files.name}' in {files.folder} can't be loaded: {error}") from error
+    logger.info("loaded %s (%s) on %s in %s", files.name, type(model).__name__, device, dtype)
+    return open_engine(model.to(device))
+
+
+def resolve_dtype(dtype: str) -> str:
+    """The number format that `auto` means on this machine."""
+    if dtype != "auto":
+        return dtype
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def _location(files: ModelFiles) -> dict[str, Any]:
+    return {"pretrained_model_name_or_path": files.folder, **({"gguf_file": files.gguf} if files.gguf else {})}
+
+
+def _quiet() -> None:
+    """No progress bars of the library: under a scheduler they are pages of noise."""
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()

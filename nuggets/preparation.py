@@ -1,0 +1,78 @@
+"""Before a run: is everything there that its configuration names, and what is the run made from?"""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from nuggets.addresses import digest
+from nuggets.config import CurateConfig, config_as_mapping
+from nuggets.model_files import ModelFiles, files_digest, find_encoder, find_language_model
+from nuggets.readers import find_source, fingerprint
+from nuggets.runs import Run, open_run
+from nuggets.scoring_setup import ScoringSetup, resolve_scoring
+from nuggets.store import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run that is open in its store, and what its tasks need to know."""
+
+    name: str
+    store: str
+    setup: ScoringSetup
+    encoder: ModelFiles | None  # None where an anchor file makes it unnecessary
+    encoder_digest: str
+    trust_encoder_code: bool
+    pool_fingerprint: str
+
+
+def check_config(config: CurateConfig) -> None:
+    """Raise at once, in a second and before anything starts, if something that is named is not there."""
+    find_source(config.pool)
+    if config.anchor_file is None:
+        find_encoder(config.encoder)
+    else:
+        find_source(config.anchor_file)
+    find_language_model(config.model)
+    open_store(config.store).check_writable()
+
+
+def prepare_run(config: CurateConfig) -> PreparedRun:
+    """Hash what the run is made from and open it in the store, new or where it was left."""
+    store = open_store(config.store)
+    store.check_writable()
+    setup = resolve_scoring(store, config)
+    pool_fingerprint = fingerprint(find_source(config.pool))
+    encoder = None if config.anchor_file else find_encoder(config.encoder)
+    encoder_digest = files_digest(encoder) if encoder else ""
+    identity = {
+        "pool": pool_fingerprint,
+        "max_row_bytes": config.max_row_bytes,
+        "model": setup.model_digest,
+        "profile": setup.profile,
+        "demonstration_tokens": setup.limits.demonstration,
+        "anchor_tokens": setup.limits.anchor,
+        "dtype": setup.dtype,
+        "anchors": _anchors_identity(config, encoder_digest),
+    }
+    name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"
+    inputs = {
+        "pool": {"source": config.pool, "sha256": pool_fingerprint},
+        "model": {"name": setup.files.name, "digest": setup.model_digest},
+        "encoder": {"name": encoder.name, "digest": encoder_digest} if encoder else None,
+        "anchor_file": config.anchor_file,
+    }
+    run: Run = open_run(store, name, config=config_as_mapping(config), identity=identity, inputs=inputs)
+    trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
+    return PreparedRun(run.name, store.url, setup, encoder, encoder_digest, trust_encoder_code, pool_fingerprint)
+
+
+def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:
+    if config.anchor_file is not None:
+        return f"file {fingerprint(find_source(config.anchor_file))}"
+    return f"{config.anchors or 'default'} by k-means, encoder {encoder_digest}, seed {config.seed}"
+
+
+def _stem(url: str) -> str:
+    stem = PurePosixPath(url.rstrip("/")).name.split(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:60] or "pool"

@@ -1,0 +1,144 @@
+"""From a raw row to its example: Alpaca and Dolly fields, or the first exchange of a conversation."""
+
+import re
+import reprlib
+
+from nuggets.examples import Example, PoolRow, Reject, RejectReason
+from nuggets.readers.faults import DETAIL_LENGTH, Fault
+
+USER_ROLES = frozenset({"user", "human"})
+ASSISTANT_ROLES = frozenset({"assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai", "claude"})
+
+_INPUT_FIELDS = ("input", "context")  # Alpaca's name, Dolly's name
+_OUTPUT_FIELDS = ("output", "response")
+_TURN_FIELDS = ("conversations", "messages")  # ShareGPT's name, OpenAI's name
+_EXCERPT_LENGTH = 80  # characters of a value in a detail: what was wanted must still fit behind it
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def parse_row(row: int, value: object) -> PoolRow | Reject:
+    """The example a raw row holds, its texts exactly as they are, or why it holds none."""
+    if not isinstance(value, dict):
+        return Reject(row, RejectReason.NOT_AN_OBJECT, f"the row is {_described(value)}, wanted an object with fields")
+    found = _surrogate_fault(value) or _exchange(value)
+    if isinstance(found, Fault):
+        return Reject(row, found.reason, found.detail[:DETAIL_LENGTH])
+    example, dropped_turns = found
+    return PoolRow(row, example, value, dropped_turns)
+
+
+def _exchange(row: dict[str, object]) -> tuple[Example, int] | Fault:
+    if _is_missing(row.get("instruction")):
+        for field in _TURN_FIELDS:
+            turns = row.get(field)
+            if not _is_missing(turns):
+                return _first_exchange(field, turns)
+        if "instruction" not in row:
+            fields = ", ".join(map(ascii, list(row)[:8])) or "none"
+            wanted = "no 'instruction', 'conversations' or 'messages'"
+            return Fault(RejectReason.MISSING_INSTRUCTION, f"{wanted}; the row's fields: {fields}")
+    instruction = _text("instruction", row.get("instruction"), RejectReason.MISSING_INSTRUCTION)
+    name = _first_present(row, _INPUT_FIELDS)
+    context = "" if _is_missing(row.get(name)) else _any_text(name, row[name])
+    name = _first_present(row, _OUTPUT_FIELDS)
+    return _example(instruction, context, _text(name, row.get(name), RejectReason.MISSING_OUTPUT), dropped_turns=0)
+
+
+def _first_exchange(field: str, turns: object) -> tuple[Example, int] | Fault:
+    if not isinstance(turns, list):
+        detail = f"'{field}' is {_described(turns)}, wanted a list of turns"
+        return Fault(RejectReason.MISSING_INSTRUCTION, detail)
+    roles = [_role(turn) for turn in turns]
+    for i in range(len(roles) - 1):
+        if roles[i] in USER_ROLES and roles[i + 1] in ASSISTANT_ROLES:
+            instruction = _turn_text(f"{field}[{i}]", turns[i], RejectReason.MISSING_INSTRUCTION)
+            output = _turn_text(f"{field}[{i + 1}]", turns[i + 1], RejectReason.MISSING_OUTPUT)
+            return _example(instruction, "", output, dropped_turns=len(turns) - 2)
+    said = f"its roles: {', '.join(map(ascii, roles[:8])) or 'none'}"
+    if USER_ROLES.isdisjoint(roles):
+        return Fault(RejectReason.MISSING_INSTRUCTION, f"'{field}' has no user turn; {said}")
+    detail = f"'{field}' has no user turn directly followed by an assistant turn; {said}"
+    return Fault(RejectReason.MISSING_OUTPUT, detail)
+
+
+def _example(
+    instruction: str | Fault, context: str | Fault, output: str | Fault, *, dropped_turns: int
+) -> tuple[Example, int] | Fault:
+    if isinstance(instruction, Fault):
+        return instruction
+    if isinstance(context, Fault):
+        return context
+    if isinstance(output, Fault):
+        return output
+    return Example(instruction, context, output), dropped_turns
+
+
+def _role(turn: object) -> str:
+    role = turn.get("from") or turn.get("role") if isinstance(turn, dict) else None
+    return role.strip().lower() if isinstance(role, str) else ""
+
+
+def _turn_text(field: str, turn: dict[str, object], missing: RejectReason) -> str | Fault:
+    name = _first_present(turn, ("value", "content"))
+    content = turn.get(name)
+    return _text(f"{field}.{name}", _joined_parts(content) if isinstance(content, list) else content, missing)
+
+
+def _joined_parts(parts: list[object]) -> object:
+    """The text of a message given in parts; the first part that isn't text, if there is one."""
+    texts: list[str] = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            return [part]
+        texts.append(text)
+    return "".join(texts)
+
+
+def _text(field: str, value: object, missing: RejectReason) -> str | Fault:
+    if _is_missing(value):
+        return Fault(missing, f"'{field}' is missing" if value is None else f"'{field}' is NaN")
+    text = _any_text(field, value)
+    if isinstance(text, str) and not text.strip():
+        return Fault(missing, f"'{field}' is only whitespace" if text else f"'{field}' is empty")
+    return text
+
+
+def _any_text(field: str, value: object) -> str | Fault:
+    if isinstance(value, str):
+        return value
+    return Fault(RejectReason.NOT_TEXT, f"'{field}' is {_described(value)}, wanted text")
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and value != value)  # NaN is how pandas writes a missing text
+
+
+def _first_present(row: dict[str, object], names: tuple[str, ...]) -> str:
+    return next((name for name in names if not _is_missing(row.get(name))), names[0])
+
+
+def _described(value: object) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    excerpt = reprlib.repr(value).encode("ascii", "backslashreplace").decode()[:_EXCERPT_LENGTH]
+    return f"{kinds.get(type(value), 'a value')} ({excerpt})"
+
+
+def _surrogate_fault(row: dict[str, object]) -> Fault | None:
+    # Looked for in all fields: a selection is published with the original rows, and UTF-8 can't hold one of these.
+    for field, value in row.items():
+        pending: list[object] = [field, value]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, str):
+                if not item.isascii() and _SURROGATE.search(item):
+                    detail = f"{ascii(field)} holds half of a surrogate pair, which is not a character"
+                    return Fault(RejectReason.UNDECODABLE, detail)
+            elif isinstance(item, list):
+                pending.extend(item)
+            elif isinstance(item, dict):
+                pending.extend(item)
+                pending.extend(item.values())
+    return None

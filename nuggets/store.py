@@ -1,0 +1,141 @@
+"""Where runs live: a local folder or s3://bucket/prefix, read and written in whole objects."""
+
+import contextlib
+import errno
+import os
+import posixpath
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec.core
+
+from nuggets.errors import StoreError, UsageError
+
+_PENDING = ".pending-"  # prefix of a file that is not whole yet; listings never show it
+
+
+def locate(url: str) -> tuple[Any, str]:
+    """The file system and the path on it that a local path or URL means."""
+    if "://" not in url:
+        url = os.path.abspath(os.path.expanduser(url))
+    # A listing cache never expires and would hide what other writers add. fsspec keeps one instance per set of options.
+    options = {"use_listings_cache": False} if url.startswith(("s3://", "s3a://")) else {}
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"'{url}' can't be opened ({error}): use a local folder, or install s3fs for s3://") from error
+    return filesystem, str(path).rstrip("/")
+
+
+@contextlib.contextmanager
+def _explained(action: str, url: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        where = f"{url.rstrip('/')}/{path}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "the disk or quota is full: free some space or give another store; what is stored already is kept"
+        elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            advice = "no permission: give a store that this user may write, or mend its permissions"
+        else:
+            advice = "see the cause, and run again: what is stored already is kept"
+        raise StoreError(f"could not {action} {where}: {error.strerror or error}. {advice}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A folder of immutable objects named by relative paths with forward slashes."""
+
+    url: str
+
+    def uri(self, path: str) -> str:
+        """Full address of an object, for people and manifests."""
+        return posixpath.join(self.url, path)
+
+    def _at(self, path: str) -> tuple[Any, str]:
+        filesystem, root = locate(self.url)
+        return filesystem, posixpath.join(root, path)
+
+    def read(self, path: str) -> bytes:
+        """Content of an object. Raises FileNotFoundError with its full address if it is not there."""
+        filesystem, target = self._at(path)
+        with _explained("read", self.url, path):
+            try:
+                data: bytes = filesystem.cat_file(target)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
+        return data
+
+    def open(self, path: str) -> IO[bytes]:
+        """An object as a readable, seekable binary file, for formats that read in pieces."""
+        filesystem, target = self._at(path)
+        with _explained("read", self.url, path):
+            file: IO[bytes] = filesystem.open(target, "rb")
+        return file
+
+    def write(self, path: str, data: bytes) -> None:
+        """Store an object: readers see all of it or nothing, also when this process is killed."""
+        filesystem, target = self._at(path)
+        with _explained("write", self.url, path):
+            if "file" in filesystem.protocol:
+                _replace_local(target, data)
+            else:
+                filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
+
+    def exists(self, path: str) -> bool:
+        """Whether an object, or anything below a folder of that name, is there."""
+        filesystem, target = self._at(path)
+        with _explained("read", self.url, path):
+            return bool(filesystem.exists(target))
+
+    def list(self, folder: str) -> list[str]:
+        """Paths of all objects below a folder, sorted; none if the folder is not there."""
+        filesystem, target = self._at(folder)
+        _, root = locate(self.url)
+        with _explained("list", self.url, folder):
+            found = filesystem.find(target) if filesystem.exists(target) else []
+        paths = (posixpath.relpath(name, root) for name in found)
+        return sorted(path for path in paths if not posixpath.basename(path).startswith(_PENDING))
+
+    def remove(self, path: str) -> None:
+        """Delete an object; nothing happens if it is not there."""
+        filesystem, target = self._at(path)
+        with _explained("delete", self.url, path), contextlib.suppress(FileNotFoundError):
+            filesystem.rm_file(target)
+
+    def check_writable(self) -> None:
+        """Raise StoreError at once, not after hours of scoring, if nothing can be stored here."""
+        probe = f"{_PENDING}check-{os.getpid()}"
+        self.write(probe, b"nuggets")
+        self.remove(probe)
+
+
+def open_store(url: str) -> Store:
+    """The store at a local folder or URL; a relative folder is resolved, so that every task means the same place."""
+    if "://" in url and not url.startswith("file://"):
+        return Store(url.rstrip("/"))
+    return Store(locate(url)[1])
+
+
+def _replace_local(target: str, data: bytes) -> None:
+    folder = Path(target).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, pending = tempfile.mkstemp(prefix=_PENDING, dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(
+                file.fileno()
+            )  # a rename may reach the disk before the data does; then a crash leaves an empty file
+        os.chmod(pending, 0o644)  # mkstemp makes it private, which would hide a shared store from colleagues
+        os.replace(pending, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(pending)
+        raise

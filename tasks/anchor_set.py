@@ -1,0 +1,14 @@
+"""Choose the anchors."""
+
+from prefect import task
+
+from nuggets.anchor_choice import AnchorSet, choose_anchors
+from nuggets.config import CurateConfig
+from nuggets.pool import Pool
+from nuggets.preparation import PreparedRun
+
+
+@task(task_run_name="choose anchors of {prepared.name}")
+def choose_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: list[str]) -> AnchorSet:
+    """The anchor set: k-means over the embeddings, or the user's file as it is."""
+    return choose_anchors(prepared, config, pool, embeddings)

@@ -1,0 +1,28 @@
+"""Ingest the pool into shards."""
+
+from prefect import task
+
+from nuggets.config import CurateConfig
+from nuggets.pool import Pool, ingest_pool
+from nuggets.preparation import PreparedRun
+from nuggets.progress import report_stage
+from nuggets.readers import find_source
+from nuggets.store import open_store
+
+
+@task(task_run_name="ingest {config.pool}")
+def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
+    """Read the pool in whatever format it has; bad rows go to rejects.jsonl, duplicates are merged."""
+    pool = ingest_pool(
+        open_store(prepared.store),
+        find_source(config.pool),
+        prepared.pool_fingerprint,
+        shard_size=config.shard_size,
+        max_row_bytes=config.max_row_bytes,
+        max_rejected_share=config.max_rejected_share,
+    )
+    report_stage(
+        f"pool: {pool.rows} rows, {pool.examples} distinct examples, {pool.duplicates} duplicates merged, "
+        f"{sum(pool.rejects.values())} rejected, {pool.dropped_turns} later turns dropped"
+    )
+    return pool

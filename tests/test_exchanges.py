@@ -1,0 +1,177 @@
+"""Which rows hold an example, which don't, and what is said about those."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nuggets.examples import Example, PoolRow, Reject, RejectReason
+from nuggets.readers.exchanges import parse_row
+
+NAN = math.nan
+
+
+def alpaca(instruction: object = "Add.", input: object = "1 2", output: object = "3") -> dict[str, object]:
+    return {"instruction": instruction, "input": input, "output": output}
+
+
+def sharegpt(*turns: tuple[object, object]) -> dict[str, object]:
+    return {"conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
+
+
+def openai(*turns: tuple[object, object]) -> dict[str, object]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def text(*texts: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": one} for one in texts]
+
+
+USABLE = [
+    (alpaca(), Example("Add.", "1 2", "3"), 0),
+    (alpaca(" Add.\n", "\t", "e\u0301 \x00"), Example(" Add.\n", "\t", "e\u0301 \x00"), 0),  # kept exactly
+    (alpaca(input=None), Example("Add.", "", "3"), 0),
+    (alpaca(input=NAN), Example("Add.", "", "3"), 0),
+    ({"instruction": "Add.", "output": "3"}, Example("Add.", "", "3"), 0),
+    ({"instruction": "Q", "context": "C", "response": "R", "category": "qa"}, Example("Q", "C", "R"), 0),
+    ({"instruction": "Q", "input": None, "context": "C", "output": NAN, "response": "R"}, Example("Q", "C", "R"), 0),
+    ({"instruction": "Q", "input": "", "context": "C", "output": "R"}, Example("Q", "", "R"), 0),
+    (alpaca() | {"messages": None, "conversations": NAN}, Example("Add.", "1 2", "3"), 0),
+    (sharegpt(("human", "Q"), ("gpt", "A")), Example("Q", "", "A"), 0),
+    (sharegpt(("system", "S"), ("human", "Q"), ("gpt", "A"), ("human", "R")), Example("Q", "", "A"), 2),
+    (sharegpt(("gpt", "Hi"), ("human", "P"), ("human", "Q"), ("bard", "A")), Example("Q", "", "A"), 2),
+    (sharegpt(("User", "Q"), ("ChatGPT", "A")), Example("Q", "", "A"), 0),
+    (sharegpt(("human", "Q"), ("gpt", "A"), ("human", None), (None, 7)), Example("Q", "", "A"), 2),
+    (openai(("user", "Q"), ("assistant", "A")) | {"prompt": "Q"}, Example("Q", "", "A"), 0),
+    (openai(("user", text("Q", " and Q")), ("assistant", text("A"))), Example("Q and Q", "", "A"), 0),
+    (openai(("system", "S"), ("user", "Q"), ("tool", "T"), ("user", "R"), ("model", "A")), Example("R", "", "A"), 3),
+    ({"conversations": openai(("user", "Q"), ("assistant", "A"))["messages"]}, Example("Q", "", "A"), 0),
+    (openai(("user", "Q"), ("assistant", "A")) | {"instruction": None}, Example("Q", "", "A"), 0),
+]
+
+
+@pytest.mark.parametrize(("value", "example", "dropped_turns"), USABLE)
+def test_example_of_a_usable_row(value: dict[str, object], example: Example, dropped_turns: int) -> None:
+    assert parse_row(7, value) == PoolRow(7, example, value, dropped_turns)
+
+
+@pytest.mark.parametrize("role", ["gpt", "assistant", "chatgpt", "bing", "bard", "model"])
+def test_all_names_of_the_assistant(role: str) -> None:
+    value = sharegpt(("human", "Q"), (role, "A"))
+    assert parse_row(0, value) == PoolRow(0, Example("Q", "", "A"), value)
+
+
+NO_OBJECT, MISSING_INSTRUCTION = RejectReason.NOT_AN_OBJECT, RejectReason.MISSING_INSTRUCTION
+MISSING_OUTPUT, NOT_TEXT, UNDECODABLE = RejectReason.MISSING_OUTPUT, RejectReason.NOT_TEXT, RejectReason.UNDECODABLE
+
+UNUSABLE: list[tuple[object, RejectReason, str]] = [
+    (None, NO_OBJECT, "the row is null, wanted an object with fields"),
+    ("text", NO_OBJECT, "the row is a text ('text'), wanted an object with fields"),
+    ([1, 2], NO_OBJECT, "the row is a list ([1, 2]), wanted an object with fields"),
+    (4.5, NO_OBJECT, "the row is a number (4.5), wanted an object with fields"),
+    (True, NO_OBJECT, "the row is a boolean (True), wanted an object with fields"),
+    ({}, MISSING_INSTRUCTION, "no 'instruction', 'conversations' or 'messages'; the row's fields: none"),
+    (
+        {"prompt": "Q", "output": "A"},
+        MISSING_INSTRUCTION,
+        "no 'instruction', 'conversations' or 'messages'; the row's fields: 'prompt', 'output'",
+    ),
+    (alpaca(instruction=None), MISSING_INSTRUCTION, "'instruction' is missing"),
+    (alpaca(instruction=NAN), MISSING_INSTRUCTION, "'instruction' is NaN"),
+    (alpaca(instruction=""), MISSING_INSTRUCTION, "'instruction' is empty"),
+    (alpaca(instruction=" \n\u3000"), MISSING_INSTRUCTION, "'instruction' is only whitespace"),
+    ({"instruction": "Q"}, MISSING_OUTPUT, "'output' is missing"),
+    (alpaca(output=None), MISSING_OUTPUT, "'output' is missing"),
+    (alpaca(output=NAN), MISSING_OUTPUT, "'output' is NaN"),
+    (alpaca(output=""), MISSING_OUTPUT, "'output' is empty"),
+    (alpaca(output="\t"), MISSING_OUTPUT, "'output' is only whitespace"),
+    ({"instruction": "Q", "response": ""}, MISSING_OUTPUT, "'response' is empty"),
+    (alpaca(instruction=5), NOT_TEXT, "'instruction' is a number (5), wanted text"),
+    (alpaca(instruction=["a"]), NOT_TEXT, "'instruction' is a list (['a']), wanted text"),
+    (alpaca(input={"a": 1}), NOT_TEXT, "'input' is an object ({'a': 1}), wanted text"),
+    (alpaca(input=False), NOT_TEXT, "'input' is a boolean (False), wanted text"),
+    (alpaca(output=math.inf), NOT_TEXT, "'output' is a number (inf), wanted text"),
+    ({"instruction": "Q", "context": 1, "response": "R"}, NOT_TEXT, "'context' is a number (1), wanted text"),
+    (alpaca(output="a\ud800"), UNDECODABLE, "'output' holds half of a surrogate pair, which is not a character"),
+    (
+        alpaca() | {"tags": [{"\udfff": 1}]},
+        UNDECODABLE,
+        "'tags' holds half of a surrogate pair, which is not a character",
+    ),
+    ({"conversations": []}, MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: none"),
+    (
+        {"conversations": "Q: hello"},
+        MISSING_INSTRUCTION,
+        "'conversations' is a text ('Q: hello'), wanted a list of turns",
+    ),
+    ({"conversations": ["Q", "A"]}, MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: '', ''"),
+    (sharegpt(("gpt", "A")), MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: 'gpt'"),
+    (
+        sharegpt(("gpt", "A"), ("human", "Q")),
+        MISSING_OUTPUT,
+        "'conversations' has no user turn directly followed by an assistant turn; its roles: 'gpt', 'human'",
+    ),
+    (sharegpt(("human", " "), ("gpt", "A")), MISSING_INSTRUCTION, "'conversations[0].value' is only whitespace"),
+    (sharegpt(("human", "Q"), ("gpt", None)), MISSING_OUTPUT, "'conversations[1].value' is missing"),
+    (sharegpt(("human", 3), ("gpt", "A")), NOT_TEXT, "'conversations[0].value' is a number (3), wanted text"),
+    (openai(("user", "Q"), ("assistant", text())), MISSING_OUTPUT, "'messages[1].content' is empty"),
+    (openai(("user", "Q"), ("assistant", {})), NOT_TEXT, "'messages[1].content' is an object ({}), wanted text"),
+    (
+        openai(("user", [*text("Look"), {"type": "image"}]), ("assistant", "A")),
+        NOT_TEXT,
+        "'messages[0].content' is a list ([{'type': 'image'}]), wanted text",
+    ),
+    (
+        openai(("user", [{"type": "text", "text": None}]), ("assistant", "A")),
+        NOT_TEXT,
+        "'messages[0].content' is a list ([{'text': None, 'type': 'text'}]), wanted text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "reason", "detail"), UNUSABLE)
+def test_reason_of_an_unusable_row(value: object, reason: RejectReason, detail: str) -> None:
+    assert parse_row(7, value) == Reject(7, reason, detail)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["instruction", "input", "output", "conversations", "messages", "from", "value", "\ud800"])
+            | st.text(),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.integers(0, 10**9), JSON)
+def test_every_value_is_used_or_rejected(row: int, value: object) -> None:
+    result = parse_row(row, value)
+    assert result.row == row
+    if isinstance(result, PoolRow):
+        assert result.original is value
+        assert result.example.instruction.strip() and result.example.output.strip()
+    else:
+        assert 0 < len(result.detail) <= 200
+        result.detail.encode()
+
+
+@given(st.text(), st.text(), st.text())
+def test_texts_are_kept_exactly(instruction: str, context: str, output: str) -> None:
+    result = parse_row(0, alpaca(f"a{instruction}", context, f"b{output}"))
+    assert result == PoolRow(
+        0, Example(f"a{instruction}", context, f"b{output}"), alpaca(f"a{instruction}", context, f"b{output}")
+    )
+
+
+def test_a_detail_stays_short_however_long_the_value() -> None:
+    result = parse_row(0, alpaca(output={"k" * 500: list(range(10_000))} | {f"{i}" * 50: i for i in range(50)}))
+    assert isinstance(result, Reject)
+    assert result.reason is NOT_TEXT
+    assert result.detail.startswith("'output' is an object") and len(result.detail) <= 200
