@@ -1,5 +1,6 @@
 """The main job: from a pool to a published selection."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from nuggets.config import CurateConfig
-from nuggets.errors import Interrupted, NuggetsError
+from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
@@ -60,8 +61,9 @@ def curate(config: CurateConfig) -> Selection:
         selection = _curate(config, prepared, watch)
     except BaseException as error:
         state = RunState.INTERRUPTED if isinstance(error, (Interrupted, KeyboardInterrupt)) else RunState.FAILED
-        # Not as a task: the API may be what has failed.
-        record.fn(prepared.store, prepared.name, state, f"{error}" or type(error).__name__, seconds=watch.seconds)
+        # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
+        with contextlib.suppress(StoreError):
+            record.fn(prepared.store, prepared.name, state, f"{error}" or type(error).__name__, seconds=watch.seconds)
         raise
     return selection
 
@@ -81,25 +83,22 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Se
     _results("baseline", list(measure_baseline.map(unmapped(prepared), unmapped(anchor_set.path), starts, stops)))
     watch.lap("baseline")
     work = plan(prepared, pool, anchor_set.path)
+    references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
+    counts = {
+        "rows": pool.rows,
+        "examples": pool.examples,
+        "anchors": anchor_set.anchors,
+        "cells": work.needed,
+        "cells_found": work.found,
+    }
+    # Before scoring, so that what an interrupted run has computed can be looked at.
+    record(prepared.store, prepared.name, RunState.RUNNING, references=references, counts=counts)
     computed = _results("score", list(score.map(unmapped(prepared), list(work.work), unmapped(anchor_set.path))))
     watch.lap("score")
     judge(prepared, pool, anchor_set.path)
     watch.lap("judge")
-    record(
-        prepared.store,
-        prepared.name,
-        RunState.COMPLETE,
-        references={"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key},
-        counts={
-            "rows": pool.rows,
-            "examples": pool.examples,
-            "anchors": anchor_set.anchors,
-            "cells": work.needed,
-            "cells_found": work.found,
-            "cells_computed": sum(computed),
-        },
-        seconds=watch.seconds,
-    )
+    counts = {**counts, "cells_computed": sum(computed)}
+    record(prepared.store, prepared.name, RunState.COMPLETE, counts=counts, seconds=watch.seconds)
     return publish(prepared.store, prepared.name, config.cut)
 
 

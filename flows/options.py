@@ -17,12 +17,14 @@ def with_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a function of keyword arguments as a command with an option per field of `config`.
 
-    The field named `argument` becomes the command's argument. Options that are not given are None, whatever their
-    field's default, so that a file's values are not overridden by them.
+    The field named `argument` becomes the command's argument, a required one unless `extra` options can stand in for
+    it. Options that are not given are None, whatever their field's default, so that they don't override a file's.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        parameters = [_parameter(item, is_argument=item.name == argument) for item in fields(config)]
+        parameters = [
+            _parameter(item, is_argument=item.name == argument, required=not extra) for item in fields(config)
+        ]
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
             for name, annotation in (extra or {}).items()
@@ -47,15 +49,16 @@ def read_options_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parameter(item: Field[Any], *, is_argument: bool) -> inspect.Parameter:
+def _parameter(item: Field[Any], *, is_argument: bool, required: bool) -> inspect.Parameter:
     text = item.metadata["description"]
     if item.default not in (None, MISSING):
         text += f" Default: {item.default}."
     given = item.type if "None" in str(item.type) else item.type | None  # type: ignore[operator]
+    default = inspect.Parameter.empty if is_argument and required else None
     if is_argument:
         marker: Any = typer.Argument(help=text, metavar=item.name.upper(), show_default=False)
     else:
         marker = typer.Option(f"--{item.name.replace('_', '-')}", help=text, show_default=False)
     return inspect.Parameter(
-        item.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[given, marker], default=None
+        item.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[given, marker], default=default
     )

@@ -23,7 +23,7 @@ def option(default: Any, description: str, **bounds: float) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurateConfig:
-    """What to curate and how. Raises UsageError naming the field, the value received and what is allowed."""
+    """What to curate, and how; a wrong value is refused by its field's name, the value, and what is allowed."""
 
     pool: str = field(
         metadata={
@@ -58,7 +58,7 @@ class CurateConfig:
         None, "Cut: keep this share of the best, 0 to 1, rounded up. Default cut: 0.05.", ge=0, le=1
     )
     shard_size: int = option(SHARD_SIZE, "Examples per shard: what one mapped task embeds or scores.", ge=1)
-    seed: int = option(0, "Seed of everything random: k-means starts from it.", ge=0)
+    seed: int = option(0, "Seed of everything random: k-means starts from it.", ge=0, le=2**32 - 1)
     anchor_tokens: int | None = option(
         None, "Anchors are cut at this many tokens. Default: 200 in profile released (fixed there), else 512.", ge=2
     )
@@ -112,7 +112,7 @@ class CurateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReselectConfig:
-    """A finished run and a new cut for it. Raises UsageError naming what is wrong."""
+    """A finished run and a new cut for it; a wrong value is refused by its field's name and what is allowed."""
 
     run: str = field(metadata={"description": "Name of the run, as `nuggets runs` shows it."})
     store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")
@@ -166,9 +166,12 @@ def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None
 
 def _check_field(item: Field[Any], value: object) -> None:
     """Check a value's type and range against its field: a YAML file can hold anything."""
-    kinds = [kind for kind in get_args(item.type) or (item.type,) if kind in (int, float, str)]
+    types = get_args(item.type) or (item.type,)
+    kinds = [kind for kind in types if kind in (int, float, str)]
     accepted = (int, float) if float in kinds else tuple(kinds)
-    if value is not None and kinds and (not isinstance(value, accepted) or isinstance(value, bool)):
+    if value is None and type(None) in types:
+        return
+    if kinds and (not isinstance(value, accepted) or isinstance(value, bool)):
         raise UsageError(f"{item.name}={value!r} is {type(value).__name__}; it has to be {kinds[0].__name__}")
     low, high = item.metadata.get("ge"), item.metadata.get("le")
     if isinstance(value, (int, float)) and not ((low is None or value >= low) and (high is None or value <= high)):

@@ -54,7 +54,7 @@ def kept_count(cut: TopK | TopFraction, candidates: int) -> int:
     """How many of `candidates` a cut by rank keeps."""
     if isinstance(cut, TopK):
         return min(cut.count, candidates)
-    # 0.05 * 40 is 2.0000000000000004 in floating point: rounding that up would keep a third candidate.
+    # 0.07 * 100 is 7.000000000000001 in floating point: rounding that up would keep an eighth candidate.
     return min(math.ceil(round(cut.value * candidates, 9)), candidates)
 
 

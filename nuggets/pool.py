@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nuggets.addresses import digest
@@ -13,7 +13,7 @@ from nuggets.examples import Example, PoolRow, Reject, RejectReason, example_id
 from nuggets.readers import PoolSource, read_pool
 from nuggets.store import Store
 
-POOL_VERSION = 1  # raised when the same source would give other shards
+POOL_VERSION = 2  # raised when the same source would give other shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def ingest_pool(
     )
     folder = f"pools/{pool_id}"
     if store.exists(f"{folder}/pool.json"):
-        pool = read_pool_record(store, pool_id)
+        # The same content may have come from elsewhere then; messages name what was given now.
+        pool = replace(read_pool_record(store, pool_id), source=source.url)
     else:
         pool = _ingest(store, source, folder, shard_size=shard_size, max_row_bytes=max_row_bytes)
         # Last, because its presence says that the shards are all there.
@@ -162,9 +163,18 @@ def _shard_bytes(rows: list[tuple[str, PoolRow]]) -> bytes:
             "instruction": [item.example.instruction for _, item in rows],
             "input": [item.example.input for _, item in rows],
             "output": [item.example.output for _, item in rows],
-            "original": [json.dumps(item.original, ensure_ascii=False) for _, item in rows],
+            "original": [_strict_json(item.original) for _, item in rows],
         }
     )
+
+
+def _strict_json(value: object) -> str:
+    """JSON that every reader takes: NaN and infinities, which tables hold and JSON does not know, become null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        cleaned = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        return json.dumps(cleaned, ensure_ascii=False)
 
 
 def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
@@ -172,9 +182,11 @@ def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
         raise InputError(f"pool '{pool.source}' has no rows: give a file with at least one example")
     rejected = sum(pool.rejects.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
-    if pool.examples == 0 or rejected > max_rejected_share * pool.rows:
+    found = f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons})"
+    where = f"see {store.uri(pool.rejects_path)}, mend the pool"
+    if pool.examples == 0:
+        raise InputError(f"{found}: {where}")
+    if rejected > max_rejected_share * pool.rows:
         raise InputError(
-            f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons}), more than "
-            f"max_rejected_share={max_rejected_share} allows: see {store.uri(pool.rejects_path)}, mend the pool, "
-            "or raise the share"
+            f"{found}, more than max_rejected_share={max_rejected_share} allows: {where}, or raise the share"
         )

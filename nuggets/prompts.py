@@ -9,9 +9,12 @@ one-shot:   [ demonstration ][ anchor's prompt | anchor's response ]
 ```
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from jinja2.exceptions import TemplateError
 
 from nuggets.config import Profile
 from nuggets.errors import InputError
@@ -19,6 +22,7 @@ from nuggets.examples import Example
 from nuggets.scoring.door import Continuation
 
 RELEASED_ANCHOR_TOKENS = 200
+_ONE_EXCHANGE = "profile=chat: the model's chat template can't hold two exchanges in turn"
 _SENTINEL = "nuggets"  # stands for an anchor's text while a chat template is taken apart
 
 
@@ -29,6 +33,10 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> Any:
         """Token ids under the key `input_ids`."""
+        ...
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Ids of the tokens that are found in a text as a whole before it is split any further."""
         ...
 
     def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
@@ -127,7 +135,8 @@ def _chat(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
 
     Templates open conversations, close turns and treat earlier turns in their own ways, so the text is not built but
     cut out of what the template renders: what a lone anchor and an anchor behind a demonstration have in common at
-    their end is the anchor's, what stands before it is the opening or the demonstration's.
+    their end is the anchor's, what stands before it is the opening or the demonstration's. Added tokens are compared
+    whole: `<s>` and `</s>` end alike, and half of one would be tokenised as ordinary letters.
     """
     if not tokenizer.chat_template:
         raise InputError("profile=chat needs a chat template, and the model's tokenizer has none: use profile plain")
@@ -137,14 +146,18 @@ def _chat(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text
 
-    alone = render(("user", _SENTINEL))
-    # Two demonstrations with different last letters: what both share with `alone` can't be their own text.
-    behind = [render(("user", "x"), ("assistant", answer), ("user", _SENTINEL)) for answer in ("a", "b")]
-    common = min(_common_suffix_length(alone, text) for text in behind)
-    opening = alone[: len(alone) - common]
-    ending = alone[len(alone) - common :]
-    if _SENTINEL not in ending:
-        raise InputError("profile=chat: the model's chat template can't hold two exchanges in turn: use profile plain")
+    try:
+        alone = render(("user", _SENTINEL))
+        # Two demonstrations with different last letters: what both share with `alone` can't be their own text.
+        behind = [render(("user", "x"), ("assistant", answer), ("user", _SENTINEL)) for answer in ("a", "b")]
+    except TemplateError as error:
+        raise InputError(f"{_ONE_EXCHANGE} ({error}): use profile plain") from error
+    pieces = _pieces(tokenizer, alone)
+    common = min(_common_suffix_length(pieces, _pieces(tokenizer, text)) for text in behind)
+    opening = "".join(pieces[: len(pieces) - common])
+    ending = alone.removeprefix(opening)
+    if _SENTINEL not in ending or behind[0] == behind[1]:  # equal: the demonstration's answer is not in them
+        raise InputError(f"{_ONE_EXCHANGE}: use profile plain")
 
     def demonstration(example: Example) -> tuple[int, ...]:
         text = render(("user", _question(example)), ("assistant", example.output.strip()), ("user", _SENTINEL))
@@ -179,6 +192,12 @@ def _leading_special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
         if dressed[start : start + len(bare)] == bare:
             return dressed[:start]
     return ()
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The text in added tokens and, between them, single characters."""
+    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return re.findall("|".join([*map(re.escape, added), "."]), text, flags=re.DOTALL)
 
 
 def _common_suffix_length(left: Sequence[str], right: Sequence[str]) -> int:

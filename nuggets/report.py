@@ -45,7 +45,7 @@ def render_report(data: ReportData) -> str:
     """The whole report."""
     parts = [
         f"# {data.title}",
-        _table(("", ""), [(name, str(value)) for name, value in data.facts.items()]),
+        _table(("", ""), [(name, _one_line(str(value))) for name, value in data.facts.items()]),
         "## Golden scores",
         "The share of anchors that an example makes more probable when the model sees it first. "
         "Compare scores within this run only: their level depends on the model and the anchors.",
@@ -80,7 +80,7 @@ def histogram(scores: NDArray[np.float64], kept: NDArray[np.bool_], *, bins: int
         length = max(int(np.ceil(total[index] * scale)), 0)
         hashes = min(length, int(np.ceil(inside[index] * scale)))
         bar = "#" * hashes + "." * (length - hashes)
-        lines.append(f"{edges[index]:.2f}-{edges[index + 1]:.2f} {total[index]:>8} {bar}")
+        lines.append(f"{edges[index]:.2f}-{edges[index + 1]:.2f} {total[index]:>8} {bar}".rstrip())
     return "\n".join(["score        examples  (# kept, . dropped)", *lines])
 
 
@@ -93,7 +93,7 @@ def examples_table(examples: Sequence[RankedExample]) -> str:
                 str(item.rank),
                 f"{item.golden_score:.3f}",
                 f"{item.wins}/{item.anchors}",
-                f"{item.mean_gain:+.3f}",
+                "unknown" if item.mean_gain != item.mean_gain else f"{item.mean_gain:+.3f}",
                 "yes" if item.kept else "no",
                 str(item.row),
                 _shortened(item.instruction),
@@ -110,6 +110,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _shortened(text: str, *, limit: int = 90) -> str:
-    """One line of a table: a bar or a line break inside a text would end its cell."""
-    line = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    line = _one_line(text)
     return line if len(line) <= limit else line[: limit - 1].rstrip("\\") + "…"
+
+
+def _one_line(text: str) -> str:
+    """A text as one cell of a table: a bar or a line break inside it would end the cell."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -114,7 +114,8 @@ def read_run(store: Store, name: str) -> Run:
 def list_runs(store: Store) -> list[Run]:
     """All runs of a store, by name."""
     manifests = [path.split("/") for path in store.list("runs")]
-    return [read_run(store, parts[1]) for parts in manifests if len(parts) == 3 and parts[2] == "manifest.json"]
+    names = sorted(parts[1] for parts in manifests if len(parts) == 3 and parts[2] == "manifest.json")
+    return [read_run(store, name) for name in names]
 
 
 def list_selections(store: Store, name: str) -> list[dict[str, Any]]:

@@ -34,14 +34,16 @@ def locate(url: str) -> tuple[Any, str]:
 def _explained(action: str, url: str, path: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and action == "read":
+            raise
         where = f"{url.rstrip('/')}/{path}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = "the disk or quota is full: free some space or give another store; what is stored already is kept"
         elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
             advice = "no permission: give a store that this user may write, or mend its permissions"
+        elif isinstance(error, FileNotFoundError):
+            advice = "there is no such bucket or parent folder: create it, or give another store"
         else:
             advice = "see the cause, and run again: what is stored already is kept"
         raise StoreError(f"could not {action} {where}: {error.strerror or error}. {advice}") from error

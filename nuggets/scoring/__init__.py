@@ -1,6 +1,5 @@
-"""The scoring engine: token ids in, summed log-probabilities out. It knows no files, no tokenizer and no Prefect."""
+"""The scoring engine: token ids in, summed log-probabilities out. It knows no files, no tokenizer and no Prefect.
 
-from nuggets.scoring.door import Continuation, LanguageModel
-from nuggets.scoring.engine import open_engine
-
-__all__ = ["Continuation", "LanguageModel", "open_engine"]
+`door` says what goes in and comes out, `engine.open_engine` gives a transformers model that door. The door imports
+without torch, so that what only reads stored cells starts in a moment.
+"""

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 TOKEN_BUDGET = 4096  # tokens per forward pass: enough to keep matrix products busy, small enough for caches and memory
 _LOGITS_AT_ONCE = 1 << 24  # entries of the [tokens x vocabulary] matrix that exist at a time: 64 MiB in float32
-_AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats per token
+_AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats per token
 
 
 def open_engine(model: Any, *, token_budget: int = TOKEN_BUDGET) -> LanguageModel:
@@ -34,7 +34,7 @@ def open_engine(model: Any, *, token_budget: int = TOKEN_BUDGET) -> LanguageMode
     original = model.config._attn_implementation
     try:
         model.set_attn_implementation(PACKED_ATTENTION)
-        packed = PackedEngine(model, token_budget=token_budget, context=_attention_window(model))
+        packed = PackedEngine(model, token_budget=token_budget, context=_packable_length(model))
         found = next(packed.log_prob_sums([prefix], continuations))
         difference = np.abs(found - expected).max() / continuations[0].response_tokens
     except Exception as error:  # whatever a model's own code says to an attention function that it does not expect
@@ -58,10 +58,18 @@ def _probe(model: Any) -> tuple[list[Continuation], list[int]]:
     return [Continuation(tuple(ids[20:32]), 4), Continuation(tuple(ids[32:44]), 4)], ids[:20]
 
 
-def _attention_window(model: Any) -> int | None:
-    """Tokens that attention reaches back, where a model limits it; shorter sequences never notice the limit."""
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    return window if isinstance(window, int) and window > 0 else None
+def _packable_length(model: Any) -> int | None:
+    """Tokens up to which packing is right, where a model sets a limit; shorter sequences never notice it.
+
+    Beyond a sliding window attention does not reach back to the start; beyond the length at which longrope changes
+    its frequencies, a demonstration's keys depend on the length of what stands behind it.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [part for part in rope.values() if isinstance(part, dict)]
+    limits = [part.get("original_max_position_embeddings") for part in (rope, *by_layer_type) if "long_factor" in part]
+    limits.append(getattr(config, "sliding_window", None))
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class PackedEngine:
 
     model: Any  # with PACKED_ATTENTION set
     token_budget: int
-    context: int | None  # longer sequences take the plain path, because the model's attention window would cut them
+    context: int | None  # longer sequences take the plain path; see _packable_length
 
     def log_prob_sums(
         self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]

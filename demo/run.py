@@ -1,0 +1,85 @@
+"""make demo: curate a pool with planted defects, and show whether the golden score found them."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+from plant_defects import plant_defects
+from sklearn.metrics import roc_auc_score
+
+HERE = Path(__file__).parent
+OUT = HERE.parent / ".demo"
+SEED = 7
+RUN = "demo"
+# Sized for two CPU cores: a candidate costs as many tokens as its own demonstration and all anchors have together.
+SETTINGS = ("--profile", "plain", "--anchors", "10", "--anchor-tokens", "80", "--shard-size", "50")
+CUT = 0.25
+
+
+def main() -> None:
+    """Plant the defects, run the main job as a user would, and print what came of it."""
+    started = time.monotonic()
+    pool, labels = _prepare()
+    print(f"demo pool: {pool}, {len(labels)} of its rows are damaged; the flow does not know which")
+    nuggets = [str(Path(sys.executable).with_name("nuggets")), "curate", str(pool), "--store", str(OUT / "store")]
+    done = subprocess.run([*nuggets, "--run", RUN, "--top-fraction", str(CUT), *SETTINGS], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    folder = OUT / "store" / "runs" / RUN / "selections" / f"top-fraction-{CUT}"
+    print(summary(folder, labels, seconds=time.monotonic() - started))
+    print(f"\nresults: {folder}")
+    print(f"         {folder / 'report.md'}")
+
+
+def summary(folder: Path, labels: dict[int, str], *, seconds: float) -> str:
+    """The table that the demo ends with."""
+    scores = pd.read_parquet(folder / "scores.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    counts = manifest["run"]["counts"]
+    damaged = scores["candidate_row"].isin(labels.keys())
+    kept = scores["kept"]
+    quantiles = scores["golden_score"].quantile([0, 0.25, 0.5, 0.75, 1])
+    auc = roc_auc_score(~damaged, scores["golden_score"])
+    rows = [
+        ("pool", f"{counts['examples']} examples, {int(damaged.sum())} of them damaged"),
+        ("anchors", counts["anchors"]),
+        (
+            "cells",
+            f"{counts['cells']} ({counts['cells_computed']} computed, {counts['cells_found']} found in the store)",
+        ),
+        ("seconds", f"{seconds:.0f}"),
+        ("golden score", "  ".join(f"{name} {value:.2f}" for name, value in zip(QUANTILES, quantiles, strict=True))),
+        ("kept", f"{int(kept.sum())} ({manifest['cut']['meaning']})"),
+        ("damaged among kept", _share(damaged[kept])),
+        ("damaged among dropped", _share(damaged[~kept])),
+        ("AUC, sound above damaged", f"{auc:.2f} (0.5 would be chance)"),
+    ]
+    by_kind = scores[damaged].groupby(scores["candidate_row"].map(labels))["golden_score"].mean()
+    rows += [(f"mean score, {kind.replace('_', ' ')}", f"{value:.2f}") for kind, value in by_kind.items()]
+    rows.append(("mean score, sound", f"{scores.loc[~damaged, 'golden_score'].mean():.2f}"))
+    width = max(len(name) for name, _ in rows)
+    return "\n" + "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+QUANTILES = ("least", "25 %", "median", "75 %", "most")
+
+
+def _prepare() -> tuple[Path, dict[int, str]]:
+    examples = [json.loads(line) for line in (HERE / "examples.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows, labels = plant_defects(examples, seed=SEED)
+    OUT.mkdir(exist_ok=True)
+    pool = OUT / "pool.jsonl"
+    pool.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    (OUT / "labels.json").write_text(json.dumps(labels, indent=1), encoding="utf-8")
+    return pool, labels
+
+
+def _share(damaged: "pd.Series[bool]") -> str:
+    return f"{int(damaged.sum())} of {len(damaged)} ({100 * damaged.mean():.0f} %)"
+
+
+if __name__ == "__main__":
+    main()

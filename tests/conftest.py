@@ -1,0 +1,69 @@
+"""Fixtures: a tiny language model, a small pool, and one Prefect server for all tests that ask for it."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_models import save_tiny_llama
+
+EXAMPLES = [
+    {"instruction": f"{verb} {what}.", "input": given, "output": answer}
+    for verb, what, given, answer in [
+        ("Name", "the capital of France", "", "Paris."),
+        ("Name", "a prime number above ten", "", "Eleven."),
+        ("Add up", "the numbers", "2, 3 and 4", "2 + 3 + 4 = 9."),
+        ("Translate", "into German", "good morning", "Guten Morgen."),
+        ("Sort", "the words by length", "pear, fig, banana", "fig, pear, banana"),
+        ("Explain", "why the sky is blue", "", "Air scatters blue light more than red light."),
+        ("Classify", "the mood", "What a lovely day!", "positive"),
+        ("Classify", "the mood of this line", "I lost my keys again.", "negative"),
+        ("Write", "a short toast", "", "To old friends, and to new ones!"),
+        ("Convert", "to metres", "3 km", "3,000 m"),
+        ("Spell", "backwards", "stop", "pots"),
+        ("List", "three fruits", "", "Apple, pear and plum."),
+        ("Give", "a synonym of quick", "", "fast"),
+        ("Correct", "the sentence", "He go home.", "He goes home."),
+        ("Count", "the vowels", "banana", "There are three vowels."),
+        ("Shorten", "the sentence", "It was a very, very cold day.", "It was freezing."),
+        ("Find", "the city", "We met in Oslo in May.", "Oslo"),
+        ("Name", "the opposite of warm", "", "cold"),
+        ("Plan", "a picnic in two steps", "", "Pack food and a blanket. Then find some shade."),
+        ("Write", "the number in words", "42", "forty-two"),
+    ]
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random Llama and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    save_tiny_llama(folder)
+    return folder
+
+
+@pytest.fixture
+def pool_file(tmp_path: Path) -> Path:
+    """A pool of twenty examples as JSONL."""
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Prefect server with a database of its own; PREFECT_API_URL points to it for child processes too."""
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect-home"))
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    from flows.local_api import prefect_api
+
+    with temporary_settings({PREFECT_HOME: Path(os.environ["PREFECT_HOME"])}, restore_defaults={PREFECT_API_URL}):
+        with prefect_api():
+            url = PREFECT_API_URL.value()
+            os.environ["PREFECT_API_URL"] = url
+            yield url
+            del os.environ["PREFECT_API_URL"]

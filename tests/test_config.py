@@ -1,0 +1,232 @@
+"""What a run can be told, what it can't, and how it says so."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from nuggets.config import CurateConfig, ReselectConfig, check_run_name, config_as_mapping, config_from_mapping
+from nuggets.cuts import Threshold, TopFraction, TopK
+from nuggets.errors import UsageError
+
+FIELDS = [
+    "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "profile", "threshold", "top_k",
+    "top_fraction", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "max_row_bytes",
+    "max_rejected_share", "trust_remote_code",
+]  # fmt: skip
+
+
+def refusal(**options: Any) -> str:
+    with pytest.raises(UsageError) as refused:
+        CurateConfig(**{"pool": "pool.jsonl", **options})
+    return str(refused.value)
+
+
+def test_a_pool_is_all_that_has_to_be_given():
+    assert config_as_mapping(CurateConfig(pool="pool.jsonl")) == {
+        "pool": "pool.jsonl",
+        "store": "./nuggets-store",
+        "run": None,
+        "model": None,
+        "encoder": None,
+        "anchors": None,
+        "anchor_file": None,
+        "profile": None,
+        "threshold": None,
+        "top_k": None,
+        "top_fraction": None,
+        "shard_size": 512,
+        "seed": 0,
+        "anchor_tokens": None,
+        "demonstration_tokens": None,
+        "dtype": "auto",
+        "max_row_bytes": 1_000_000,
+        "max_rejected_share": 0.5,
+        "trust_remote_code": None,
+    }
+
+
+def test_the_default_cut_is_the_best_twentieth():
+    assert CurateConfig(pool="pool.jsonl").cut == TopFraction(0.05)
+
+
+@pytest.mark.parametrize(
+    ("option", "cut"),
+    [
+        ({"threshold": 0.85}, Threshold(0.85)),
+        ({"threshold": 0}, Threshold(0.0)),
+        ({"threshold": 1}, Threshold(1.0)),
+        ({"top_k": 1}, TopK(1)),
+        ({"top_fraction": 0.0}, TopFraction(0.0)),
+        ({"top_fraction": 1}, TopFraction(1.0)),
+    ],
+)
+def test_a_cut_that_is_given_replaces_the_default(option: dict[str, Any], cut: object):
+    assert CurateConfig(pool="pool.jsonl", **option).cut == cut
+    assert ReselectConfig(run="first", **option).cut == cut
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 0.5, "top_k": 3}, "threshold=0.5, top_k=3: give one cut, not 2"),
+        ({"threshold": 0, "top_k": 3, "top_fraction": 1}, "threshold=0, top_k=3, top_fraction=1: give one cut, not 3"),
+        ({"threshold": 1.5}, "threshold=1.5 is out of range: allowed is 0 to 1"),
+        ({"threshold": -0.1}, "threshold=-0.1 is out of range: allowed is 0 to 1"),
+        ({"threshold": float("nan")}, "threshold=nan is out of range: allowed is 0 to 1"),
+        ({"threshold": float("inf")}, "threshold=inf is out of range: allowed is 0 to 1"),
+        ({"threshold": True}, "threshold=True is bool; it has to be float"),
+        ({"top_k": 0}, "top_k=0 is out of range: allowed is 1 or more"),
+        ({"top_k": -1}, "top_k=-1 is out of range: allowed is 1 or more"),
+        ({"top_k": 2.0}, "top_k=2.0 is float; it has to be int"),
+        ({"top_fraction": 1.01}, "top_fraction=1.01 is out of range: allowed is 0 to 1"),
+        ({"top_fraction": float("nan")}, "top_fraction=nan is out of range: allowed is 0 to 1"),
+        ({"top_fraction": "0.05"}, "top_fraction='0.05' is str; it has to be float"),
+    ],
+)  # fmt: skip
+def test_a_cut_that_can_not_be_meant_is_refused_in_both_flows(options: dict[str, Any], message: str):
+    assert refusal(**options) == message
+    with pytest.raises(UsageError) as refused:
+        ReselectConfig(run="first", **options)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": ""}, "pool is empty: name the file or folder with the examples to choose from"),
+        ({"pool": 5}, "pool=5 is int; it has to be str"),
+        ({"pool": None}, "pool=None is NoneType; it has to be str"),
+        ({"store": None}, "store=None is NoneType; it has to be str"),
+        ({"seed": None}, "seed=None is NoneType; it has to be int"),
+        ({"max_rejected_share": None}, "max_rejected_share=None is NoneType; it has to be float"),
+        ({"anchors": "20"}, "anchors='20' is str; it has to be int"),
+        ({"anchors": 0}, "anchors=0 is out of range: allowed is 1 or more"),
+        ({"shard_size": True}, "shard_size=True is bool; it has to be int"),
+        ({"shard_size": 0}, "shard_size=0 is out of range: allowed is 1 or more"),
+        ({"seed": -1}, "seed=-1 is out of range: allowed is 0 to 4294967295"),
+        ({"seed": 2**32}, "seed=4294967296 is out of range: allowed is 0 to 4294967295"),
+        ({"seed": 1.5}, "seed=1.5 is float; it has to be int"),
+        ({"anchor_tokens": 1}, "anchor_tokens=1 is out of range: allowed is 2 or more"),
+        ({"demonstration_tokens": 0}, "demonstration_tokens=0 is out of range: allowed is 1 or more"),
+        ({"max_row_bytes": 99}, "max_row_bytes=99 is out of range: allowed is 100 or more"),
+        ({"max_rejected_share": 1.1}, "max_rejected_share=1.1 is out of range: allowed is 0 to 1"),
+        ({"model": ["a"]}, "model=['a'] is list; it has to be str"),
+        ({"profile": "alpaca"}, "profile='alpaca' is not known; allowed: released, plain, chat"),
+        ({"profile": 1}, "profile=1 is not known; allowed: released, plain, chat"),
+        ({"dtype": "int8"}, "dtype='int8' is not known; allowed: auto, float32, bfloat16, float16"),
+        ({"dtype": None}, "dtype=None is not known; allowed: auto, float32, bfloat16, float16"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_field_what_it_is_and_what_is_allowed(options: dict[str, Any], message: str):
+    assert refusal(**options) == message
+
+
+def test_anchors_are_found_or_given_but_not_both():
+    assert refusal(anchors=20, anchor_file="anchors.jsonl") == (
+        "anchors=20 and anchor_file='anchors.jsonl' exclude each other: "
+        "anchors are found by k-means or taken from the file; give one of the two"
+    )
+
+
+def test_profile_released_keeps_its_200_tokens_per_anchor():
+    assert CurateConfig(pool="p.jsonl", profile="released", anchor_tokens=200).anchor_tokens == 200
+    assert CurateConfig(pool="p.jsonl", profile="plain", anchor_tokens=100).anchor_tokens == 100
+    assert refusal(profile="released", anchor_tokens=100) == (
+        "anchor_tokens=100: profile released cuts anchors at 200 tokens, as the authors' program does; "
+        "leave it out, or use profile plain or chat"
+    )
+
+
+def test_code_is_trusted_only_by_the_name_of_the_model_or_encoder_that_brings_it():
+    assert CurateConfig(pool="p.jsonl", model="org/lm", trust_remote_code="org/lm").trust_remote_code == "org/lm"
+    assert CurateConfig(pool="p.jsonl", encoder="org/enc", trust_remote_code="org/enc").trust_remote_code == "org/enc"
+    assert refusal(model="org/lm", trust_remote_code="org/other") == (
+        "trust_remote_code='org/other' names neither model (org/lm) nor encoder (None): "
+        "give exactly the name whose code you have read and trust"
+    )
+    assert refusal(trust_remote_code=True) == "trust_remote_code=True is bool; it has to be str"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "--", "two words", "schön", "a\n", "x" * 101])
+def test_a_run_name_that_is_no_folder_on_every_store_is_refused(name: str):
+    message = f"run='{name}' can't be a run's name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
+    assert refusal(run=name) == message
+    with pytest.raises(UsageError) as refused:
+        ReselectConfig(run=name, top_k=1)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("name", ["a", "alpaca-52k_v1.2", "7", "x" * 100])
+def test_a_plain_run_name_is_taken(name: str):
+    check_run_name(name)
+    assert CurateConfig(pool="p.jsonl", run=name).run == name
+
+
+def test_an_unknown_key_is_named_beside_all_known_ones():
+    with pytest.raises(UsageError) as refused:
+        config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
+    assert str(refused.value) == (
+        "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
+        "anchor_file, profile, threshold, top_k, top_fraction, shard_size, seed, anchor_tokens, "
+        "demonstration_tokens, dtype, max_row_bytes, max_rejected_share, trust_remote_code"
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": None}, {"pool": ""}, {"top_k": 3}])
+def test_a_file_without_a_pool_is_refused_by_its_name(options: dict[str, Any]):
+    with pytest.raises(UsageError) as refused:
+        config_from_mapping(options, source="run.yaml")
+    assert str(refused.value) == ("run.yaml: pool is missing: name the file or folder with the examples to choose from")
+
+
+def test_a_mapping_and_the_config_it_makes_are_the_same():
+    config = config_from_mapping({"pool": "p.jsonl", "top_k": 7, "profile": "plain", "seed": 3}, source="run.yaml")
+    assert config == CurateConfig(pool="p.jsonl", top_k=7, profile="plain", seed=3)
+    assert config_from_mapping(config_as_mapping(config), source="manifest") == config
+
+
+def test_a_reselection_needs_a_cut():
+    with pytest.raises(UsageError) as refused:
+        ReselectConfig(run="first")
+    assert str(refused.value) == "no cut is given: give threshold, top_k or top_fraction"
+
+
+def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds():
+    properties = TypeAdapter(CurateConfig).json_schema()["properties"]
+    assert list(properties) == FIELDS == [item.name for item in fields(CurateConfig)]
+    assert {name: shown["description"] for name, shown in properties.items()} == {
+        item.name: item.metadata["description"] for item in fields(CurateConfig)
+    }
+    assert all(shown["description"].endswith(".") for shown in properties.values())
+    bounds = {}
+    for name, shown in properties.items():
+        number = next(iter(shown.get("anyOf", [shown])))
+        found = {word: number[word] for word in ("minimum", "maximum") if word in number}
+        if found:
+            bounds[name] = found
+    assert bounds == {
+        "anchors": {"minimum": 1},
+        "threshold": {"minimum": 0, "maximum": 1},
+        "top_k": {"minimum": 1},
+        "top_fraction": {"minimum": 0, "maximum": 1},
+        "shard_size": {"minimum": 1},
+        "seed": {"minimum": 0, "maximum": 4294967295},
+        "anchor_tokens": {"minimum": 2},
+        "demonstration_tokens": {"minimum": 1},
+        "max_row_bytes": {"minimum": 100},
+        "max_rejected_share": {"minimum": 0, "maximum": 1},
+    }
+
+
+def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
+    schema = TypeAdapter(ReselectConfig).json_schema()
+    assert schema["required"] == ["run"]
+    assert schema["properties"]["top_k"] == {
+        "anyOf": [{"minimum": 1, "type": "integer"}, {"type": "null"}],
+        "default": None,
+        "description": "Keep this many of the best.",
+        "title": "Top K",
+    }
+    assert all("description" in shown for shown in schema["properties"].values())

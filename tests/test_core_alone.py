@@ -1,0 +1,80 @@
+"""The core runs where neither Prefect nor s3fs is installed, and a new cut needs no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+_WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ImportError(f"{{name}} is not installed here")
+
+sys.meta_path.insert(0, Missing())
+"""
+
+_WHOLE_JOB = """
+import importlib, pkgutil
+import nuggets
+for module in pkgutil.walk_packages(nuggets.__path__, "nuggets."):
+    importlib.import_module(module.name)
+
+from nuggets.anchor_choice import choose_anchors
+from nuggets.baseline import measure_missing
+from nuggets.config import CurateConfig
+from nuggets.cuts import TopK
+from nuggets.embedding import embed_shard
+from nuggets.judgement import judge_run
+from nuggets.pool import ingest_pool
+from nuggets.preparation import prepare_run
+from nuggets.publishing import publish_selection
+from nuggets.readers import find_source
+from nuggets.runs import RunState, note_outcome
+from nuggets.scoring_plan import plan_scoring
+from nuggets.shard_scoring import score_shard
+from nuggets.store import open_store
+
+config = CurateConfig(pool={pool!r}, store={store!r}, model={model!r}, run="alone", anchors=3)
+prepared = prepare_run(config)
+pool = ingest_pool(
+    open_store(config.store), find_source(config.pool), prepared.pool_fingerprint,
+    shard_size=8, max_row_bytes=10_000, max_rejected_share=0.5,
+)
+anchors = choose_anchors(prepared, config, pool, [embed_shard(prepared, shard) for shard in pool.shards])
+measure_missing(prepared, anchors.path, 0, anchors.anchors)
+plan = plan_scoring(prepared.store, prepared.name, prepared.setup.key, pool, anchors.path)
+computed = sum(score_shard(prepared, work, anchors.path, should_stop=lambda: False) for work in plan.work)
+judge_run(prepared, pool, anchors.path)
+note_outcome(prepared.store, prepared.name, RunState.COMPLETE, references={{"pool": pool.id}})
+print("computed", computed, "kept", publish_selection(prepared.store, prepared.name, TopK(4)).kept)
+"""
+
+_NEW_CUT = """
+from nuggets.cuts import TopK
+from nuggets.publishing import publish_selection
+print("kept", publish_selection({store!r}, "alone", TopK(2)).kept)
+"""
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_the_core_does_the_whole_job_without_prefect_and_s3fs(
+    tmp_path: Path, pool_file: Path, tiny_model: Path
+) -> None:
+    store = str(tmp_path / "store")
+    blocked = _WITHOUT.format(blocked={"prefect", "s3fs", "typer"})
+    job = _WHOLE_JOB.format(pool=str(pool_file), store=store, model=str(tiny_model))
+    assert _run(blocked + job) == "computed 60 kept 4"
+    blocked = _WITHOUT.format(blocked={"prefect", "s3fs", "torch", "transformers", "sentence_transformers", "sklearn"})
+    assert _run(blocked + _NEW_CUT.format(store=store)) == "kept 2"
+
+
+def test_the_command_line_answers_without_importing_prefect_or_torch() -> None:
+    code = "import sys, flows.cli; print(sorted({'prefect', 'torch', 'pandas', 's3fs'} & set(sys.modules)))"
+    assert _run(code) == "[]"

@@ -1,0 +1,244 @@
+"""The main job end to end, as a user runs it: real Prefect server, real (tiny) language model, real encoder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import EXAMPLES
+
+from nuggets.config import CurateConfig
+from nuggets.errors import InputError, NuggetsError, UsageError
+from nuggets.publishing import Selection
+
+NUGGETS = str(Path(sys.executable).with_name("nuggets"))
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def nuggets(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [NUGGETS, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+
+
+def run_flow(pool: object, store: Path, model: Path, **options: object) -> Selection:
+    from flows.curate import curate
+
+    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), **options))
+
+
+def manifest(store: Path, run: str) -> dict:
+    return json.loads((store / "runs" / run / "manifest.json").read_text())
+
+
+def test_curate_reselect_and_exports_as_a_user_runs_them(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+    store = tmp_path / "store"
+    common = ("--store", store, "--model", tiny_model, "--run", "first", "--shard-size", 8)
+
+    first = nuggets("curate", pool_file, *common)
+    assert first.returncode == 0, first.stderr
+    assert "anchors: 5 instead of 100, because the pool has only 20 examples" in first.stderr
+    assert "cells: 100 needed, 0 found, 100 to compute" in first.stderr
+    folder = store / "runs/first/selections/top-fraction-0.05"
+    assert first.stdout.splitlines() == ["run first, cut best 5 %: kept 1 of 20", str(folder)]
+    assert {path.name for path in folder.iterdir()} == {
+        "selected.jsonl",
+        "scores.parquet",
+        "report.md",
+        "manifest.json",
+    }
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    again = nuggets("curate", pool_file, *common)
+    assert again.returncode == 0, again.stderr
+    assert "cells: 100 needed, 100 found, 0 to compute" in again.stderr
+    assert "loaded" not in again.stderr  # no model
+    assert manifest(store, "first")["counts"]["cells_computed"] == 0
+
+    cut = nuggets("reselect", "first", "--store", store, "--top-k", 3)
+    assert cut.returncode == 0, cut.stderr
+    chosen = [json.loads(line) for line in (store / "runs/first/selections/top-k-3/selected.jsonl").open()]
+    assert [row["rank"] for row in chosen] == [1, 2, 3]
+    originals = [{name: row[name] for name in ("instruction", "input", "output")} for row in chosen]
+    assert all(row in EXAMPLES for row in originals)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+    assert nuggets("cells", "first", "--store", store, "--out", tmp_path / "cells.parquet").returncode == 0
+    cells = pd.read_parquet(tmp_path / "cells.parquet")
+    columns = ["candidate_id", "candidate_row", "anchor_id", "anchor_row", "zero_shot", "one_shot"]
+    assert (list(cells.columns), len(cells)) == (columns, 100)
+    assert nuggets("scores", "first", "--store", store, "--out", tmp_path / "scores.parquet").returncode == 0
+    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    columns = ["candidate_id", "candidate_row", "golden_score", "wins", "anchors", "mean_gain", "kept"]
+    assert (list(scores.columns), len(scores), int(scores["kept"].sum())) == (columns, 20, 3)
+    assert chosen[0]["example_id"] in set(scores.loc[scores["kept"], "candidate_id"])
+
+    # The scores are what the cells say, the candidate's own cell left out.
+    judged = cells[cells["candidate_id"] != cells["anchor_id"]]
+    wins = (judged["one_shot"] > judged["zero_shot"]).groupby(judged["candidate_id"]).agg(["sum", "count"])
+    expected = (wins["sum"] / wins["count"]).loc[scores["candidate_id"]].to_numpy()
+    np.testing.assert_allclose(scores["golden_score"], expected)
+    assert sorted(set(scores["anchors"])) == [4, 5]
+
+    listing = nuggets("runs", "--store", store).stdout
+    assert "first" in listing and "complete" in listing and "best 5 %: 1; best 3: 3" in listing
+
+
+def test_two_runs_of_the_same_inputs_are_byte_identical(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+    for name, shard_size in (("one", 20), ("two", 20)):
+        run_flow(pool_file, tmp_path / name, tiny_model, run="r", shard_size=shard_size)
+    folders = [tmp_path / name / "runs/r/selections/top-fraction-0.05" for name in ("one", "two")]
+    for file in ("selected.jsonl", "scores.parquet"):
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+
+
+def test_a_larger_pool_and_another_shard_size_compute_only_what_is_new(
+    tmp_path: Path, pool_file: Path, tiny_model: Path
+) -> None:
+    anchors = tmp_path / "anchors.json"
+    anchors.write_text(json.dumps(EXAMPLES[:4]))
+    store = tmp_path / "store"
+    run_flow(pool_file, store, tiny_model, run="small", anchor_file=str(anchors), shard_size=7)
+    larger = tmp_path / "larger.jsonl"
+    extra = {"instruction": "Say hello.", "input": "", "output": "Hello!"}
+    larger.write_text("".join(json.dumps(row) + "\n" for row in [extra, *EXAMPLES]))
+    run_flow(larger, store, tiny_model, run="large", anchor_file=str(anchors), shard_size=3)
+    counts = manifest(store, "large")["counts"]
+    assert (counts["cells"], counts["cells_found"], counts["cells_computed"]) == (84, 80, 4)
+
+
+def _as_sharegpt(row: dict) -> dict:
+    return {"conversations": [{"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["output"]}]}
+
+
+def _as_messages(row: dict) -> dict:
+    turns = [("system", "Be kind."), ("user", row["instruction"]), ("assistant", row["output"])]
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def _write_saved_dataset(folder: Path, rows: list[dict]) -> None:
+    folder.mkdir()
+    table = pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "dolly", "parquet", "sharegpt", "messages", "dataset"])
+def test_every_pool_format_runs_to_a_selection(form: str, tmp_path: Path, tiny_model: Path) -> None:
+    rows = EXAMPLES[:8]
+    pool = tmp_path / {"parquet": "pool.parquet", "dataset": "pool", "jsonl": "pool.jsonl"}.get(form, "pool.json")
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), pool)
+    elif form == "dataset":
+        _write_saved_dataset(pool, rows)
+    elif form == "jsonl":
+        pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        names = {"instruction": "instruction", "input": "context", "output": "response"}
+        convert = {
+            "json": dict,
+            "dolly": lambda row: {names[key]: value for key, value in row.items()},
+            "sharegpt": _as_sharegpt,
+            "messages": _as_messages,
+        }[form]
+        pool.write_text(json.dumps([convert(row) for row in rows]))
+    selection = run_flow(pool, tmp_path / "store", tiny_model, anchors=2, top_k=2)
+    assert (selection.candidates, selection.kept) == (8, 2)
+    assert all("golden_score" in json.loads(line) for line in (Path(selection.folder) / "selected.jsonl").open())
+
+
+def test_profiles_and_chat_template_lead_to_different_cells_side_by_side(
+    tmp_path: Path, pool_file: Path, tiny_model: Path
+) -> None:
+    for profile in ("released", "plain"):
+        run_flow(pool_file, tmp_path, tiny_model, run=profile, profile=profile, anchors=3)
+    keys = {manifest(tmp_path, run)["references"]["scoring_key"] for run in ("released", "plain")}
+    assert {path.name for path in (tmp_path / "cells").iterdir()} == keys and len(keys) == 2
+    judged = {
+        run: pd.read_parquet(tmp_path / "runs" / run / "golden.parquet")["anchors"] for run in ("released", "plain")
+    }
+    assert set(judged["released"]) == {3}  # its own cell counts there
+    assert set(judged["plain"]) == {2, 3}
+
+
+def test_a_run_name_is_not_given_to_other_scores(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+    run_flow(pool_file, tmp_path, tiny_model, run="mine", anchors=2)
+    with pytest.raises(UsageError, match="run 'mine' exists and was made from something else .*anchors: 2 by k-means"):
+        run_flow(pool_file, tmp_path, tiny_model, run="mine", anchors=3)
+
+
+def test_more_anchors_than_examples_are_refused_and_the_run_is_marked_failed(
+    tmp_path: Path, pool_file: Path, tiny_model: Path
+) -> None:
+    with pytest.raises(InputError, match="anchors=21 is more than the 20 distinct, usable examples"):
+        run_flow(pool_file, tmp_path, tiny_model, run="many", anchors=21)
+    assert manifest(tmp_path, "many")["state"] == "failed"
+
+
+def test_a_model_that_returns_no_numbers_fails_the_run_and_names_the_anchor(
+    tmp_path: Path, pool_file: Path, tiny_model: Path
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    name = next(key for key in weights if key.endswith("norm.weight"))
+    save_file({**weights, name: weights[name] * float("nan")}, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        NuggetsError, match="stage 'baseline' failed.*zero-shot log-probability of anchor .* is not a number"
+    ):
+        run_flow(pool_file, tmp_path / "store", broken, run="nan", anchors=2)
+    assert not (tmp_path / "store" / "baselines").exists()
+
+
+def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    words = " ".join(f"word{index}" for index in range(300))
+    rows = [{"instruction": f"Repeat {index}.", "input": "", "output": words} for index in range(60)]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    anchors = tmp_path / "anchors.json"
+    anchors.write_text(json.dumps(rows[:10]))
+    command = [
+        NUGGETS,
+        "curate",
+        str(pool),
+        "--store",
+        str(tmp_path / "store"),
+        "--run",
+        "stop",
+        "--model",
+        str(tiny_model),
+    ]
+    command += ["--anchor-file", str(anchors), "--shard-size", "30"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        seen = ""
+        while "to compute" not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        time.sleep(3)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything the command has started
+        rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, rest
+    assert "interrupted: stopped on request" in rest and "Traceback" not in rest
+    assert manifest(tmp_path / "store", "stop")["state"] == "interrupted"
+    out = tmp_path / "cells.parquet"
+    assert nuggets("cells", "stop", "--store", tmp_path / "store", "--out", out).returncode == 0
+    kept = len(pd.read_parquet(out))
+    assert 0 < kept < 600 and kept % 10 == 0
+    again = nuggets(*command[1:], timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert f"cells: 600 needed, {kept} found, {600 - kept} to compute" in again.stderr

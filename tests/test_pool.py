@@ -1,0 +1,299 @@
+"""Ingest: from a file to shards of distinct, usable examples, with an account of everything else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nuggets.errors import InputError, StoreError
+from nuggets.examples import Example, example_id
+from nuggets.pool import Candidate, Pool, ingest_pool, read_candidates, read_ids, read_pool_record, read_records
+from nuggets.readers import find_source, fingerprint
+from nuggets.store import Store
+
+GOOD: list[dict[str, Any]] = [
+    {"instruction": "Add.", "input": "1 2", "output": "3", "source": {"page": 7, "tags": ["a", None]}},
+    {"instruction": "Grüße 𝄞.", "output": 'line\nline "q" \\ ', "input": "", "score": 0.5},
+    {"instruction": "Count.", "input": "", "output": "1"},
+    {
+        "conversations": [
+            {"from": "human", "value": "Name a colour."},
+            {"from": "gpt", "value": "Red."},
+            {"from": "human", "value": "Another."},
+            {"from": "gpt", "value": "Blue."},
+        ],
+        "id": "x1",
+    },
+    {"instruction": "Add.", "context": "2 2", "response": "4"},
+]
+EXAMPLES = [
+    Example("Add.", "1 2", "3"),
+    Example("Grüße 𝄞.", "", 'line\nline "q" \\ '),
+    Example("Count.", "", "1"),
+    Example("Name a colour.", "", "Red."),
+    Example("Add.", "2 2", "4"),
+]
+# Row 2 repeats row 0 with other extra fields, rows 3 and 6 can't be used, row 7 repeats row 4 (GOOD[2]).
+MIXED = [GOOD[0], GOOD[1], {**GOOD[0], "source": "later"}, "just text", GOOD[2], GOOD[3],
+         {"instruction": "Empty.", "output": ""}, {**GOOD[2]}, GOOD[4]]  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def jsonl(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def ingested(store: Store, path: Path, *, shard_size: int = 2, share: float = 0.5, row_bytes: int = 10_000) -> Pool:
+    source = find_source(str(path))
+    return ingest_pool(
+        store,
+        source,
+        fingerprint(source),
+        shard_size=shard_size,
+        max_row_bytes=row_bytes,
+        max_rejected_share=share,
+    )
+
+
+def contents(store: Store) -> dict[str, tuple[bytes, int]]:
+    """Every object with its time of change."""
+    return {path: (store.read(path), Path(store.url, path).stat().st_mtime_ns) for path in store.list("")}
+
+
+def strict_json(text: str | bytes) -> Any:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_pool_is_counted_whole(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    pool = ingested(store, path)
+    folder = f"pools/{pool.id}"
+    assert pool == Pool(
+        id=pool.id,
+        source=str(path),
+        rows=9,
+        examples=5,
+        duplicates=2,
+        dropped_turns=2,
+        rejects={"not_an_object": 1, "missing_output": 1},
+        rejects_path=f"{folder}/rejects.jsonl",
+        shards=tuple(f"{folder}/shard-0000{number}.parquet" for number in range(3)),
+        shard_examples=(2, 2, 1),
+    )
+    assert store.list("") == [f"{folder}/pool.json", f"{folder}/rejects.jsonl", *pool.shards]
+    assert read_pool_record(store, pool.id) == pool
+
+
+def test_of_equal_examples_the_first_row_is_kept(store, tmp_path):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED))
+    candidates = [candidate for shard in pool.shards for candidate in read_candidates(store, shard)]
+    assert candidates == [
+        Candidate(example_id(example), row, example) for example, row in zip(EXAMPLES, (0, 1, 4, 5, 8), strict=True)
+    ]
+    assert read_ids(store, pool.shards) == ([example_id(example) for example in EXAMPLES], [0, 1, 4, 5, 8])
+    assert read_ids(store, pool.shards[1:2]) == ([example_id(example) for example in EXAMPLES[2:4]], [4, 5])
+
+
+def test_original_rows_come_back_with_their_extra_fields_their_order_and_all_characters(store, tmp_path):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED))
+    found = list(read_records(store, pool.shards))
+    assert [original for _, original in found] == GOOD
+    assert [list(original) for _, original in found] == [list(row) for row in GOOD]
+    assert [candidate.example for candidate, _ in found] == EXAMPLES
+
+
+def test_rejects_are_listed_with_row_reason_and_what_was_found(store, tmp_path):
+    long = {"instruction": "Long.", "output": "x" * 1000}
+    path = jsonl(tmp_path / "pool.jsonl", [*MIXED, long, {"instruction": 5, "output": "x"}])
+    with path.open("ab") as file:
+        file.write(b'{"instruction": "cut\n')
+    pool = ingested(store, path, row_bytes=500)
+    lines = [strict_json(line) for line in store.read(pool.rejects_path).splitlines()]
+    assert [(line["row"], line["reason"]) for line in lines] == [
+        (3, "not_an_object"),
+        (6, "missing_output"),
+        (9, "too_large"),
+        (10, "not_text"),
+        (11, "undecodable"),
+    ]
+    assert [line["detail"] for line in lines[:4]] == [
+        "the row is a text ('just text'), wanted an object with fields",
+        "'output' is empty",
+        "the row has more than max_row_bytes=500 bytes",
+        "'instruction' is a number (5), wanted text",
+    ]
+    assert pool.rejects == {
+        "not_an_object": 1,
+        "undecodable": 1,
+        "missing_output": 1,
+        "not_text": 1,
+        "too_large": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("shard_size", "sizes"), [(1, (1, 1, 1, 1, 1)), (2, (2, 2, 1)), (3, (3, 2)), (5, (5,)), (512, (5,))]
+)
+def test_shards_have_the_asked_size_but_for_the_last(store, tmp_path, shard_size, sizes):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED), shard_size=shard_size)
+    assert pool.shard_examples == sizes
+    assert tuple(len(read_candidates(store, shard)) for shard in pool.shards) == sizes
+    assert [candidate.example for shard in pool.shards for candidate in read_candidates(store, shard)] == EXAMPLES
+
+
+def test_the_same_content_at_another_path_is_taken_from_the_store(store, tmp_path):
+    first = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED))
+    before = contents(store)
+    second = ingested(store, jsonl(tmp_path / "elsewhere/copy.jsonl", MIXED))
+    assert contents(store) == before
+    assert second.source == f"{tmp_path}/elsewhere/copy.jsonl"
+    assert (second.id, second.shards) == (first.id, first.shards)
+
+
+def test_other_content_or_another_shard_size_is_another_pool(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    pools = [ingested(store, path), ingested(store, path, shard_size=3), ingested(store, path, row_bytes=9_999)]
+    pools.append(ingested(store, jsonl(path, MIXED[:-1])))
+    assert len({pool.id for pool in pools}) == 4
+
+
+def test_an_ingest_that_was_cut_short_is_done_again(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    pool = ingested(store, path)
+    before = {name: content for name, (content, _) in contents(store).items()}
+    store.remove(f"pools/{pool.id}/pool.json")  # what is written last
+    store.remove(pool.shards[1])
+    assert ingested(store, path) == pool
+    assert {name: content for name, (content, _) in contents(store).items()} == before
+
+
+def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_time(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [*GOOD[:2], "a", "b", {"output": "c"}])
+    for _ in range(2):
+        with pytest.raises(InputError) as refused:
+            ingested(store, path, share=0.5)
+        (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
+        assert str(refused.value) == (
+            f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1), more than "
+            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, mend the pool, or raise the share"
+        )
+        assert len(store.read(rejects).splitlines()) == 3
+    assert ingested(store, path, share=0.6).examples == 2
+
+
+def test_exactly_the_allowed_share_may_be_unusable(store, tmp_path):
+    assert ingested(store, jsonl(tmp_path / "pool.jsonl", [GOOD[0], "a"]), share=0.5).examples == 1
+    with pytest.raises(InputError):
+        ingested(store, jsonl(tmp_path / "pool.jsonl", [GOOD[0], "a"]), share=0.0)
+
+
+def test_duplicates_are_not_held_against_a_pool(store, tmp_path):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [GOOD[0]] * 20), share=0.0)
+    assert (pool.rows, pool.examples, pool.duplicates, pool.rejects) == (20, 1, 19, {})
+
+
+def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", ["a", {"instruction": "x"}])
+    with pytest.raises(InputError) as refused:
+        ingested(store, path, share=1.0)
+    (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
+    assert str(refused.value) == (
+        f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1): "
+        f"see {store.url}/{rejects}, mend the pool"
+    )
+    assert len(store.read(rejects).splitlines()) == 2
+
+
+def test_a_pool_without_rows_is_refused(store, tmp_path):
+    path = tmp_path / "pool.json"
+    path.write_text("[]")
+    with pytest.raises(InputError, match=f"^pool '{path}' has no rows: give a file with at least one example$"):
+        ingested(store, path)
+
+
+def test_nan_and_infinity_in_other_columns_become_null(store, tmp_path):
+    path = tmp_path / "pool.parquet"
+    nan, infinity = float("nan"), float("inf")
+    rows = [
+        {"instruction": "Add.", "output": "3", "score": nan, "more": [1.0, infinity], "deep": {"x": -infinity}},
+        {"instruction": "Count.", "output": "1", "score": 0.25, "more": [], "deep": {"x": 1.0}},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    pool = ingested(store, path)
+    expected = [
+        {"instruction": "Add.", "output": "3", "score": None, "more": [1.0, None], "deep": {"x": None}},
+        {"instruction": "Count.", "output": "1", "score": 0.25, "more": [], "deep": {"x": 1.0}},
+    ]
+    assert [original for _, original in read_records(store, pool.shards)] == expected
+    stored = pq.read_table(Path(store.url, pool.shards[0]))["original"].to_pylist()
+    assert [strict_json(text) for text in stored] == expected
+
+
+def test_nan_that_a_json_file_holds_becomes_null_too(store, tmp_path):
+    path = tmp_path / "pool.jsonl"
+    path.write_text('{"instruction": "Add.", "input": NaN, "output": "3", "score": -Infinity}\n')
+    ((candidate, original),) = read_records(store, ingested(store, path).shards)
+    assert candidate.example == Example("Add.", "", "3")
+    assert original == {"instruction": "Add.", "input": None, "output": "3", "score": None}
+
+
+def test_a_damaged_shard_is_named(store, tmp_path):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED))
+    Path(store.url, pool.shards[0]).write_bytes(b"PAR1 not really")
+    with pytest.raises(StoreError, match=f"^{store.url}/{pool.shards[0]} is damaged and can't be read as Parquet"):
+        read_candidates(store, pool.shards[0])
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"instruction": st.sampled_from(["a", "b", " a", "", "𝄞"]), "output": st.sampled_from(["x", "y", "  "])},
+        optional={"input": st.sampled_from(["", "i"]), "extra": st.recursive(TEXT | st.floats(), st.lists)},
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(rows=ROWS, shard_size=st.integers(1, 5))
+@settings(deadline=None, max_examples=40)
+def test_every_row_is_an_example_a_duplicate_or_a_reject_and_shards_partition_the_examples(
+    tmp_path_factory, rows, shard_size
+):
+    folder = tmp_path_factory.mktemp("pool")
+    store = Store(str(folder / "store"))
+    usable = [
+        (row, Example(item["instruction"], item.get("input", ""), item["output"]))
+        for row, item in enumerate(rows)
+        if item["instruction"].strip() and item["output"].strip()
+    ]
+    first = {example: row for row, example in reversed(usable)}
+    path = jsonl(folder / "pool.jsonl", rows)
+    if not usable:
+        with pytest.raises(InputError):
+            ingested(store, path, share=1.0)
+        return
+    pool = ingested(store, path, shard_size=shard_size, share=1.0)
+    assert pool.rows == len(rows) == pool.examples + pool.duplicates + sum(pool.rejects.values())
+    found = [candidate for shard in pool.shards for candidate in read_candidates(store, shard)]
+    assert [(candidate.example, candidate.row) for candidate in found] == sorted(
+        first.items(), key=lambda item: item[1]
+    )
+    assert len(store.read(pool.rejects_path).splitlines()) == len(rows) - len(usable)
+    for candidate, original in read_records(store, pool.shards):
+        strict_json(json.dumps(original))
+        assert original["instruction"] == rows[candidate.row]["instruction"]

@@ -1,0 +1,284 @@
+"""A store's promises: objects whole or absent, addresses in every error, the same on a disk and elsewhere."""
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nuggets.errors import StoreError, UsageError
+from nuggets.store import Store, open_store
+
+# Starts a child that may not write files of more than 64 KiB; without the signal this is an error like a full disk.
+_SMALL_FILES = """
+import resource, signal, sys
+from nuggets.errors import StoreError
+from nuggets.store import Store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+store = Store(sys.argv[1])
+try:
+    store.write("a/object", bytes(200_000))
+except StoreError as error:
+    print(error.__cause__.errno, error, end="")
+"""
+# A child without the rights of root, which permissions do not bind.
+_NOBODY = """
+import os, sys
+from nuggets.errors import StoreError
+from nuggets.store import Store
+store = Store(sys.argv[1])
+store.exists("object")  # imports the file system while Python's own files can surely be read
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+print(store.read("object").decode(), store.list(""))
+for attempt in (store.check_writable, lambda: store.write("object", b"new"), lambda: store.remove("object")):
+    try:
+        attempt()
+    except StoreError as error:
+        print(error)
+"""
+_WRITE_FOR_EVER = """
+import sys
+from nuggets.store import Store
+store = Store(sys.argv[1])
+while True:
+    for letter in (b"A", b"B"):
+        store.write("object", letter * 3_000_000)
+        print(flush=True)
+"""
+
+
+def run(program: str, store: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", program, str(store)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """A file system of 64 KiB at `folder`, and whether this machine lets us mount one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request, tmp_path) -> Store:
+    return open_store(str(tmp_path / "store") if request.param == "folder" else f"memory://{uuid.uuid4()}/")
+
+
+def test_what_is_written_is_read_listed_replaced_and_removed(store):
+    assert store.list("") == []
+    assert not store.exists("a/b")
+    store.write("a/b/two", b"2")
+    store.write("a/b/one", b"1")
+    store.write("a/bc", b"")
+    store.write("top", b"\0\xff")
+    assert store.list("") == ["a/b/one", "a/b/two", "a/bc", "top"]
+    assert store.list("a/b") == ["a/b/one", "a/b/two"]
+    assert store.list("nowhere") == []
+    assert [store.read(path) for path in store.list("")] == [b"1", b"2", b"", b"\0\xff"]
+    assert [store.exists(path) for path in ("a/b/one", "a/b", "a", "a/b/o", "b")] == [True, True, True, False, False]
+    store.write("a/b/one", b"another")
+    assert store.read("a/b/one") == b"another"
+    with store.open("a/b/one") as file:
+        file.seek(2)
+        assert file.read() == b"other"
+    store.remove("a/b/one")
+    store.remove("a/b/one")
+    assert store.list("") == ["a/b/two", "a/bc", "top"]
+
+
+def test_a_missing_object_is_named_by_its_full_address(store):
+    with pytest.raises(FileNotFoundError) as missing:
+        store.read("runs/none/manifest.json")
+    assert missing.value.filename == f"{store.url}/runs/none/manifest.json"
+    assert str(missing.value) == f"[Errno {errno.ENOENT}] nothing is stored at: '{store.url}/runs/none/manifest.json'"
+
+
+def test_a_listing_is_sorted_and_hides_what_is_not_whole(store):
+    for path in ("b/2", "b/10", "a", "B", "b/.pending-x", ".pending-check-1", "b/pending"):
+        store.write(path, b"")
+    assert store.list("") == ["B", "a", "b/10", "b/2", "b/pending"]
+
+
+def test_a_store_that_can_be_written_passes_the_check_and_is_left_as_it_was(store):
+    store.check_writable()
+    assert store.list("") == []
+    if "://" not in store.url:
+        assert list(Path(store.url).iterdir()) == []
+
+
+def test_a_relative_folder_means_the_same_place_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    expected = [str(tmp_path / "x"), str(tmp_path / "home/x"), str(tmp_path / "x"), str(tmp_path)]
+    assert [open_store(url).url for url in ("./x/", "~/x", f"file://{tmp_path}/x", ".")] == expected
+    assert open_store("s3://bucket/prefix/").url == "s3://bucket/prefix"
+
+
+def test_a_scheme_nobody_knows_is_a_usage_error():
+    with pytest.raises(UsageError) as refused:
+        Store("nowhere://x").read("a")
+    assert str(refused.value) == (
+        "'nowhere://x' can't be opened (Protocol not known: nowhere): use a local folder, or install s3fs for s3://"
+    )
+
+
+def test_a_write_that_fails_leaves_the_old_object_and_nothing_else(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("a/object", b"old")
+    with pytest.raises(TypeError):
+        store.write("a/object", "text")  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["object"]
+    assert store.read("a/object") == b"old"
+
+
+def test_a_file_larger_than_allowed_leaves_the_old_object_and_names_the_new_ones_address(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("a/object", b"old")
+    assert run(_SMALL_FILES, tmp_path) == (
+        f"{errno.EFBIG} could not write {tmp_path}/a/object: {os.strerror(errno.EFBIG)}. "
+        "see the cause, and run again: what is stored already is kept"
+    )
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["object"]
+    assert store.read("a/object") == b"old"
+
+
+def test_a_full_disk_keeps_what_is_stored_and_says_what_to_do(tmp_path):
+    store = Store(str(tmp_path))
+    with small_disk(tmp_path) as mounted:
+        store.write("a/object", b"old")
+        if mounted:
+            with pytest.raises(StoreError) as refused:
+                store.write("a/object", bytes(200_000))
+            assert str(refused.value) == (
+                f"could not write {tmp_path}/a/object: {os.strerror(errno.ENOSPC)}. the disk or quota is full: "
+                "free some space or give another store; what is stored already is kept"
+            )
+        else:
+            assert run(_SMALL_FILES, tmp_path).startswith(f"{errno.EFBIG} could not write {tmp_path}/a/object: ")
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["object"]
+        assert store.read("a/object") == b"old"
+        store.write("a/small", b"fits")
+        assert store.list("") == ["a/object", "a/small"]
+
+
+def test_a_folder_without_permission_can_be_read_and_says_why_it_can_not_be_written():
+    folder = Path(tempfile.mkdtemp())  # not tmp_path: its parents are closed to other users
+    try:
+        (folder / "object").write_bytes(b"old")
+        folder.chmod(0o555)
+        said = run(_NOBODY, folder).splitlines()
+    finally:
+        folder.chmod(0o755)
+        kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+        shutil.rmtree(folder)
+    why = f"{os.strerror(errno.EACCES)}. no permission: give a store that this user may write, or mend its permissions"
+    assert said[0] == "old ['object']"
+    assert said[1].startswith(f"could not write {folder}/.pending-check-") and said[1].endswith(why)
+    assert said[2:] == [f"could not write {folder}/object: {why}", f"could not delete {folder}/object: {why}"]
+    assert kept == {"object": b"old"}
+
+
+def test_a_store_below_a_regular_file_is_refused_by_its_address(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    store = Store(str(tmp_path / "file"))
+    cause = f"{os.strerror(errno.ENOTDIR)}. see the cause, and run again: what is stored already is kept"
+    with pytest.raises(StoreError) as refused:
+        store.write("x/object", b"")
+    assert str(refused.value) == f"could not write {tmp_path}/file/x/object: {cause}"
+    with pytest.raises(StoreError, match=f"^could not write {tmp_path}/file/.pending-check-"):
+        store.check_writable()
+    assert (store.exists("x"), store.list("x")) == (False, [])
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_an_object_can_not_take_a_folders_place(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("a/b", b"kept")
+    with pytest.raises(StoreError, match=f"^could not write {tmp_path}/a: "):
+        store.write("a", b"")
+    with pytest.raises(StoreError, match=f"^could not read {tmp_path}/a: "):
+        store.read("a")
+    assert (store.list(""), [path.name for path in tmp_path.iterdir()]) == (["a/b"], ["a"])
+
+
+def test_a_parent_that_can_not_be_made_is_a_store_error_too():
+    with pytest.raises(StoreError) as refused:
+        Store("/proc/nuggets").write("object", b"")
+    assert str(refused.value) == (
+        f"could not write /proc/nuggets/object: {os.strerror(errno.ENOENT)}. "
+        "there is no such bucket or parent folder: create it, or give another store"
+    )
+
+
+def test_objects_of_a_shared_folder_can_be_read_by_colleagues(tmp_path):
+    Store(str(tmp_path)).write("object", b"")
+    assert (tmp_path / "object").stat().st_mode & 0o777 == 0o644
+
+
+def test_two_writers_of_one_object_never_show_it_torn_and_listings_miss_nothing(store):
+    contents = [bytes([letter]) * 500_000 for letter in b"AB"]
+    store.write("folder/object", contents[0])
+    for number in range(10):
+        store.write(f"folder/{number}", b"")
+    others = [f"folder/{number}" for number in range(10)]
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def write(content: bytes) -> None:
+        try:
+            for _ in range(25):
+                store.write("folder/object", content)
+        except BaseException as error:
+            failures.append(error)
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                assert store.read("folder/object") in contents
+                assert store.list("folder") == [*others, "folder/object"]
+        except BaseException as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(content,)) for content in contents]
+    reader = threading.Thread(target=look)
+    for thread in (reader, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    reader.join()
+    assert failures == []
+    assert store.read("folder/object") in contents
+
+
+def test_a_writer_that_is_killed_leaves_whole_objects_only(tmp_path):
+    store = Store(str(tmp_path))
+    for pause in (0.0, 0.003, 0.007):
+        child = subprocess.Popen([sys.executable, "-c", _WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE)
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(pause)
+        finally:
+            child.kill()
+            child.communicate()
+        assert store.list("") == ["object"]
+        assert store.read("object") in (b"A" * 3_000_000, b"B" * 3_000_000)
