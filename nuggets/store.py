@@ -34,19 +34,22 @@ def locate(url: str) -> tuple[Any, str]:
 def _explained(action: str, url: str, path: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (TypeError, AttributeError):  # a mistake of the program, not of the store
+        raise
+    except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
         if isinstance(error, FileNotFoundError) and action == "read":
             raise
         where = f"{url.rstrip('/')}/{path}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             advice = "the disk or quota is full: free some space or give another store; what is stored already is kept"
-        elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        elif isinstance(error, PermissionError) or number == errno.EROFS:
             advice = "no permission: give a store that this user may write, or mend its permissions"
         elif isinstance(error, FileNotFoundError):
             advice = "there is no such bucket or parent folder: create it, or give another store"
         else:
             advice = "see the cause, and run again: what is stored already is kept"
-        raise StoreError(f"could not {action} {where}: {error.strerror or error}. {advice}") from error
+        raise StoreError(f"could not {action} {where}: {getattr(error, 'strerror', None) or error}. {advice}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def test_one_byte_of_weights_config_or_tokenizer_changes_the_digest(tmp_path, na
 def test_a_file_more_or_by_another_name_changes_the_digest(tmp_path):
     model = folder(tmp_path / "model")
     more = folder(tmp_path / "more", chat_template_DOT_jinja=b"{{ messages }}")
-    moved = folder(tmp_path / "moved", "tokenizer_config.json", special_tokens_map_DOT_json=b"{}")
+    moved = folder(tmp_path / "moved", "tokenizer_config.json", tokenizer_other_DOT_json=b"{}")
     assert len({digest(model), digest(more), digest(moved)}) == 3
 
 

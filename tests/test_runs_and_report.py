@@ -231,6 +231,10 @@ def test_every_edge_that_is_a_share_of_the_anchors_starts_its_bin(anchors: int):
         assert bars([score])[0].startswith(f"{number / 20:.2f}-")
 
 
+def test_an_edge_that_floating_point_misses_starts_its_bin_all_the_same():
+    assert bars([0.29], bins=100) == [f"0.29-0.30        1 {'#' * 40}"]  # 0.29 * 100 is 28.999999999999996
+
+
 def test_bars_are_scaled_to_the_longest_and_no_example_is_without_one():
     assert bars([0.0] * 80 + [0.5] * 3 + [0.6], [True] * 20 + [False] * 60 + [True] + [False] * 3, bins=2) == [
         "0.00-0.50       80 " + "#" * 10 + "." * 30,

@@ -43,8 +43,11 @@ def find_source(url: str) -> PoolSource:
         return _file_source(address)
     except GZIP_ERRORS as error:
         raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
-    except OSError as error:
-        raise UsageError(f"'{url}' can't be read: {error.strerror or error}. Check the path and permissions") from error
+    except UsageError:
+        raise
+    except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"'{url}' can't be read: {reason}. Check address, credentials and permissions") from error
 
 
 def _file_source(address: str) -> PoolSource:
