@@ -75,7 +75,7 @@ def write_anchors(store: Store, path: str, anchors: Sequence[Anchor]) -> None:
 
 def read_anchors(store: Store, path: str) -> list[Anchor]:
     """A stored anchor set, in its order."""
-    rows = json.loads(store.read(path))
+    rows = store.read_json(path)
     return [
         Anchor(row["example_id"], row["pool_row"], Example(row["instruction"], row["input"], row["output"]))
         for row in rows

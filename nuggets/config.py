@@ -64,7 +64,8 @@ class CurateConfig:
     )
     demonstration_tokens: int | None = option(
         None,
-        "Demonstrations are cut at this many tokens. Default: 2048, less where the model's context is shorter.",
+        "Demonstrations are cut at this many tokens. Default: what the model's context leaves, at most 2048 except in "
+        "profile released.",
         ge=1,
     )
     dtype: Dtype = option("auto", "Number format of the model's weights. auto: float32 on CPU, bfloat16 on GPU.")

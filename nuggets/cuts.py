@@ -55,7 +55,8 @@ def kept_count(cut: TopK | TopFraction, candidates: int) -> int:
     if isinstance(cut, TopK):
         return min(cut.count, candidates)
     # 0.07 * 100 is 7.000000000000001 in floating point: rounding that up would keep an eighth candidate.
-    return min(math.ceil(round(cut.value * candidates, 9)), candidates)
+    kept = math.ceil(round(cut.value * candidates, 9))
+    return min(max(kept, 1 if cut.value > 0 else 0), candidates)
 
 
 def cut_name(cut: Cut) -> str:

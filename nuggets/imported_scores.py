@@ -92,6 +92,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
         "pool": {"source": pool, "sha256": pool_print},
         "model": {"name": "of the authors' program, not recorded in its files", "digest": None},
         "score_files": list(scores.files),
+        "mean_gain_unit": "nats per anchor: the score files hold no token counts",
     }
     name = run or f"imported-{digest(identity)[:8]}"
     open_run(

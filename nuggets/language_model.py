@@ -31,7 +31,7 @@ def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool =
     digest = files_digest(files)
     path = f"models/{digest}.json"
     if store.exists(path):
-        card = ModelCard(**json.loads(store.read(path)))
+        card = ModelCard(**store.read_json(path))
         return ModelCard(**{**asdict(card), "name": files.name})
     from transformers import AutoConfig
 

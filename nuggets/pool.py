@@ -78,7 +78,7 @@ def ingest_pool(
 
 def read_pool_record(store: Store, pool_id: str) -> Pool:
     """The record that ingest left of a pool."""
-    fields = json.loads(store.read(f"pools/{pool_id}/pool.json"))
+    fields = store.read_json(f"pools/{pool_id}/pool.json")
     return Pool(**{**fields, "shards": tuple(fields["shards"]), "shard_examples": tuple(fields["shard_examples"])})
 
 

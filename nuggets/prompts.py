@@ -77,7 +77,8 @@ def token_limits(profile: Profile, *, context: int, demonstration: int | None, a
     Raises InputError if both together are longer than the context.
     """
     anchor = anchor or (RELEASED_ANCHOR_TOKENS if profile == "released" else min(512, context // 2))
-    demonstration = demonstration or min(2048, context - anchor)
+    room = context - anchor
+    demonstration = demonstration or (room if profile == "released" else min(2048, room))
     if demonstration < 1 or demonstration + anchor > context:
         raise InputError(
             f"demonstration_tokens={demonstration} and anchor_tokens={anchor} together do not fit the model's "

@@ -43,7 +43,6 @@ class Selection:
     candidates: int
     kept: int
     quantiles: dict[str, float]  # of all candidates' golden scores
-    report: str
     shown: tuple[RankedExample, ...]  # the best and the worst
     already_there: bool
 
@@ -97,6 +96,11 @@ def publish_selection(store_url: str, run_name: str, cut: Cut) -> Selection:
     return selection
 
 
+def read_report(store_url: str, selection: Selection) -> str:
+    """A published selection's report, in Markdown."""
+    return open_store(store_url).read(f"{selection_folder(selection.run, selection.name)}/report.md").decode()
+
+
 def scores_bytes(table: GoldenTable, kept: NDArray[np.int64]) -> bytes:
     """Every candidate's scores as Parquet, in the order of the pool."""
     return table_bytes(
@@ -117,7 +121,10 @@ def _selected_jsonl(table: GoldenTable, kept: NDArray[np.int64], records: Record
     for rank, index in enumerate(kept, start=1):
         key = table.candidate_ids[index]
         score = float(table.golden_score[index])
-        row = {**records[key][1], "golden_score": score, "rank": rank, "example_id": key}
+        added = {"golden_score": score, "rank": rank, "example_id": key}
+        # A pool that was curated before has these fields already: its own move aside, none is lost.
+        original = {f"original_{name}" if name in added else name: value for name, value in records[key][1].items()}
+        row = original | added
         lines.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return b"".join(lines)
 
@@ -148,7 +155,6 @@ def _describe(
         quantiles={
             f"{q:g}": round(float(value), 6) for q, value in zip(QUANTILES, np.quantile(scores, QUANTILES), strict=True)
         },
-        report=store.uri(f"{folder}/report.md"),
         shown=tuple(
             _ranked(rank, index, table, records[table.candidate_ids[index]][0], index in chosen)
             for rank, index in shown
@@ -176,12 +182,14 @@ def _report(run: Run, pool: Pool, cut: Cut, table: GoldenTable, kept: NDArray[np
     facts = {
         "cut": describe_cut(cut),
         "kept": f"{selection.kept} of {selection.candidates} candidates",
-        "pool": f"{pool.source}: {pool.rows} rows, {pool.examples} distinct examples, {pool.duplicates} duplicates, "
-        f"{sum(pool.rejects.values())} rejected, {pool.dropped_turns} later turns dropped",
-        **{name.replace("_", " "): value for name, value in run.counts.items()},
+        "pool": f"{run.inputs['pool']['source']}: {pool.rows} rows, {pool.examples} distinct examples, "
+        f"{pool.duplicates} duplicates, {sum(pool.rejects.values())} rejected, "
+        f"{pool.dropped_turns} later turns dropped",
+        **{name.replace("_", " "): value for name, value in run.counts.items() if name not in ("rows", "examples")},
         "model": run.inputs["model"]["name"],
         "profile": run.identity["profile"],
         "numbers": run.identity["dtype"],
+        "mean gain in": run.inputs.get("mean_gain_unit", "nats per response token"),
         "seconds": ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.seconds.items()),
     }
     half = min(_SHOWN, len(selection.shown))

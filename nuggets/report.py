@@ -87,7 +87,7 @@ def histogram(scores: NDArray[np.float64], kept: NDArray[np.bool_], *, bins: int
 def examples_table(examples: Sequence[RankedExample]) -> str:
     """Some candidates as a Markdown table."""
     return _table(
-        ("rank", "score", "wins", "gain (nats/token)", "kept", "row", "instruction", "output"),
+        ("rank", "score", "wins", "mean gain", "kept", "row", "instruction", "output"),
         [
             (
                 str(item.rank),

@@ -104,7 +104,7 @@ def note_outcome(store_url: str, name: str, state: RunState, message: str = "", 
 def read_run(store: Store, name: str) -> Run:
     """The manifest of a run. Raises UsageError listing the runs that are there."""
     try:
-        fields = json.loads(store.read(f"{run_folder(name)}/manifest.json"))
+        fields = store.read_json(f"{run_folder(name)}/manifest.json")
     except FileNotFoundError:
         names = ", ".join(run.name for run in list_runs(store)) or "none"
         raise UsageError(f"run '{name}' is not in store {store.url}; runs there: {names}") from None
@@ -121,7 +121,7 @@ def list_runs(store: Store) -> list[Run]:
 def list_selections(store: Store, name: str) -> list[dict[str, Any]]:
     """The manifests of a run's selections, oldest first."""
     paths = [path for path in store.list(f"{run_folder(name)}/selections") if path.endswith("/manifest.json")]
-    return sorted((json.loads(store.read(path)) for path in paths), key=lambda item: (item["created_at"], item["name"]))
+    return sorted((store.read_json(path) for path in paths), key=lambda item: (item["created_at"], item["name"]))
 
 
 def versions() -> dict[str, str]:

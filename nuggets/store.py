@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import json
 import os
 import posixpath
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import fsspec.core
 
@@ -49,7 +50,9 @@ def _explained(action: str, url: str, path: str) -> Iterator[None]:
             advice = "there is no such bucket or parent folder: create it, or give another store"
         else:
             advice = "see the cause, and run again: what is stored already is kept"
-        raise StoreError(f"could not {action} {where}: {getattr(error, 'strerror', None) or error}. {advice}") from error
+        raise StoreError(
+            f"could not {action} {where}: {getattr(error, 'strerror', None) or error}. {advice}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,15 @@ class Store:
                 raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
         return data
 
-    def open(self, path: str) -> IO[bytes]:
-        """An object as a readable, seekable binary file, for formats that read in pieces."""
-        filesystem, target = self._at(path)
-        with _explained("read", self.url, path):
-            file: IO[bytes] = filesystem.open(target, "rb")
-        return file
+    def read_json(self, path: str) -> Any:
+        """An object's content as JSON. Raises StoreError naming a damaged one."""
+        try:
+            return json.loads(self.read(path))
+        except ValueError as error:
+            raise StoreError(
+                f"{self.uri(path)} is damaged and can't be read as JSON ({error}): delete this file and run again; "
+                "only what it held is made anew"
+            ) from error
 
     def write(self, path: str, data: bytes) -> None:
         """Store an object: readers see all of it or nothing, also when this process is killed."""

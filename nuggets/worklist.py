@@ -40,4 +40,4 @@ def write_worklist(store: Store, path: str, batches: Sequence[Batch]) -> None:
 
 def read_worklist(store: Store, path: str) -> list[Batch]:
     """What one task has to score."""
-    return [Batch(tuple(row["candidate_ids"]), tuple(row["anchors"])) for row in json.loads(store.read(path))]
+    return [Batch(tuple(row["candidate_ids"]), tuple(row["anchors"])) for row in store.read_json(path)]

@@ -4,26 +4,15 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from nuggets.cuts import Threshold, TopFraction, TopK
-from nuggets.publishing import Selection, publish_selection
-from nuggets.report import examples_table
+from nuggets.publishing import Selection, publish_selection, read_report
 
 
 @task(task_run_name="publish {run}")
 def publish(store: str, run: str, cut: Threshold | TopK | TopFraction) -> Selection:
-    """Apply the cut and publish what it keeps; the summary and the best and worst ten become artifacts."""
+    """Apply the cut and publish what it keeps; its report and the best and worst ten become artifacts."""
     selection = publish_selection(store, run, cut)
     create_markdown_artifact(
-        key="selection",
-        description=f"{run}: {selection.cut}",
-        markdown="\n\n".join(
-            [
-                f"# {run}: {selection.cut}",
-                f"**{selection.kept}** of {selection.candidates} candidates kept, in `{selection.folder}`",
-                "Golden scores at the quantiles: "
-                + ", ".join(f"{quantile}: {score:.3f}" for quantile, score in selection.quantiles.items()),
-                examples_table(selection.shown),
-            ]
-        ),
+        key="selection", description=f"{run}: {selection.cut}", markdown=read_report(store, selection)
     )
     create_table_artifact(
         key="best-and-worst",

@@ -96,7 +96,8 @@ def test_mean_gain_is_one_shot_minus_zero_shot_in_nats_per_anchor(files):
 def test_without_raw_files_gains_are_unknown(files):
     files.put(at_0_2_score=SCORES)
     selection = publish_selection(files.store.url, files.imported().name, TopK(1))
-    report = Path(selection.report).read_text()
+    report = (Path(selection.folder) / "report.md").read_text()
+    assert "| mean gain in | nats per anchor" in report
     assert "| 1 | 1.000 | 2/2 | unknown | yes | 1 | Count. | 1 |" in report
     golden = files.golden()
     assert golden.golden_score.tolist() == [0.5, 1.0]

@@ -339,7 +339,7 @@ def test_default_profile_is_chat_where_there_is_a_chat_template() -> None:
 @pytest.mark.parametrize(
     ("profile", "context", "demonstration", "anchor", "expected"),
     [
-        ("released", 8192, None, None, TokenLimits(2048, 200)),
+        ("released", 8192, None, None, TokenLimits(7992, 200)),
         ("plain", 8192, None, None, TokenLimits(2048, 512)),
         ("chat", 8192, None, None, TokenLimits(2048, 512)),
         ("released", 1024, None, None, TokenLimits(824, 200)),

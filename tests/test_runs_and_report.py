@@ -165,13 +165,13 @@ score        examples  (# kept, . dropped)
 
 ## Best
 
-| rank | score | wins | gain (nats/token) | kept | row | instruction | output |
+| rank | score | wins | mean gain | kept | row | instruction | output |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | 1 | 0.350 | 7/20 | +1.250 | yes | 11 | Add. | 3 |
 
 ## Worst
 
-| rank | score | wins | gain (nats/token) | kept | row | instruction | output |
+| rank | score | wins | mean gain | kept | row | instruction | output |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | 3 | 0.150 | 3/20 | -0.062 | no | 13 | Add. | a \\| b &lt;i>c&lt;/i> |
 | 4 | 0.150 | 3/20 | unknown | no | 14 | 'rm' \\\\ it | 3 |

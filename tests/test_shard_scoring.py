@@ -15,7 +15,7 @@ from nuggets.errors import InputError, Interrupted, StoreError
 from nuggets.examples import Example
 from nuggets.prompts import PromptProfile
 from nuggets.scoring.door import Continuation
-from nuggets.shard_scoring import score_batches
+from nuggets.shard_scoring import Scorer, score_batches
 from nuggets.store import Store
 from nuggets.worklist import Batch
 
@@ -66,16 +66,8 @@ def score(
     anchors: Sequence[str] = ANCHORS,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    return score_batches(
-        store,
-        KEY,
-        batches,
-        examples=EXAMPLES,
-        anchors=[anchor(name) for name in anchors],
-        profile=PROFILE,
-        model=model,
-        should_stop=should_stop,
-    )
+    scorer = Scorer(store, KEY, PROFILE, model, should_stop)
+    return score_batches(scorer, batches, examples=EXAMPLES, anchors=[anchor(name) for name in anchors])
 
 
 def stored(store: Store, candidates: Sequence[str] = CANDIDATES, anchors: Sequence[str] = ANCHORS) -> list[list]:
@@ -119,7 +111,7 @@ def test_batches_are_scored_with_their_own_candidates_and_anchors(store):
     ]
 
 
-@pytest.mark.parametrize("candidates", [1, 3, 5])
+@pytest.mark.parametrize("candidates", [1, 3, 4])
 def test_a_stop_stores_what_was_computed_and_the_next_attempt_computes_only_the_rest(store, candidates):
     first = SummingModel()
     with pytest.raises(Interrupted) as stopped:
@@ -131,6 +123,25 @@ def test_a_stop_stores_what_was_computed_and_the_next_attempt_computes_only_the_
     assert score(store, second) == 15 - 3 * candidates
     assert second.computed == [(100 * row, column) for row in range(candidates + 1, 6) for column in (1, 2, 3)]
     assert stored(store) == EXPECTED
+
+
+def test_a_stop_after_the_last_candidate_has_nothing_left_to_stop(store):
+    assert score(store, SummingModel(), should_stop=stop_after(5)) == 15
+    assert stored(store) == EXPECTED
+
+
+def test_what_was_computed_before_the_model_failed_is_stored(store):
+    class FailingModel(SummingModel):
+        def log_prob_sums(self, prefixes, continuations):
+            for row, sums in enumerate(super().log_prob_sums(prefixes, continuations)):
+                if row == 3:
+                    raise MemoryError("CUDA out of memory")
+                yield sums
+
+    with pytest.raises(MemoryError, match="CUDA out of memory"):
+        score(store, FailingModel())
+    assert stored(store) == EXPECTED[:3] + [[None] * 3] * 2
+    assert score(store, SummingModel()) == 6
 
 
 @given(st.lists(st.integers(1, 5), max_size=6))
