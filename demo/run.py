@@ -23,7 +23,7 @@ def main() -> None:
     """Plant the defects, run the main job as a user would, and print what came of it."""
     started = time.monotonic()
     pool, labels = _prepare()
-    print(f"demo pool: {pool}, {len(labels)} of its rows are damaged; the flow does not know which")
+    print(f"demo pool: {pool}, {len(labels)} of its rows are damaged; the flow does not know which", flush=True)
     nuggets = [str(Path(sys.executable).with_name("nuggets")), "curate", str(pool), "--store", str(OUT / "store")]
     done = subprocess.run([*nuggets, "--run", RUN, "--top-fraction", str(CUT), *SETTINGS], check=False)
     if done.returncode:
@@ -37,8 +37,9 @@ def main() -> None:
 def summary(folder: Path, labels: dict[int, str], *, seconds: float) -> str:
     """The table that the demo ends with."""
     scores = pd.read_parquet(folder / "scores.parquet")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    counts = manifest["run"]["counts"]
+    selection = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    # The run's own manifest speaks of this attempt, the selection's of the one that published it.
+    counts = json.loads((folder.parents[1] / "manifest.json").read_text(encoding="utf-8"))["counts"]
     damaged = scores["candidate_row"].isin(labels.keys())
     kept = scores["kept"]
     quantiles = scores["golden_score"].quantile([0, 0.25, 0.5, 0.75, 1])
@@ -52,7 +53,7 @@ def summary(folder: Path, labels: dict[int, str], *, seconds: float) -> str:
         ),
         ("seconds", f"{seconds:.0f}"),
         ("golden score", "  ".join(f"{name} {value:.2f}" for name, value in zip(QUANTILES, quantiles, strict=True))),
-        ("kept", f"{int(kept.sum())} ({manifest['cut']['meaning']})"),
+        ("kept", f"{int(kept.sum())} ({selection['cut']['meaning']})"),
         ("damaged among kept", _share(damaged[kept])),
         ("damaged among dropped", _share(damaged[~kept])),
         ("AUC, sound above damaged", f"{auc:.2f} (0.5 would be chance)"),

@@ -5,7 +5,15 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _LINE_SECONDS = 15.0
 
@@ -26,7 +34,7 @@ class RunDisplay(logging.Handler):
             TimeRemainingColumn(compact=True),
             console=self._console,
         )
-        self._bar = self._progress.add_task("cells", total=None, visible=False)
+        self._bar: TaskID | None = None
         self._total = self._done = 0
         self._started = self._last_line = 0.0
 
@@ -52,9 +60,10 @@ class RunDisplay(logging.Handler):
         if not self._started:
             self._started = self._last_line = time.monotonic()
             if self._console.is_terminal:
+                self._bar = self._progress.add_task("cells", total=self._total)
                 self._progress.start()
-        if self._console.is_terminal:
-            self._progress.update(self._bar, total=self._total, completed=self._done, visible=True)
+        if self._bar is not None:
+            self._progress.update(self._bar, total=self._total, completed=self._done)
             if self._done >= self._total:
                 self._progress.stop()
         elif computed and (time.monotonic() - self._last_line > _LINE_SECONDS or self._done >= self._total):

@@ -14,6 +14,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from nuggets.errors import NuggetsError
+from nuggets.progress import report_stage
 
 _STARTUP_SECONDS = 180
 _DRAIN_SECONDS = 30
@@ -33,6 +34,7 @@ def prefect_api() -> Iterator[None]:
         _check_reachable(PREFECT_API_URL.value())
         yield
         return
+    report_stage("no Prefect server is configured (PREFECT_API_URL): starting a temporary one")
     with _server() as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             yield

@@ -4,9 +4,15 @@ from prefect import task
 
 from nuggets.config import CurateConfig
 from nuggets.preparation import PreparedRun, prepare_run
+from nuggets.progress import report_stage
 
 
 @task(task_run_name="prepare {config.pool}")
 def prepare(config: CurateConfig) -> PreparedRun:
     """Hash pool, model and encoder, and open the run in its store."""
-    return prepare_run(config)
+    prepared = prepare_run(config)
+    setup = prepared.setup
+    report_stage(
+        f"run {prepared.name} in {prepared.store}: model {setup.files.name}, profile {setup.profile}, {setup.dtype}"
+    )
+    return prepared
