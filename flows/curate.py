@@ -74,7 +74,9 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Se
     watch.lap("ingest")
     embeddings: list[str] = []
     if config.anchor_file is None:
-        embeddings = _results("embed", list(embed.map(unmapped(prepared), list(pool.shards))))
+        embeddings = _results(
+            "embed", list(embed.map(unmapped(prepared), list(range(len(pool.shards))), list(pool.shards)))
+        )
     watch.lap("embed")
     anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
     watch.lap("anchors")

@@ -6,7 +6,7 @@ from nuggets.embedding import embed_shard
 from nuggets.preparation import PreparedRun
 
 
-@task(task_run_name="embed {shard}")
-def embed(prepared: PreparedRun, shard: str) -> str:
+@task(task_run_name="embed shard {index:03d}")
+def embed(prepared: PreparedRun, index: int, shard: str) -> str:
     """Path of the shard's embeddings, computed if the store has none."""
     return embed_shard(prepared, shard)
