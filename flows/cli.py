@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import read_options_file, with_options
+from flows.options import overridden, read_options_file, with_options
 from nuggets import __version__
 from nuggets.config import DEFAULT_STORE, CurateConfig, ReselectConfig, config_from_mapping
 from nuggets.errors import Interrupted, NuggetsError, UsageError
@@ -34,10 +34,9 @@ Out = Annotated[Path, typer.Option("--out", help="The Parquet file to write.", s
 )
 def curate(config: Path | None = None, **options: Any) -> None:
     """Score a pool and publish the examples that help most. Cells that are in the store are not computed again."""
-    given = read_options_file(config) if config else {}
-    given |= {name: value for name, value in options.items() if value is not None}
-    source = str(config) if config else "command line"
-    checked = config_from_mapping(given, source=source)
+    given = {name: value for name, value in options.items() if value is not None}
+    in_file = read_options_file(config) if config else {}
+    checked = config_from_mapping(overridden(in_file, given), source=str(config or "command line"))
 
     from flows.running import run_curate  # here, because Prefect takes seconds to import and --help should not
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from nuggets.config import EXCLUSIVE
 from nuggets.errors import UsageError
 
 
@@ -47,6 +48,15 @@ def read_options_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"config='{path}' holds {type(content).__name__}; it has to hold 'field: value' lines")
     return content
+
+
+def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's values with those given on the command line in their place.
+
+    An option also takes the place of those that exclude it: `--top-k 5` replaces the file's threshold.
+    """
+    replaced = {name for group in EXCLUSIVE for name in group if any(other in given for other in group)}
+    return {name: value for name, value in file.items() if name not in replaced} | dict(given)
 
 
 def _parameter(item: Field[Any], *, is_argument: bool, required: bool) -> inspect.Parameter:

@@ -10,6 +10,7 @@ from nuggets.errors import UsageError
 Profile = Literal["released", "plain", "chat"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+EXCLUSIVE = (("threshold", "top_k", "top_fraction"), ("anchors", "anchor_file"))  # at most one of each
 DEFAULT_STORE = "./nuggets-store"
 SHARD_SIZE = 512
 MAX_ROW_BYTES = 1_000_000

@@ -92,6 +92,16 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(tmp_path: Path, pool_fi
     assert "first" in listing and "complete" in listing and "best 5 %: 1; best 3: 3" in listing
 
 
+def test_a_yaml_file_and_the_command_line_go_together(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+    settings = {"pool": str(pool_file), "model": str(tiny_model), "anchors": 2, "threshold": 0.9, "run": "yaml"}
+    (tmp_path / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
+    done = nuggets("curate", "--config", tmp_path / "run.yaml", "--store", tmp_path / "store", "--top-k", 4)
+    assert done.returncode == 0, done.stderr
+    assert "kept 4 of 20" in done.stdout
+    config = manifest(tmp_path / "store", "yaml")["config"]
+    assert {name: config[name] for name in settings} == {**settings, "threshold": None}
+
+
 def test_two_runs_of_the_same_inputs_are_byte_identical(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     for name, shard_size in (("one", 20), ("two", 20)):
         run_flow(pool_file, tmp_path / name, tiny_model, run="r", shard_size=shard_size)
