@@ -93,7 +93,7 @@ class Store:
         """Store an object: readers see all of it or nothing, also when this process is killed."""
         filesystem, target = self._at(path)
         with _explained("write", self.url, path):
-            if "file" in filesystem.protocol:
+            if _is_local(filesystem):
                 _replace_local(target, data)
             else:
                 filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
@@ -109,7 +109,9 @@ class Store:
         filesystem, target = self._at(folder)
         _, root = locate(self.url)
         with _explained("list", self.url, folder):
-            found = filesystem.find(target) if filesystem.exists(target) else []
+            # A local folder that may not be read would be left out silently, and what is in it computed again.
+            strict = {"on_error": "raise"} if _is_local(filesystem) else {}
+            found = filesystem.find(target, **strict) if filesystem.exists(target) else []
         paths = (posixpath.relpath(name, root) for name in found)
         return sorted(path for path in paths if not posixpath.basename(path).startswith(_PENDING))
 
@@ -131,6 +133,10 @@ def open_store(url: str) -> Store:
     if "://" in url and not url.startswith("file://"):
         return Store(url.rstrip("/"))
     return Store(locate(url)[1])
+
+
+def _is_local(filesystem: Any) -> bool:
+    return "file" in filesystem.protocol
 
 
 def _replace_local(target: str, data: bytes) -> None:

@@ -107,7 +107,10 @@ class PackedEngine:
     ) -> Iterator[NDArray[np.float64]]:
         """See LanguageModel."""
         longest = max((len(item.ids) for item in continuations), default=0)
-        packs = pack_continuations(continuations, token_budget=self.token_budget)
+        packs = [
+            _on_device(pack, self.model.device)
+            for pack in pack_continuations(continuations, token_budget=self.token_budget)
+        ]
         for prefix in prefixes:
             if self.context is not None and len(prefix) + longest > self.context:
                 yield from self._beyond_window([prefix], continuations)
@@ -124,32 +127,27 @@ class PackedEngine:
             self.model.set_attn_implementation(PACKED_ATTENTION)
 
     @torch.inference_mode()
-    def _row(self, prefix: Sequence[int], packs: Sequence[Pack], count: int) -> NDArray[np.float64]:
+    def _row(self, prefix: Sequence[int], packs: Sequence["_DevicePack"], count: int) -> NDArray[np.float64]:
         shared = self._keys_values(prefix) if prefix else None
         sums = torch.zeros(count, dtype=torch.float64, device=self.model.device)
         for pack in packs:
-            positions = [len(prefix) + offset for offset in pack.offsets]
             with forward_pass(ForwardPass(pack.segments, shared=shared)):
-                hidden = self._hidden(pack.ids, positions)
-            hidden = hidden[torch.tensor(pack.scored, device=hidden.device)]
-            targets = torch.tensor(pack.targets, device=hidden.device)
-            owners = torch.tensor(pack.owners, device=hidden.device)
-            sums.index_add_(0, owners, self._response_log_probs(hidden, targets).double())
+                hidden = self._hidden(pack.ids, pack.offsets + len(prefix))
+            log_probs = self._response_log_probs(hidden[pack.scored], pack.targets)
+            sums.index_add_(0, pack.owners, log_probs.double())
         return sums.cpu().numpy()
 
     def _keys_values(self, prefix: Sequence[int]) -> KeysValues:
         record: KeysValues = {}
+        ids = torch.tensor(prefix, device=self.model.device)
         with forward_pass(ForwardPass([Segments(0, 1, len(prefix))], record=record)):
-            self._hidden(prefix, range(len(prefix)))
+            self._hidden(ids, torch.arange(len(prefix), device=ids.device))
         return record
 
-    def _hidden(self, ids: Iterable[int], positions: Iterable[int]) -> Tensor:
-        """Last hidden states `(tokens, width)` of one pass."""
-        device = self.model.device
+    def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Last hidden states `(tokens, width)` of one pass over `(tokens,)` ids at these positions."""
         hidden: Tensor = self.model.base_model(
-            input_ids=torch.tensor([list(ids)], device=device),
-            position_ids=torch.tensor([list(positions)], device=device),
-            use_cache=False,
+            input_ids=ids[None], position_ids=positions[None], use_cache=False
         ).last_hidden_state[0]
         return hidden
 
@@ -159,6 +157,23 @@ class PackedEngine:
         rows = max(1, _LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         parts = zip(hidden.split(rows), targets.split(rows), strict=True)
         return torch.cat([_log_probs(head(states), wanted) for states, wanted in parts])
+
+
+@dataclass(frozen=True)
+class _DevicePack:
+    """A pack's token lists as tensors on the model's device: made once, used behind every prefix."""
+
+    segments: tuple[Segments, ...]
+    ids: Tensor
+    offsets: Tensor
+    scored: Tensor
+    targets: Tensor
+    owners: Tensor
+
+
+def _on_device(pack: Pack, device: torch.device) -> _DevicePack:
+    lists = (pack.ids, pack.offsets, pack.scored, pack.targets, pack.owners)
+    return _DevicePack(pack.segments, *(torch.tensor(items, device=device) for items in lists))
 
 
 def _log_probs(logits: Tensor, targets: Tensor) -> Tensor:
