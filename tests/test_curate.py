@@ -110,6 +110,20 @@ def test_two_runs_of_the_same_inputs_are_byte_identical(tmp_path: Path, pool_fil
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
 
 
+def test_cells_and_selection_do_not_depend_on_how_the_pool_is_cut_into_shards(
+    tmp_path: Path, pool_file: Path, tiny_model: Path
+) -> None:
+    for name, shard_size in (("whole", 20), ("pieces", 3)):
+        run_flow(pool_file, tmp_path / name, tiny_model, run="r", shard_size=shard_size, anchors=4, top_k=5)
+        exported = nuggets("cells", "r", "--store", tmp_path / name, "--out", tmp_path / f"{name}.parquet")
+        assert exported.returncode == 0, exported.stderr
+    whole, pieces = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "pieces"))
+    pd.testing.assert_frame_equal(whole, pieces, rtol=1e-5)
+    chosen = [(tmp_path / name / "runs/r/selections/top-k-5/selected.jsonl").open() for name in ("whole", "pieces")]
+    ids = [[json.loads(line)["example_id"] for line in file] for file in chosen]
+    assert ids[0] == ids[1] and len(ids[0]) == 5
+
+
 def test_a_larger_pool_and_another_shard_size_compute_only_what_is_new(
     tmp_path: Path, pool_file: Path, tiny_model: Path
 ) -> None:
