@@ -91,10 +91,12 @@ def _await(url: str, process: subprocess.Popen[bytes]) -> None:
         if _is_healthy(url):
             return
         time.sleep(0.1)
+    ended = process.poll()
+    what = f"did not answer within {_STARTUP_SECONDS} seconds" if ended is None else f"ended with exit code {ended}"
     raise NuggetsError(
-        f"the temporary Prefect server did not start within {_STARTUP_SECONDS} seconds (exit code {process.poll()}): "
-        f"'{sys.executable} -m prefect server start' shows why; its data is in "
-        f"{os.environ.get('PREFECT_HOME', '~/.prefect')}, which has to be writable"
+        f"the temporary Prefect server {what}. It keeps its data in {os.environ.get('PREFECT_HOME', '~/.prefect')}, "
+        "which has to be writable: set PREFECT_HOME to a folder that is. If that is not it, "
+        f"'{sys.executable} -m prefect server start' shows why"
     )
 
 

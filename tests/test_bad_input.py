@@ -125,3 +125,11 @@ def test_a_dead_prefect_server_is_named(tmp_path: Path, pool_file: Path, tiny_mo
     environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     code, said = nuggets("curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment)
     assert code == 1 and "no Prefect server answers at PREFECT_API_URL=http://127.0.0.1:9/api" in said
+
+
+def test_a_prefect_home_that_can_not_be_written_is_named(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    environment["PREFECT_HOME"] = str(tmp_path / "file" / "home")
+    code, said = nuggets("curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment)
+    assert code == 1 and "set PREFECT_HOME to a folder that is" in said
