@@ -14,7 +14,7 @@ from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
-from nuggets.stopping import stop_requested
+from nuggets.stopping import check_stop
 from tasks.anchor_set import choose_anchor_set
 from tasks.baseline import measure_baseline
 from tasks.embed import embed
@@ -44,8 +44,7 @@ class Stopwatch:
         now = time.monotonic()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
-        if stop_requested():
-            raise Interrupted(f"stopped on request after stage '{stage}'")
+        check_stop()
 
 
 @flow(name="curate", flow_run_name="curate {config.pool}", task_runner=_RUNNER)

@@ -49,4 +49,4 @@ def _on_interrupt(_: int, __: FrameType | None) -> None:
     if stop_requested():
         os._exit(130)  # the second Ctrl-C: at once; cells are lost only since the last commit
     request_stop()
-    os.write(2, b"\nstopping after the candidate in hand; Ctrl-C again to stop at once\n")
+    os.write(2, b"\nstopping after the work in hand; Ctrl-C again to stop at once\n")

@@ -2,6 +2,8 @@
 
 import threading
 
+from nuggets.errors import Interrupted
+
 _requested = threading.Event()
 
 
@@ -13,6 +15,12 @@ def request_stop() -> None:
 def stop_requested() -> bool:
     """Whether someone asked this process to stop."""
     return _requested.is_set()
+
+
+def check_stop() -> None:
+    """Raise Interrupted if someone asked this process to stop: for the places between two pieces of work."""
+    if stop_requested():
+        raise Interrupted("stopped on request")
 
 
 def clear_stop() -> None:

@@ -4,9 +4,11 @@ from prefect import task
 
 from nuggets.embedding import embed_shard
 from nuggets.preparation import PreparedRun
+from nuggets.stopping import check_stop
 
 
 @task(task_run_name="embed shard {index:03d}")
 def embed(prepared: PreparedRun, index: int, shard: str) -> str:
     """Path of the shard's embeddings, computed if the store has none."""
+    check_stop()
     return embed_shard(prepared, shard)
