@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tiny_models import save_tiny_llama
+
+# How long an example takes says more about what else the machine is doing than about the code.
+settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared-machine")
 
 EXAMPLES = [
     {"instruction": f"{verb} {what}.", "input": given, "output": answer}
