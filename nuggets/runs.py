@@ -2,7 +2,7 @@
 
 ```
 runs/<name>/manifest.json          configuration, hashes, references, counts, timings, state; rewritten as it goes on
-runs/<name>/work/                  what is to be scored, per shard; replaced at every attempt
+runs/<name>/worklists/             what is to be scored, per shard; replaced at every attempt
 runs/<name>/golden.parquet         every candidate's golden score
 runs/<name>/selections/<cut>/      selected.jsonl scores.parquet report.md manifest.json; written once, never replaced
 ```

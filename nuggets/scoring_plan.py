@@ -44,7 +44,7 @@ def plan_scoring(store_url: str, run: str, key: str, pool: Pool, anchors_path: s
         start += size
         batches = missing_batches(ids[part], cells[part])
         if batches:
-            path = f"{run_folder(run)}/work/shard-{index:05d}.json"
+            path = f"{run_folder(run)}/worklists/shard-{index:05d}.json"
             write_worklist(store, path, batches)
             work.append(ShardWork(index, shard, path, sum(batch.cells for batch in batches)))
     missing = sum(item.cells for item in work)

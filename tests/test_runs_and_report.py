@@ -81,7 +81,7 @@ def test_an_identity_that_lost_a_part_is_another_one(store):
 def test_runs_are_listed_by_name_and_nothing_else_is_taken_for_one(store):
     assert list_runs(store) == []
     runs = [opened(store, name) for name in ("b", "a-1", "a")]
-    store.write("runs/a/work/manifest.json", b"{}")
+    store.write("runs/a/worklists/manifest.json", b"{}")
     store.write("runs/a/selections/top-k-1/manifest.json", b"{}")
     store.write("runs/half/golden.parquet", b"")
     store.write("runs/manifest.json", b"{}")

@@ -67,7 +67,7 @@ def test_batches_hold_every_missing_cell_once_and_no_other(cells):
 def test_a_worklist_comes_back_as_it_was_written(tmp_path):
     store = Store(str(tmp_path))
     batches = [Batch(("x", "y"), (0, 2)), Batch(("z",), (1,))]
-    write_worklist(store, "runs/r/work/shard-00000.json", batches)
-    assert read_worklist(store, "runs/r/work/shard-00000.json") == batches
-    write_worklist(store, "runs/r/work/shard-00000.json", [])
-    assert read_worklist(store, "runs/r/work/shard-00000.json") == []
+    write_worklist(store, "runs/r/worklists/shard-00000.json", batches)
+    assert read_worklist(store, "runs/r/worklists/shard-00000.json") == batches
+    write_worklist(store, "runs/r/worklists/shard-00000.json", [])
+    assert read_worklist(store, "runs/r/worklists/shard-00000.json") == []
