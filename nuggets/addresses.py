@@ -14,10 +14,15 @@ def digest(content: Mapping[str, Any] | list[Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def scoring_key(*, model: str, profile: str, demonstration_tokens: int, anchor_tokens: int, dtype: str) -> str:
+def scoring_key(
+    *, model: str, profile: str, demonstration_tokens: int, anchor_tokens: int, dtype: str, kv_iter: int = 1
+) -> str:
     """Address of all cells and baselines that may stand side by side; `model` is the digest of its files."""
+    # 1 means without, and is left out: cells from before there was a choice keep their address.
+    refined = {"kv_iter": kv_iter} if kv_iter > 1 else {}
     return digest(
         {
+            **refined,
             "scoring_version": SCORING_VERSION,
             "model": model,
             "profile": profile,

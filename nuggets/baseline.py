@@ -32,8 +32,8 @@ def measure_baseline(anchors: Sequence[Anchor], profile: PromptProfile, model: L
     broken = [anchor.id for anchor, known in zip(anchors, np.isfinite(sums), strict=True) if not known]
     if broken:
         raise InputError(
-            f"the model's zero-shot log-probability of anchor {broken[0]} is not a number: its weights or dtype can't "
-            "score this text; try dtype=float32 or remove the anchor"
+            f"the model gives {len(broken)} of {len(anchors)} anchors no finite zero-shot log-probability, "
+            f"{broken[0]} for one: its weights or dtype can't score this text; try dtype=float32 or remove the anchor"
         )
     tokens = np.array([item.response_tokens for item in continuations], dtype=np.int32)
     return Baseline(sums.astype(np.float32), tokens)

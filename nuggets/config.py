@@ -70,6 +70,12 @@ class CurateConfig:
         ge=1,
     )
     dtype: Dtype = option("auto", "Number format of the model's weights. auto: float32 on CPU, bfloat16 on GPU.")
+    kv_iter: int = option(
+        1,
+        "Iterations that refine a demonstration's keys and values, as the authors' program can; only profile released. "
+        "1 refines nothing.",
+        ge=1,
+    )
     max_row_bytes: int = option(
         MAX_ROW_BYTES, "A pool row larger than this many bytes is rejected as too_large.", ge=100
     )
@@ -98,6 +104,11 @@ class CurateConfig:
             raise UsageError(
                 f"anchor_tokens={self.anchor_tokens}: profile released cuts anchors at 200 tokens, as the authors' "
                 "program does; leave it out, or use profile plain or chat"
+            )
+        if self.kv_iter > 1 and self.profile != "released":
+            raise UsageError(
+                f"kv_iter={self.kv_iter} belongs to profile released, and profile is {self.profile or 'not given'}: "
+                "add profile=released, or leave kv_iter at 1"
             )
         if self.trust_remote_code is not None and self.trust_remote_code not in (self.model, self.encoder):
             raise UsageError(

@@ -63,13 +63,17 @@ def _tokenizer(files: ModelFiles, _digest: str, trust_remote_code: bool) -> Any:
         raise InputError(f"the tokenizer of model '{files.name}' in {files.folder} can't be loaded: {error}") from error
 
 
-def load_language_model(files: ModelFiles, *, dtype: str, trust_remote_code: bool = False) -> LanguageModel:
+def load_language_model(
+    files: ModelFiles, *, dtype: str, kv_iter: int = 1, trust_remote_code: bool = False
+) -> LanguageModel:
     """The model behind the door, on the GPU if there is one; kept for the life of the process, or until it changes."""
-    return _language_model(files, files_digest(files), dtype, trust_remote_code)
+    return _language_model(files, files_digest(files), dtype, kv_iter, trust_remote_code)
 
 
 @lru_cache(maxsize=1)
-def _language_model(files: ModelFiles, _digest: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
+def _language_model(
+    files: ModelFiles, _digest: str, dtype: str, kv_iter: int, trust_remote_code: bool
+) -> LanguageModel:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -85,7 +89,7 @@ def _language_model(files: ModelFiles, _digest: str, dtype: str, trust_remote_co
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model '{files.name}' in {files.folder} can't be loaded: {error}") from error
     logger.info("loaded %s (%s) on %s in %s", files.name, type(model).__name__, device, dtype)
-    return open_engine(model.to(device))
+    return open_engine(model.to(device), kv_iter=kv_iter)
 
 
 def resolve_dtype(dtype: str) -> str:

@@ -53,6 +53,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         "demonstration_tokens": setup.limits.demonstration,
         "anchor_tokens": setup.limits.anchor,
         "dtype": setup.dtype,
+        **({"kv_iter": setup.kv_iter} if setup.kv_iter > 1 else {}),
         "anchors": _anchors_identity(config, encoder_digest),
     }
     name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"

@@ -21,6 +21,7 @@ class ScoringSetup:
     profile: Profile
     limits: TokenLimits
     dtype: str
+    kv_iter: int
     trust_remote_code: bool
 
     @property
@@ -32,6 +33,7 @@ class ScoringSetup:
             demonstration_tokens=self.limits.demonstration,
             anchor_tokens=self.limits.anchor,
             dtype=self.dtype,
+            kv_iter=self.kv_iter,
         )
 
 
@@ -44,7 +46,7 @@ def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
     limits = token_limits(
         profile, context=card.context, demonstration=config.demonstration_tokens, anchor=config.anchor_tokens
     )
-    return ScoringSetup(files, card.digest, profile, limits, resolve_dtype(config.dtype), trusted)
+    return ScoringSetup(files, card.digest, profile, limits, resolve_dtype(config.dtype), config.kv_iter, trusted)
 
 
 def open_profile(setup: ScoringSetup) -> PromptProfile:
@@ -61,7 +63,9 @@ def open_model(setup: ScoringSetup) -> LanguageModel:
             f"model '{setup.files.name}' in {setup.files.folder} has digest {found}, but this run began with "
             f"{setup.model_digest}: cells of two models must not be mixed; start a new run"
         )
-    return load_language_model(setup.files, dtype=setup.dtype, trust_remote_code=setup.trust_remote_code)
+    return load_language_model(
+        setup.files, dtype=setup.dtype, kv_iter=setup.kv_iter, trust_remote_code=setup.trust_remote_code
+    )
 
 
 def _profile(card: ModelCard) -> Profile:

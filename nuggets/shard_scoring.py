@@ -21,6 +21,7 @@ from nuggets.store import Store, open_store
 from nuggets.worklist import Batch, missing_batches, read_worklist
 
 COMMIT_SECONDS = 30.0  # what a killed process loses at most; each commit is one object in the store
+_BROKEN_AT_MOST = 10  # candidates without a number: beyond it is the model that is broken, and GPU hours are at stake
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,14 @@ class Scorer:
     profile: PromptProfile
     model: LanguageModel
     should_stop: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRow:
+    """A candidate and the anchors for which the model gave no finite log-probability."""
+
+    candidate: str
+    anchors: tuple[str, ...]
 
 
 def score_shard(prepared: PreparedRun, work: ShardWork, anchors_path: str, *, should_stop: Callable[[], bool]) -> int:
@@ -53,11 +62,12 @@ def score_batches(
 ) -> int:
     """Compute and store the cells of some batches; returns how many were computed.
 
-    Cells that an earlier, interrupted attempt at the same batches has left are used, not computed. Raises InputError
-    naming the candidate and anchor if the model returns no number, and Interrupted when asked to stop; whatever ends
-    it, what was computed before is stored.
+    Cells that an earlier, interrupted attempt at the same batches has left are used, not computed. Cells for which
+    the model returns no finite number are not stored: InputError counts and names them when the rest is done, or as
+    soon as there are too many. Raises Interrupted when asked to stop. Whatever ends it, what was computed is stored.
     """
     computed = 0
+    broken: list[BrokenRow] = []
     for batch in batches:
         group = group_of(batch.candidate_ids)
         wanted = [anchors[index] for index in batch.anchors]
@@ -65,13 +75,20 @@ def score_batches(
         stored = read_cells(scorer.store, scorer.key, batch.candidate_ids, anchor_ids, group=group)
         for part in missing_batches(batch.candidate_ids, stored):
             candidates = [(candidate, examples[candidate]) for candidate in part.candidate_ids]
-            computed += _score_batch(scorer, group, candidates, [wanted[index] for index in part.anchors])
+            _score_batch(scorer, group, candidates, [wanted[index] for index in part.anchors], broken)
+            computed += part.cells
+    if broken:
+        raise _no_numbers(broken)
     return computed
 
 
 def _score_batch(
-    scorer: Scorer, group: str, candidates: Sequence[tuple[str, Example]], anchors: Sequence[Anchor]
-) -> int:
+    scorer: Scorer,
+    group: str,
+    candidates: Sequence[tuple[str, Example]],
+    anchors: Sequence[Anchor],
+    broken: list[BrokenRow],
+) -> None:
     # An anchor that stands twice in the set is one column: it is scored once and counted twice.
     distinct = list({anchor.id: anchor for anchor in anchors}.values())
     continuations = [scorer.profile.anchor(anchor.example) for anchor in distinct]
@@ -80,9 +97,11 @@ def _score_batch(
     done = 0
 
     def commit() -> None:
-        ids = tuple(candidate for candidate, _ in candidates[done - len(rows) : done])
-        if ids:
-            block = CellBlock(ids, tuple(anchor.id for anchor in distinct), np.array(rows, dtype=np.float32))
+        ids = [candidate for candidate, _ in candidates[done - len(rows) : done]]
+        some = [place for place, row in enumerate(rows) if not np.isnan(row).all()]
+        if some:
+            values = np.array([rows[place] for place in some])
+            block = CellBlock(tuple(ids[place] for place in some), tuple(anchor.id for anchor in distinct), values)
             write_block(scorer.store, scorer.key, group, block)
         rows.clear()
 
@@ -91,14 +110,15 @@ def _score_batch(
         for (candidate, _), sums in zip(
             candidates, scorer.model.log_prob_sums(demonstrations, continuations), strict=True
         ):
-            broken = np.flatnonzero(~np.isfinite(sums))
-            if len(broken):
-                raise InputError(
-                    f"candidate {candidate}, anchor {distinct[broken[0]].id}: the model returned {sums[broken[0]]} "
-                    "instead of a log-probability; try dtype=float32, or remove this example from the pool"
-                )
-            rows.append(sums)
+            with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite and is counted below
+                rows.append(sums.astype(np.float32))
             done += 1
+            unknown = np.flatnonzero(~np.isfinite(rows[-1]))
+            if len(unknown):
+                rows[-1][unknown] = np.nan  # 'not computed' to whoever reads it, whatever the model said
+                broken.append(BrokenRow(candidate, tuple(distinct[column].id for column in unknown)))
+                if len(broken) > _BROKEN_AT_MOST:
+                    raise _no_numbers(broken)
             report_cells(computed=len(anchors))
             if scorer.should_stop() and done < len(candidates):
                 raise Interrupted(
@@ -109,4 +129,16 @@ def _score_batch(
                 last_commit = time.monotonic()
     finally:
         commit()  # also when the model has failed or someone has stopped us: these numbers cost compute
-    return len(candidates) * len(anchors)
+
+
+def _no_numbers(broken: Sequence[BrokenRow]) -> InputError:
+    count = sum(len(row.anchors) for row in broken)
+    named = "; ".join(
+        f"candidate {row.candidate} with anchor {row.anchors[0]}"
+        + (f" and {len(row.anchors) - 1} more" if len(row.anchors) > 1 else "")
+        for row in broken
+    )
+    return InputError(
+        f"the model returned no finite log-probability for {count} of the cells, which are not stored: {named}. "
+        "Everything else that was computed is. Try dtype=float32, or remove these examples from the pool"
+    )

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tiny_models import save_tiny_llama
+
+# Idle OpenMP threads sleep instead of spinning: where a core is busy with something else, tiny tensors would be several
+# times slower. It is read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from tiny_models import save_tiny_llama  # noqa: E402
 
 # How long an example takes says more about what else the machine is doing than about the code.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

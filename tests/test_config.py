@@ -12,8 +12,8 @@ from nuggets.errors import UsageError
 
 FIELDS = [
     "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "profile", "threshold", "top_k",
-    "top_fraction", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "max_row_bytes",
-    "max_rejected_share", "trust_remote_code",
+    "top_fraction", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
+    "max_row_bytes", "max_rejected_share", "trust_remote_code",
 ]  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def test_a_pool_is_all_that_has_to_be_given():
         "anchor_tokens": None,
         "demonstration_tokens": None,
         "dtype": "auto",
+        "kv_iter": 1,
         "max_row_bytes": 1_000_000,
         "max_rejected_share": 0.5,
         "trust_remote_code": None,
@@ -110,6 +111,7 @@ def test_a_cut_that_can_not_be_meant_is_refused_in_both_flows(options: dict[str,
         ({"seed": 1.5}, "seed=1.5 is float; it has to be int"),
         ({"anchor_tokens": 1}, "anchor_tokens=1 is out of range: allowed is 2 or more"),
         ({"demonstration_tokens": 0}, "demonstration_tokens=0 is out of range: allowed is 1 or more"),
+        ({"kv_iter": 0}, "kv_iter=0 is out of range: allowed is 1 or more"),
         ({"max_row_bytes": 99}, "max_row_bytes=99 is out of range: allowed is 100 or more"),
         ({"max_rejected_share": 1.1}, "max_rejected_share=1.1 is out of range: allowed is 0 to 1"),
         ({"model": ["a"]}, "model=['a'] is list; it has to be str"),
@@ -164,13 +166,21 @@ def test_a_plain_run_name_is_taken(name: str):
     assert CurateConfig(pool="p.jsonl", run=name).run == name
 
 
+@pytest.mark.parametrize(("options", "found"), [({}, "not given"), ({"profile": "plain"}, "plain")])
+def test_refined_keys_and_values_are_of_the_released_profile_alone(options: dict[str, Any], found: str):
+    assert refusal(kv_iter=2, **options) == (
+        f"kv_iter=2 belongs to profile released, and profile is {found}: add profile=released, or leave kv_iter at 1"
+    )
+    assert CurateConfig(pool="p.jsonl", kv_iter=2, profile="released").kv_iter == 2
+
+
 def test_an_unknown_key_is_named_beside_all_known_ones():
     with pytest.raises(UsageError) as refused:
         config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
     assert str(refused.value) == (
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
         "anchor_file, profile, threshold, top_k, top_fraction, shard_size, seed, anchor_tokens, "
-        "demonstration_tokens, dtype, max_row_bytes, max_rejected_share, trust_remote_code"
+        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, trust_remote_code"
     )
 
 
@@ -215,6 +225,7 @@ def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds(
         "seed": {"minimum": 0, "maximum": 4294967295},
         "anchor_tokens": {"minimum": 2},
         "demonstration_tokens": {"minimum": 1},
+        "kv_iter": {"minimum": 1},
         "max_row_bytes": {"minimum": 100},
         "max_rejected_share": {"minimum": 0, "maximum": 1},
     }

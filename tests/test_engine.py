@@ -1,8 +1,12 @@
 """The engine: whatever is packed, ordered or cut in pieces, the sums are those of plain transformers calls."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import sys
+import threading
+from collections.abc import Iterator
+from copy import deepcopy
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,118 +14,104 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from tiny_models import CONFIGS, VOCABULARY, WINDOW, build_model
+from scored_pairs import (
+    MIXED,
+    OPENING,
+    PREFIXES,
+    SAME_OPENING,
+    SCORED,
+    Ids,
+    Rows,
+    assert_close,
+    engine_of,
+    expected_rows,
+    per_token,
+    plain_model,
+    plain_row,
+    plain_rows,
+    random_continuations,
+    random_prefixes,
+    rows_of,
+)
+from tiny_models import CONFIGS, WINDOW, build_model
+from transformers import AutoModelForCausalLM, FalconConfig, PreTrainedConfig
 
-from nuggets.scoring.attention import _attend_plainly, attend
+from nuggets.scoring.attention import PACKED_ATTENTION
 from nuggets.scoring.door import Continuation, LanguageModel
-from nuggets.scoring.engine import PackedEngine, PlainEngine, open_engine
+from nuggets.scoring.engine import open_engine
+from nuggets.scoring.packed import PackedEngine
+from nuggets.scoring.plain import PlainEngine
 
 PACKED = [family for family in CONFIGS if family != "gemma2"]
-EXACT = 1e-4  # nats per response token, float32
 
 
-@lru_cache
-def plain_model(family: str) -> Any:
-    """The same weights as `build_model(family)`, never touched by an engine."""
-    return build_model(family, attention="eager")
-
-
-@lru_cache
-def engine_of(family: str, token_budget: int = 4096) -> LanguageModel:
-    return open_engine(build_model(family), token_budget=token_budget)
-
-
-def plain_sums(model: Any, prefix: Sequence[int], continuations: Sequence[Continuation]) -> NDArray[np.float64]:
-    """The definition, one pair at a time, written without any of the engine's code."""
-    sums = []
-    for item in continuations:
-        ids = torch.tensor([[*prefix, *item.ids]])
-        with torch.no_grad():
-            log_probs = model(input_ids=ids).logits[0].double().log_softmax(dim=-1)
-        first = len(prefix) + item.response_start
-        sums.append(sum(log_probs[place - 1, ids[0, place]].item() for place in range(first, ids.shape[1])))
-    return np.array(sums, dtype=np.float64)
-
-
-def random_ids(generator: np.random.Generator, count: int) -> tuple[int, ...]:
-    return tuple(generator.integers(0, VOCABULARY, count).tolist())
-
-
-def random_continuations(seed: int, lengths: Sequence[tuple[int, int]]) -> list[Continuation]:
-    """Continuations of the given (tokens, response_start)."""
-    generator = np.random.default_rng(seed)
-    return [Continuation(random_ids(generator, length), start) for length, start in lengths]
-
-
-def random_prefixes(seed: int, lengths: Sequence[int]) -> list[tuple[int, ...]]:
-    generator = np.random.default_rng(seed)
-    return [random_ids(generator, length) for length in lengths]
-
-
-def assert_close(
-    found: NDArray[np.float64],
-    expected: NDArray[np.float64],
-    continuations: Sequence[Continuation],
-    per_token: float = EXACT,
-) -> None:
-    tokens = np.array([item.response_tokens for item in continuations])
-    assert found.shape == expected.shape == tokens.shape
-    assert (found[tokens == 0] == 0.0).all()
-    difference = np.abs(found - expected) / np.maximum(tokens, 1)
-    assert difference.max(initial=0.0) <= per_token, difference
-
-
-# Equal and unequal lengths, one response token, the whole text but its first token, nothing left of the response.
-MIXED = random_continuations(1, [(9, 4), (5, 4), (9, 1), (14, 6), (3, 3), (14, 13), (9, 4), (2, 1), (6, 9), (21, 5)])
-PREFIXES = random_prefixes(2, [0, 1, 12, 3, 33, 12])
+def lane_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lane")]
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_sums_are_those_of_one_plain_forward_pass_per_pair(family: str) -> None:
-    rows = list(engine_of(family).log_prob_sums(PREFIXES, MIXED))
-    assert len(rows) == len(PREFIXES)
-    for prefix, row in zip(PREFIXES, rows, strict=True):
-        assert row.dtype == np.float64
-        assert_close(row, plain_sums(plain_model(family), prefix, MIXED), MIXED)
+    found = rows_of(engine_of(family), PREFIXES, MIXED)
+    assert found.dtype == np.float64
+    assert_close(found, expected_rows(family), MIXED)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_demonstration_in_front_changes_the_sums(family: str) -> None:
     """Otherwise the test above would pass for an engine that forgets the prefix and a model that ignores it."""
-    without, behind = engine_of(family).log_prob_sums([(), PREFIXES[2]], MIXED)
-    scored = np.array([item.response_tokens > 0 for item in MIXED])
-    assert (np.abs(without - behind)[scored] > 0.01).all()
+    without, behind = rows_of(engine_of(family), [(), PREFIXES[2]], MIXED)
+    assert (np.abs(without - behind)[SCORED] > 0.01).all()
 
 
-@pytest.mark.parametrize("token_budget", [1, 7, 64, 4096])
+@pytest.mark.parametrize("token_budget", [1, 7, 64])
 @pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gpt_neox"])
 def test_the_token_budget_never_changes_a_sum(family: str, token_budget: int) -> None:
-    for prefix, row in zip(PREFIXES, engine_of(family, token_budget).log_prob_sums(PREFIXES, MIXED), strict=True):
-        assert_close(row, plain_sums(plain_model(family), prefix, MIXED), MIXED)
+    assert_close(rows_of(engine_of(family, token_budget), PREFIXES, MIXED), expected_rows(family), MIXED)
 
 
-@pytest.mark.parametrize("item", MIXED)
-def test_a_single_continuation(item: Continuation) -> None:
-    for prefix, row in zip(PREFIXES, engine_of("llama_grouped").log_prob_sums(PREFIXES, [item]), strict=True):
-        assert_close(row, plain_sums(plain_model("llama_grouped"), prefix, [item]), [item])
+@pytest.mark.parametrize("token_budget", [1, 64, 4096])
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "mistral_window", "gemma2"])
+def test_continuations_that_begin_alike(family: str, token_budget: int) -> None:
+    """Behind no prefix, too, where what they share is all that stands in front of the rest."""
+    found = rows_of(engine_of(family, token_budget), PREFIXES, SAME_OPENING)
+    assert_close(found, plain_rows(plain_model(family), PREFIXES, SAME_OPENING), SAME_OPENING)
+
+
+def test_the_same_continuation_many_times() -> None:
+    continuations = [SAME_OPENING[0]] * 5
+    found = rows_of(engine_of("llama_grouped"), PREFIXES, continuations)
+    assert_close(found, plain_rows(plain_model("llama_grouped"), PREFIXES, continuations), continuations)
+
+
+@pytest.mark.parametrize("column", range(len(MIXED)))
+def test_a_single_continuation(column: int) -> None:
+    found = rows_of(engine_of("llama_grouped"), PREFIXES, [MIXED[column]])
+    assert_close(found, expected_rows("llama_grouped")[:, column : column + 1], [MIXED[column]])
 
 
 @pytest.mark.parametrize("token_budget", [64, 4096])
-def test_200_continuations(token_budget: int) -> None:
+def test_a_thousand_continuations_behind_several_prefixes(token_budget: int) -> None:
     generator = np.random.default_rng(3)
-    shapes = [(int(length), int(generator.integers(1, length + 2))) for length in generator.integers(2, 40, 200)]
-    continuations = random_continuations(4, shapes)
-    (prefix,) = random_prefixes(5, [25])
-    (row,) = engine_of("llama_grouped", token_budget).log_prob_sums([prefix], continuations)
-    assert_close(row, plain_sums(plain_model("llama_grouped"), prefix, continuations), continuations)
+    shapes = [(int(length), int(generator.integers(1, length + 2))) for length in generator.integers(2, 14, 1000)]
+    continuations, prefixes = random_continuations(4, shapes), random_prefixes(5, [25, 3, 0, 11])
+    found = rows_of(engine_of("llama_grouped", token_budget), prefixes, continuations)
+    assert_close(found, plain_rows(plain_model("llama_grouped"), prefixes, continuations), continuations)
+
+
+@pytest.mark.parametrize("token_budget", [30, 4096])
+@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2"])
+def test_many_short_prefixes_that_share_packs(family: str, count: int, token_budget: int) -> None:
+    prefixes = random_prefixes(6, [1 + index % 7 for index in range(count)])
+    continuations = MIXED[:3]
+    found = rows_of(engine_of(family, token_budget), prefixes, continuations)
+    assert_close(found, plain_rows(plain_model(family), prefixes, continuations), continuations)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_continuations_without_response_tokens_sum_to_exactly_0(family: str) -> None:
     nothing_left = random_continuations(6, [(4, 4), (4, 7), (1, 1)])
-    for row in engine_of(family).log_prob_sums(PREFIXES, nothing_left):
-        assert row.tolist() == [0.0, 0.0, 0.0]
+    assert rows_of(engine_of(family), PREFIXES, nothing_left).tolist() == [[0.0, 0.0, 0.0]] * len(PREFIXES)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -133,50 +123,166 @@ def test_no_prefixes_give_no_rows_and_no_continuations_give_empty_rows(family: s
 @pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "mistral_window", "gemma2"])
 def test_the_order_of_continuations_and_prefixes_never_changes_a_sum(family: str) -> None:
     generator = np.random.default_rng(7)
-    expected = np.array(list(engine_of(family).log_prob_sums(PREFIXES, MIXED)))
+    expected = rows_of(engine_of(family), PREFIXES, MIXED)
     for _ in range(3):
         across, down = generator.permutation(len(MIXED)), generator.permutation(len(PREFIXES))
         shuffled = [MIXED[index] for index in across]
-        rows = engine_of(family).log_prob_sums([PREFIXES[index] for index in down], shuffled)
-        for row, index in zip(rows, down, strict=True):
-            assert_close(row, expected[index, across], shuffled, per_token=1e-5)
+        found = rows_of(engine_of(family), [PREFIXES[index] for index in down], shuffled)
+        assert_close(found, expected[down][:, across], shuffled, within=1e-5)
 
 
 def test_company_in_a_pack_never_changes_a_sum() -> None:
-    together = next(engine_of("llama_grouped").log_prob_sums([PREFIXES[2]], MIXED))
-    alone = [next(engine_of("llama_grouped").log_prob_sums([PREFIXES[2]], [item]))[0] for item in MIXED]
-    assert_close(together, np.array(alone), MIXED, per_token=1e-5)
+    engine = engine_of("llama_grouped")
+    together = rows_of(engine, PREFIXES, MIXED)
+    alone = [[rows_of(engine, [prefix], [item])[0, 0] for item in MIXED] for prefix in PREFIXES]
+    assert_close(together, np.array(alone), MIXED, within=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral_window", "gemma2"])
-def test_a_row_is_yielded_before_the_next_prefix_is_asked_for(family: str) -> None:
-    asked: list[int] = []
-
-    def prefixes() -> Iterator[tuple[int, ...]]:
-        for index, prefix in enumerate(PREFIXES):
-            asked.append(index)
-            yield prefix
-
-    rows = engine_of(family).log_prob_sums(prefixes(), MIXED)
-    next(rows)
-    next(rows)
-    assert asked == [0, 1]
+@lru_cache
+def adjustable_engine(family: str) -> PackedEngine:
+    """An engine whose token budget the test sets."""
+    engine = open_engine(build_model(family))
+    assert isinstance(engine, PackedEngine)
+    return engine
 
 
 shapes = st.lists(st.tuples(st.integers(1, 24), st.integers(1, 26)), min_size=1, max_size=8)
 
 
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=3), shapes, st.integers(1, 90), st.integers(0, 9999))
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "qwen3"])
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=5),
+    shapes,
+    st.integers(0, 3),
+    st.integers(1, 200),
+    st.integers(0, 9999),
+)
+@settings(max_examples=20)
 def test_any_mix_of_lengths_and_budget(
-    prefix_lengths: list[int], shapes: list[tuple[int, int]], token_budget: int, seed: int
+    family: str, prefix_lengths: list[int], shapes: list[tuple[int, int]], opening: int, token_budget: int, seed: int
 ) -> None:
-    prefixes, continuations = random_prefixes(seed, prefix_lengths), random_continuations(seed + 1, shapes)
-    shared = engine_of("llama_grouped")
-    assert isinstance(shared, PackedEngine)
-    engine = PackedEngine(shared.model, token_budget=token_budget, context=None)
-    for prefix, row in zip(prefixes, engine.log_prob_sums(prefixes, continuations), strict=True):
-        assert_close(row, plain_sums(plain_model("llama_grouped"), prefix, continuations), continuations)
+    prefixes = random_prefixes(seed, prefix_lengths)
+    continuations = [
+        Continuation((*OPENING[:opening], *item.ids), opening + item.response_start)
+        for item in random_continuations(seed + 1, shapes)
+    ]
+    engine = adjustable_engine(family)
+    engine.token_budget = token_budget
+    found = rows_of(engine, prefixes, continuations)
+    assert_close(found, plain_rows(plain_model(family), prefixes, continuations), continuations)
+
+
+def wins(zero_shot: Rows, rows: Rows) -> tuple[Rows, Rows]:
+    """Which cells are above their anchor's baseline, and which are far enough from it to tell."""
+    return rows > zero_shot, np.abs(rows - zero_shot) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt_neox"])
+def test_neither_budget_nor_order_ever_changes_a_win(family: str) -> None:
+    prefixes = random_prefixes(12, [3, 8, 1, 30, 14, 5, 9, 2, 22, 6])
+    model = plain_model(family)
+    expected, clear = wins(plain_row(model, (), SAME_OPENING), plain_rows(model, prefixes, SAME_OPENING))
+    scored = clear.any(axis=0)
+    assert clear[:, scored].mean() > 0.95
+    assert 0.2 < expected[clear].mean() < 0.8
+    generator = np.random.default_rng(13)
+    for token_budget in (1, 5, 17, 60, 250, 1000, 4096):
+        across, down = generator.permutation(len(SAME_OPENING)), generator.permutation(len(prefixes))
+        anchors = [SAME_OPENING[index] for index in across]
+        engine = engine_of(family, token_budget)
+        (baseline,) = rows_of(engine, [()], anchors)
+        found, _ = wins(baseline, rows_of(engine, [prefixes[index] for index in down], anchors))
+        assert (found == expected[down][:, across])[clear[down][:, across]].all(), token_budget
+
+
+def counted(prefixes: Iterator[Ids], asked: list[Ids]) -> Iterator[Ids]:
+    for prefix in prefixes:
+        asked.append(prefix)
+        yield prefix
+
+
+def test_rows_come_while_prefixes_are_still_asked_for_and_not_many_are_asked_for_ahead() -> None:
+    """Four prefixes fill four packs of 64 tokens; the lanes have one such group before them while one is read off."""
+    asked: list[Ids] = []
+    endless = (prefix for seed in count() for prefix in random_prefixes(seed, [5, 2]))
+    rows = engine_of("llama_grouped", 64).log_prob_sums(counted(endless, asked), MIXED)
+    assert asked == []
+    for done in range(1, 20):
+        row = next(rows)
+        assert_close(row, plain_row(plain_model("llama_grouped"), asked[done - 1], MIXED), MIXED)
+        assert done <= len(asked) <= done + 3 * 4
+    rows.close()
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral_window", "gemma2"])
+def test_one_prefix_at_a_time_is_at_most_three_ahead(family: str) -> None:
+    asked: list[Ids] = []
+    rows = engine_of(family, 1).log_prob_sums(counted(iter([PREFIXES[4]] * 9), asked), MIXED)
+    for done in range(1, 10):
+        next(rows)
+        assert done <= len(asked) <= done + 3
+    with pytest.raises(StopIteration):
+        next(rows)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral_window", "gemma2"])
+def test_an_error_of_the_prefixes_comes_out_and_leaves_no_thread_behind(family: str) -> None:
+    def prefixes() -> Iterator[Ids]:
+        yield from PREFIXES
+        raise KeyError("the store is gone")
+
+    rows = []
+    with pytest.raises(KeyError, match="the store is gone"):
+        rows.extend(engine_of(family, 20).log_prob_sums(prefixes(), MIXED))
+    assert lane_threads() == []
+    assert_close(rows_of(engine_of(family, 20), PREFIXES, MIXED), expected_rows(family), MIXED)
+
+
+def test_an_error_of_a_forward_pass_comes_out_and_leaves_no_thread_behind() -> None:
+    beyond_the_vocabulary = [Continuation((1, 10**6, 2), 1)]
+    with pytest.raises(IndexError):
+        rows_of(engine_of("llama"), PREFIXES, [*MIXED, *beyond_the_vocabulary])
+    with pytest.raises(IndexError):
+        rows_of(engine_of("llama"), [*PREFIXES, (10**6,)], MIXED)
+    assert lane_threads() == []
+
+
+def test_rows_that_nobody_wants_any_more_leave_no_thread_behind() -> None:
+    endless = (prefix for seed in count() for prefix in random_prefixes(seed, [5, 2]))
+    rows = engine_of("llama").log_prob_sums(endless, MIXED)
+    next(rows)
+    assert lane_threads() != []
+    rows.close()
+    assert lane_threads() == []
+
+
+def score_in_two_threads(engine: LanguageModel, prefixes: list[Ids], continuations: list[Continuation]) -> list[Rows]:
+    """Both score all of the prefixes, the second one backwards; threads take turns as often as they can."""
+    start = threading.Barrier(2)
+    found: list[Rows] = []
+
+    def score(step: int) -> None:
+        start.wait(20)
+        found.append(rows_of(engine, prefixes[::step], continuations)[::step])
+
+    threads = [threading.Thread(target=score, args=(step,)) for step in (1, -1)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gemma2"])
+def test_two_threads_may_use_one_engine_at_the_same_time(family: str) -> None:
+    for rows in score_in_two_threads(engine_of(family, 100), PREFIXES * 3, MIXED):
+        assert_close(rows, np.tile(expected_rows(family), (3, 1)), MIXED)
 
 
 @pytest.mark.parametrize("family", PACKED)
@@ -199,84 +305,128 @@ def test_no_warning_where_packing_is_right(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.messages == []
 
 
+def build_from(config: PreTrainedConfig) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spread", [0.3, 0.05])
+def test_a_model_that_never_calls_the_attention_it_is_given_is_not_packed(spread: float, dtype: torch.dtype) -> None:
+    """Falcon keeps its own; with narrow weights what leaks from one continuation to the next is less than rounding."""
+    config = FalconConfig(
+        vocab_size=384, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, initializer_range=spread
+    )
+    assert type(open_engine(build_from(config).to(dtype))) is PlainEngine
+
+
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gemma2"])
+def test_the_model_is_left_as_it_was_and_its_weights_are_in_memory_once(family: str) -> None:
+    model = build_model(family)
+    attention = model.config._attn_implementation
+    assert attention != PACKED_ATTENTION
+    engine = open_engine(model)
+    rows_of(engine, PREFIXES, MIXED)
+    assert model.config._attn_implementation == attention
+    assert_close(plain_rows(model, PREFIXES, MIXED), expected_rows(family), MIXED)
+    if isinstance(engine, PackedEngine):
+        assert engine.model.config._attn_implementation == PACKED_ATTENTION
+        pointers = [[weight.data_ptr() for weight in each.parameters()] for each in (model, engine.model)]
+        assert pointers[0] == pointers[1]
+    else:
+        assert engine.model is model
+
+
 AROUND_THE_WINDOW = [WINDOW - 22, WINDOW - 21, WINDOW - 20, WINDOW, WINDOW + 1, 3 * WINDOW, 2]
+LIMITED = ["mistral_window", "gemma2", "gemma3", "phi3_longrope"]
 
 
-@pytest.mark.parametrize("family", ["mistral_window", "gemma2", "phi3_longrope"])
-def test_sequences_around_and_beyond_the_window(family: str) -> None:
-    """The longest continuation has 21 tokens: totals of one below the window, the window, one above, and far above."""
+@pytest.mark.parametrize("continuations", [MIXED, SAME_OPENING], ids=["mixed", "same opening"])
+@pytest.mark.parametrize("family", LIMITED)
+def test_sequences_around_and_beyond_the_window(family: str, continuations: list[Continuation]) -> None:
+    """The longest of MIXED has 21 tokens: totals of one below the window, the window, one above, and far above."""
     prefixes = random_prefixes(8, AROUND_THE_WINDOW)
-    for prefix, row in zip(prefixes, engine_of(family).log_prob_sums(prefixes, MIXED), strict=True):
-        assert_close(row, plain_sums(plain_model(family), prefix, MIXED), MIXED)
+    found = rows_of(engine_of(family), prefixes, continuations)
+    assert_close(found, plain_rows(plain_model(family), prefixes, continuations), continuations)
 
 
-def test_a_continuation_beyond_the_window_without_any_prefix() -> None:
+# A model with longrope changes its frequencies whenever a sequence is on another side of the limit than the last one.
+BOTH_SIDES = random_continuations(1, [(4, 2), (25, 20)] * 6)
+AT_THE_LIMIT = random_prefixes(8, [WINDOW - 20] * 12)
+
+
+def test_sequences_on_both_sides_of_a_limit_do_not_disturb_each_other() -> None:
+    expected = plain_rows(plain_model("phi3_longrope"), AT_THE_LIMIT, BOTH_SIDES)
+    for _ in range(3):
+        assert_close(rows_of(engine_of("phi3_longrope"), AT_THE_LIMIT, BOTH_SIDES), expected, BOTH_SIDES)
+
+
+def test_two_threads_do_not_disturb_each_other_on_both_sides_of_a_limit() -> None:
+    expected = plain_rows(plain_model("phi3_longrope"), AT_THE_LIMIT, BOTH_SIDES)
+    for rows in score_in_two_threads(engine_of("phi3_longrope"), AT_THE_LIMIT, BOTH_SIDES):
+        assert_close(rows, expected, BOTH_SIDES)
+
+
+def test_frequencies_that_grow_with_the_sequence_beyond_the_trained_length() -> None:
+    """rope_type=dynamic: a demonstration's keys depend on the length of what stands behind it. Totals of 44 of 40."""
+    config = deepcopy(CONFIGS["llama"])
+    config.max_position_embeddings = WINDOW
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    (prefix,) = random_prefixes(8, [WINDOW - 5])
+    continuations = [item for item in MIXED if len(item.ids) == 9]
+    (row,) = rows_of(open_engine(build_from(config)), [prefix], continuations)
+    assert_close(row, plain_row(build_from(config), prefix, continuations), continuations)
+
+
+@pytest.mark.parametrize("family", LIMITED)
+def test_a_continuation_beyond_the_window_without_any_prefix(family: str) -> None:
     continuations = random_continuations(9, [(2 * WINDOW, 5), (6, 2)])
-    (row,) = engine_of("mistral_window").log_prob_sums([()], continuations)
-    assert_close(row, plain_sums(plain_model("mistral_window"), (), continuations), continuations)
+    (row,) = engine_of(family).log_prob_sums([()], continuations)
+    assert_close(row, plain_row(plain_model(family), (), continuations), continuations)
 
 
 def test_the_window_shows_in_these_tests() -> None:
     """The two models have the same weights: without this difference, a window that is ignored would not be seen."""
     (prefix,) = random_prefixes(10, [3 * WINDOW])
-    windowed, unlimited = (plain_sums(plain_model(name), prefix, MIXED) for name in ("mistral_window", "mistral"))
+    windowed, unlimited = (plain_row(plain_model(name), prefix, MIXED) for name in ("mistral_window", "mistral"))
     assert np.abs(windowed - unlimited).max() > 1.0
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_weights_that_are_not_numbers_give_sums_that_are_not_finite(family: str) -> None:
     model = build_model(family)
+    engine = open_engine(model)
     with torch.no_grad():
         next(model.model.layers[1].mlp.parameters())[3, 5] = float("nan")
-    (row,) = open_engine(model).log_prob_sums([PREFIXES[2]], MIXED)
-    scored = np.array([item.response_tokens > 0 for item in MIXED])
-    assert not np.isfinite(row[scored]).any()
+    rows = rows_of(engine, PREFIXES, MIXED)
+    assert not np.isfinite(rows[:, SCORED]).any()
+    assert (rows[:, ~SCORED] == 0.0).all()
 
 
 def test_a_model_in_training_mode_is_scored_without_its_dropout() -> None:
     model = build_model("gpt2").train()
-    (row,) = open_engine(model).log_prob_sums([PREFIXES[2]], MIXED)
-    assert_close(row, plain_sums(plain_model("gpt2"), PREFIXES[2], MIXED), MIXED)
+    assert_close(rows_of(open_engine(model), PREFIXES, MIXED), expected_rows("gpt2"), MIXED)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("family", ["llama_grouped", "gemma2"])
-def test_other_number_formats_stay_near_float32(family: str, dtype: torch.dtype) -> None:
-    engine = open_engine(build_model(family).to(dtype))
-    assert isinstance(engine, PlainEngine if family == "gemma2" else PackedEngine)
-    assert engine.model.dtype == dtype
-    for prefix, row in zip(PREFIXES, engine.log_prob_sums(PREFIXES, MIXED), strict=True):
-        assert_close(row, plain_sums(plain_model(family), prefix, MIXED), MIXED, per_token=0.15)
-
-
-def random_heads(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-SHAPES = [(1, 1, True), (7, 7, True), (150, 150, True), (7, 7, False), (7, 40, False), (40, 7, False), (150, 1, False)]
-
-
-@pytest.mark.parametrize("key_heads", [1, 2, 8])
-@pytest.mark.parametrize(("queries", "keys", "causal"), SHAPES)
-def test_attention_of_the_cpu_kernel_is_that_of_the_formula(
-    queries: int, keys: int, causal: bool, key_heads: int
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gemma2"])
+def test_in_16_bits_sums_are_as_near_to_float32_as_those_of_plain_forward_passes(
+    family: str, dtype: torch.dtype
 ) -> None:
-    query = random_heads(0, 3, 8, queries, 16)
-    key, value = random_heads(1, 3, key_heads, keys, 16), random_heads(2, 3, key_heads, keys, 16)
-    out, lse = attend(query, key, value, causal=causal, scale=0.7)
-    expected_out, expected_lse = _attend_plainly(query, key, value, causal=causal, scale=0.7)
-    assert out.shape == (3, 8, queries, 16)
-    assert lse.shape == (3, 8, queries)
-    torch.testing.assert_close(out, expected_out, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(lse, expected_lse, atol=1e-5, rtol=1e-5)
+    model = build_model(family).to(dtype)
+    engine = open_engine(model)
+    assert type(engine) is (PlainEngine if family == "gemma2" else PackedEngine)
+    assert engine.model.dtype == dtype
+    errors = [
+        np.sqrt((per_token(rows - expected_rows(family), MIXED)[:, SCORED] ** 2).mean())
+        for rows in (rows_of(engine, PREFIXES, MIXED), plain_rows(model, PREFIXES, MIXED))
+    ]
+    assert 0.0 < errors[0] < 1.3 * errors[1], errors
 
 
-def test_attention_and_its_log_sum_exp_of_numbers_worked_out_by_hand() -> None:
-    """One head of size 1; query 1 sees keys 0 and ln 3, which weigh 1 and 3; causal query 0 sees only the first."""
-    query = torch.ones(1, 1, 2, 1)
-    key = torch.tensor([0.0, np.log(3)], dtype=torch.float32).view(1, 1, 2, 1)
-    value = torch.tensor([10.0, 20.0]).view(1, 1, 2, 1)
-    for attention in (attend, _attend_plainly):
-        out, lse = attention(query, key, value, causal=True, scale=1.0)
-        torch.testing.assert_close(out.flatten(), torch.tensor([10.0, 17.5]))
-        torch.testing.assert_close(lse.flatten(), torch.tensor([0.0, float(np.log(4))]))
+@pytest.mark.parametrize("family", ["llama_grouped", "gemma2"])
+def test_a_model_in_float64(family: str) -> None:
+    engine = open_engine(build_model(family).double())
+    assert type(engine) is (PlainEngine if family == "gemma2" else PackedEngine)
+    assert_close(rows_of(engine, PREFIXES, MIXED), expected_rows(family), MIXED)

@@ -1,13 +1,15 @@
-"""Continuations laid end to end: what a forward pass is given, and what is read off where."""
+"""Continuations laid end to end, prefixes that share forward passes, and packs: what stands where, by hand."""
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import ceil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.scoring.door import Continuation
-from nuggets.scoring.packing import Pack, Segments, pack_continuations
+from nuggets.scoring.packing import Layout, Pack, Run, group_prefixes, halves, lay_out, plan_packs, share_opening
 
 LONG = Continuation((10, 11, 12, 13), 2)
 SHORT = Continuation((20, 21, 22), 1)
@@ -15,66 +17,53 @@ EQUAL = Continuation((30, 31, 32, 33), 3)
 CUT_AWAY = Continuation((40, 41), 5)
 
 
-def test_pack_of_one_continuation() -> None:
-    assert pack_continuations([LONG], token_budget=100) == [
-        Pack(
-            members=(0,),
-            ids=(10, 11, 12, 13),
-            offsets=(0, 1, 2, 3),
-            segments=(Segments(start=0, count=1, length=4),),
-            scored=(1, 2),  # the token left of each response token
-            targets=(12, 13),
-            owners=(0, 0),
-        )
-    ]
+def of_lengths(*lengths: int) -> Layout:
+    return lay_out([Continuation(tuple(range(length)), 1) for length in lengths])
 
 
-def test_equal_lengths_stand_together_behind_shorter_ones() -> None:
-    assert pack_continuations([LONG, CUT_AWAY, SHORT, EQUAL], token_budget=100) == [
-        Pack(
-            members=(2, 0, 3),
-            ids=(20, 21, 22, 10, 11, 12, 13, 30, 31, 32, 33),
-            offsets=(0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3),
-            segments=(Segments(start=0, count=1, length=3), Segments(start=3, count=2, length=4)),
-            scored=(0, 1, 4, 5, 9),
-            targets=(21, 22, 12, 13, 33),
-            owners=(2, 2, 0, 0, 3),
-        )
-    ]
+def pairs_of(pack: Pack) -> list[tuple[int, int]]:
+    """(prefix, member) in the order in which they stand in the pack."""
+    return [(run.prefix, member) for run in pack for member in range(run.first, run.stop)]
 
 
-def test_a_pack_is_closed_when_the_next_continuation_would_exceed_the_budget() -> None:
-    packs = pack_continuations([LONG, CUT_AWAY, SHORT, EQUAL], token_budget=7)
-    assert packs == [
-        Pack(
-            members=(2, 0),
-            ids=(20, 21, 22, 10, 11, 12, 13),
-            offsets=(0, 1, 2, 0, 1, 2, 3),
-            segments=(Segments(0, 1, 3), Segments(3, 1, 4)),
-            scored=(0, 1, 4, 5),
-            targets=(21, 22, 12, 13),
-            owners=(2, 2, 0, 0),
-        ),
-        Pack(
-            members=(3,),
-            ids=(30, 31, 32, 33),
-            offsets=(0, 1, 2, 3),
-            segments=(Segments(0, 1, 4),),
-            scored=(2,),
-            targets=(33,),
-            owners=(3,),
-        ),
-    ]
+def tokens_of(layout: Layout, pack: Pack) -> int:
+    return sum(layout.length(member) for _, member in pairs_of(pack))
 
 
-def test_a_continuation_longer_than_the_budget_gets_a_pack_of_its_own() -> None:
-    packs = pack_continuations([LONG, SHORT, EQUAL], token_budget=1)
-    assert [pack.members for pack in packs] == [(1,), (0,), (2,)]
+def test_layout_of_one_continuation() -> None:
+    assert lay_out([LONG]) == Layout(
+        columns=(0,),
+        starts=(0, 4),
+        response_starts=(0, 2),
+        ids=(10, 11, 12, 13),
+        offsets=(0, 1, 2, 3),
+        scored=(1, 2),  # the token left of each response token
+        targets=(12, 13),
+    )
+
+
+def test_equal_lengths_stand_together_behind_shorter_ones_and_what_is_cut_away_is_left_out() -> None:
+    layout = lay_out([LONG, CUT_AWAY, SHORT, EQUAL])
+    assert layout == Layout(
+        columns=(2, 0, 3),
+        starts=(0, 3, 7, 11),
+        response_starts=(0, 2, 4, 5),
+        ids=(20, 21, 22, 10, 11, 12, 13, 30, 31, 32, 33),
+        offsets=(0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3),
+        scored=(0, 1, 4, 5, 9),
+        targets=(21, 22, 12, 13, 33),
+    )
+    assert layout.tokens == 11
+    assert [layout.length(member) for member in range(3)] == [3, 4, 4]
 
 
 @pytest.mark.parametrize("continuations", [[], [CUT_AWAY], [CUT_AWAY, Continuation((1, 2), 2)]])
-def test_no_packs_where_nothing_can_be_scored(continuations: list[Continuation]) -> None:
-    assert pack_continuations(continuations, token_budget=8) == []
+def test_nothing_is_laid_out_and_no_pack_planned_where_nothing_can_be_scored(
+    continuations: list[Continuation],
+) -> None:
+    layout = lay_out(continuations)
+    assert layout == Layout((), (0,), (0,), (), (), (), ())
+    assert plan_packs(layout, prefixes=3, token_budget=8) == []
 
 
 def test_response_start_0_is_refused_because_nothing_predicts_the_first_token() -> None:
@@ -95,50 +84,238 @@ some_continuations = st.lists(
     ),
     max_size=30,
 )
-some_budget = st.integers(1, 40)
+some_layout = st.lists(st.integers(2, 12), min_size=1, max_size=30).map(lambda lengths: of_lengths(*lengths))
+some_budget = st.integers(1, 60)
+some_prefixes = st.integers(1, 7)
 
 
-@given(some_continuations, some_budget)
-def test_every_scorable_continuation_is_in_exactly_one_pack(continuations: list[Continuation], budget: int) -> None:
-    members = [index for pack in pack_continuations(continuations, token_budget=budget) for index in pack.members]
-    assert sorted(members) == [index for index, item in enumerate(continuations) if item.response_tokens]
+@given(some_continuations)
+def test_every_scorable_continuation_is_laid_out_once_shortest_first(continuations: list[Continuation]) -> None:
+    layout = lay_out(continuations)
+    assert sorted(layout.columns) == [index for index, item in enumerate(continuations) if item.response_tokens]
+    lengths = [layout.length(member) for member in range(len(layout.columns))]
+    assert lengths == sorted(lengths) == [len(continuations[index].ids) for index in layout.columns]
+    assert layout.ids == tuple(token for index in layout.columns for token in continuations[index].ids)
+    assert layout.offsets == tuple(offset for length in lengths for offset in range(length))
 
 
-@given(some_continuations, some_budget)
-def test_packs_keep_to_the_budget_and_no_two_neighbours_would_fit_in_one(
-    continuations: list[Continuation], budget: int
+@given(some_continuations)
+def test_each_response_token_is_read_off_once_at_the_token_on_its_left(continuations: list[Continuation]) -> None:
+    layout = lay_out(continuations)
+    assert len(layout.scored) == len(layout.targets) == layout.response_starts[-1]
+    for member, column in enumerate(layout.columns):
+        item = continuations[column]
+        entries = range(layout.response_starts[member], layout.response_starts[member + 1])
+        read_off = [(layout.scored[entry] - layout.starts[member] + 1, layout.targets[entry]) for entry in entries]
+        assert read_off == [(place, item.ids[place]) for place in range(item.response_start, len(item.ids))]
+
+
+def test_what_all_continuations_begin_with_is_taken_off_but_not_the_token_before_a_response() -> None:
+    long, short = Continuation((1, 2, 3, 4, 5), 4), Continuation((1, 2, 3, 9), 3)
+    assert share_opening([long, short]) == ((1, 2), [Continuation((3, 4, 5), 2), Continuation((3, 9), 1)])
+    assert share_opening([long]) == ((1, 2, 3), [Continuation((4, 5), 1)])
+    assert share_opening([long, Continuation((1, 7, 8), 2)]) == (
+        (1,),
+        [Continuation((2, 3, 4, 5), 3), Continuation((7, 8), 1)],
+    )
+
+
+def test_a_continuation_that_is_not_scored_has_no_say_in_what_all_begin_with() -> None:
+    assert share_opening([LONG, CUT_AWAY]) == ((10,), [Continuation((11, 12, 13), 1), CUT_AWAY])
+    assert share_opening([CUT_AWAY]) == ((), [CUT_AWAY])
+    assert share_opening([]) == ((), [])
+
+
+@given(
+    st.lists(
+        st.builds(Continuation, st.lists(st.integers(0, 1), min_size=1, max_size=9).map(tuple), st.integers(1, 10)),
+        max_size=6,
+    )
+)
+def test_the_opening_and_the_rest_are_the_continuation_and_no_longer_opening_would_do(
+    continuations: list[Continuation],
 ) -> None:
-    packs = pack_continuations(continuations, token_budget=budget)
-    assert all(len(pack.ids) <= budget or len(pack.members) == 1 for pack in packs)
-    for left, right in pairwise(packs):
-        assert len(left.ids) + len(continuations[right.members[0]].ids) > budget
+    opening, without = share_opening(continuations)
+    assert len(without) == len(continuations)
+    scorable = [(item, rest) for item, rest in zip(continuations, without, strict=True) if item.response_tokens]
+    for item, rest in scorable:
+        assert (*opening, *rest.ids) == item.ids
+        assert rest.response_tokens == item.response_tokens
+    assert all(rest == item for item, rest in zip(continuations, without, strict=True) if not item.response_tokens)
+    if scorable:
+        at_a_response = any(rest.response_start == 1 for _, rest in scorable)
+        assert at_a_response or len({rest.ids[0] for _, rest in scorable}) > 1
 
 
-@given(some_continuations, some_budget)
-def test_segments_and_offsets_tile_a_pack_with_its_members(continuations: list[Continuation], budget: int) -> None:
-    for pack in pack_continuations(continuations, token_budget=budget):
-        lengths = [item.length for item in pack.segments for _ in range(item.count)]
-        assert lengths == [len(continuations[index].ids) for index in pack.members]
-        assert len({item.length for item in pack.segments}) == len(pack.segments)  # equal lengths are one segment
-        starts = [item.start for item in pack.segments]
-        assert starts == [sum(i.count * i.length for i in pack.segments[:n]) for n in range(len(starts))]
-        assert pack.offsets == tuple(offset for length in lengths for offset in range(length))
-        assert pack.ids == tuple(token for index in pack.members for token in continuations[index].ids)
+def grouped(lengths: Sequence[int], *, layout_tokens: int, token_budget: int, alone: Sequence[int] = ()) -> list[str]:
+    """Each group as the lengths of its prefixes."""
+    groups = group_prefixes(
+        [(0,) * length for length in lengths],
+        layout_tokens=layout_tokens,
+        token_budget=token_budget,
+        alone=lambda prefix: len(prefix) in alone,
+    )
+    return [" ".join(str(len(prefix)) for prefix in group) for group in groups]
 
 
-@given(some_continuations, some_budget)
-def test_each_response_token_is_read_off_once_at_the_token_on_its_left(
-    continuations: list[Continuation], budget: int
+def test_a_group_has_as_many_prefixes_as_fill_four_packs() -> None:
+    assert grouped([1] * 7, layout_tokens=10, token_budget=10) == ["1 1 1 1", "1 1 1"]
+    assert grouped([1] * 7, layout_tokens=25, token_budget=10) == ["1 1", "1 1", "1 1", "1"]  # 40 tokens: one and a bit
+    assert grouped([1] * 3, layout_tokens=999, token_budget=10) == ["1", "1", "1"]
+
+
+def test_a_group_keeps_to_the_budget_unless_it_is_a_single_prefix() -> None:
+    assert grouped([4, 6, 1, 30, 2, 8, 1], layout_tokens=1, token_budget=10) == ["4 6", "1", "30", "2 8", "1"]
+
+
+def test_some_prefixes_are_a_group_of_their_own() -> None:
+    assert grouped([1, 0, 2, 3, 0, 0, 4], layout_tokens=1, token_budget=99, alone=[0]) == [
+        "1",
+        "0",
+        "2 3",
+        "0",
+        "0",
+        "4",
+    ]
+
+
+def test_no_prefixes_make_no_group() -> None:
+    assert grouped([], layout_tokens=1, token_budget=9) == []
+
+
+def test_a_group_is_there_as_soon_as_the_first_prefix_behind_it_is() -> None:
+    asked = 0
+
+    def prefixes() -> Iterator[tuple[int, ...]]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield (7, 7)
+
+    groups = group_prefixes(prefixes(), layout_tokens=20, token_budget=10, alone=lambda prefix: False)
+    assert asked == 0
+    for number in (1, 2, 3):
+        assert len(next(groups)) == 2
+        assert asked == 2 * number + 1
+
+
+@given(
+    st.lists(st.integers(0, 20), max_size=30),
+    st.integers(1, 200),
+    some_budget,
+    st.sets(st.integers(0, 20), max_size=3),
+)
+def test_groups_are_consecutive_within_their_limits_and_as_large_as_these_allow(
+    lengths: list[int], layout_tokens: int, token_budget: int, alone: set[int]
 ) -> None:
-    found: dict[int, list[tuple[int, int]]] = {}
-    for pack in pack_continuations(continuations, token_budget=budget):
-        assert len(pack.scored) == len(pack.targets) == len(pack.owners)
-        for row, target, owner in zip(pack.scored, pack.targets, pack.owners, strict=True):
-            assert pack.ids[row + 1] == target
-            assert pack.ids[row] == continuations[owner].ids[pack.offsets[row]]
-            found.setdefault(owner, []).append((pack.offsets[row] + 1, target))
-    assert found == {
-        index: [(place, item.ids[place]) for place in range(item.response_start, len(item.ids))]
-        for index, item in enumerate(continuations)
-        if item.response_tokens
-    }
+    prefixes = [(index,) * length for index, length in enumerate(lengths)]
+    groups = list(
+        group_prefixes(
+            prefixes,
+            layout_tokens=layout_tokens,
+            token_budget=token_budget,
+            alone=lambda prefix: len(prefix) in alone,
+        )
+    )
+    assert [prefix for group in groups for prefix in group] == prefixes
+    most = ceil(4 * token_budget / layout_tokens)
+    for group in groups:
+        assert 1 <= len(group) <= most
+        assert len(group) == 1 or sum(map(len, group)) <= token_budget
+        assert len(group) == 1 or not {len(prefix) for prefix in group} & alone
+    for group, following in pairwise(groups):
+        apart = {len(group[-1]), len(following[0])} & alone
+        assert apart or len(group) == most or sum(map(len, group)) + len(following[0]) > token_budget
+
+
+def test_packs_by_hand() -> None:
+    """Members of 2, 3 and 3 tokens behind two prefixes: 16 tokens are two packs of 8, or within 6 three or four."""
+    layout = of_lengths(3, 2, 3)
+    assert plan_packs(layout, prefixes=2, token_budget=99) == [(Run(0, 0, 3), Run(1, 0, 3))]
+    assert plan_packs(layout, prefixes=2, token_budget=10) == [(Run(0, 0, 3), Run(1, 0, 1)), (Run(1, 1, 3),)]
+    assert plan_packs(layout, prefixes=2, token_budget=6) == [
+        (Run(0, 0, 2),),
+        (Run(0, 2, 3), Run(1, 0, 1)),
+        (Run(1, 1, 3),),
+    ]
+    assert plan_packs(layout, prefixes=1, token_budget=8) == [(Run(0, 0, 3),)]
+
+
+def test_a_continuation_longer_than_the_budget_gets_a_pack_of_its_own() -> None:
+    layout = of_lengths(4, 3, 4)
+    assert plan_packs(layout, prefixes=1, token_budget=1) == [(Run(0, 0, 1),), (Run(0, 1, 2),), (Run(0, 2, 3),)]
+    assert plan_packs(of_lengths(2, 2, 9), prefixes=1, token_budget=4) == [(Run(0, 0, 2),), (Run(0, 2, 3),)]
+
+
+def test_a_pack_may_hold_what_is_left_of_one_prefix_and_the_whole_of_the_next_two() -> None:
+    packs = plan_packs(of_lengths(2, 2, 2), prefixes=5, token_budget=16)
+    assert packs == [
+        (Run(0, 0, 3), Run(1, 0, 3), Run(2, 0, 2)),
+        (Run(2, 2, 3), Run(3, 0, 3), Run(4, 0, 3)),
+    ]
+
+
+@given(some_layout, some_prefixes, some_budget)
+def test_every_member_is_behind_every_prefix_exactly_once_and_in_order(
+    layout: Layout, prefixes: int, token_budget: int
+) -> None:
+    packs = plan_packs(layout, prefixes=prefixes, token_budget=token_budget)
+    assert [pair for pack in packs for pair in pairs_of(pack)] == [
+        (prefix, member) for prefix in range(prefixes) for member in range(len(layout.columns))
+    ]
+    assert all(run.first < run.stop for pack in packs for run in pack)
+    assert all(len({run.prefix for run in pack}) == len(pack) for pack in packs)  # one run per prefix
+
+
+@given(some_layout, some_prefixes, some_budget)
+def test_packs_keep_to_the_budget_unless_they_hold_a_single_continuation(
+    layout: Layout, prefixes: int, token_budget: int
+) -> None:
+    for pack in plan_packs(layout, prefixes=prefixes, token_budget=token_budget):
+        assert tokens_of(layout, pack) <= token_budget or len(pairs_of(pack)) == 1
+
+
+@given(some_layout, some_prefixes, st.integers(120, 2000))
+def test_there_are_hardly_more_packs_than_needed_and_they_are_of_about_equal_size(
+    layout: Layout, prefixes: int, token_budget: int
+) -> None:
+    """Continuations have at most a tenth of the budget, so a pack of which nothing is left over is 0.9 full."""
+    sizes = [tokens_of(layout, pack) for pack in plan_packs(layout, prefixes=prefixes, token_budget=token_budget)]
+    needed = ceil(prefixes * layout.tokens / token_budget)
+    assert needed <= len(sizes) <= 1.12 * needed + 1
+    longest = layout.length(len(layout.columns) - 1)
+    *all_but_last, last = sizes
+    assert max(all_but_last, default=0) - min(all_but_last, default=0) < longest
+    assert last <= max(all_but_last, default=last) + longest
+
+
+def test_a_single_continuation_has_no_halves() -> None:
+    assert halves(of_lengths(4, 3), (Run(5, 1, 2),)) is None
+
+
+def test_halves_by_hand() -> None:
+    layout = of_lengths(2, 2, 3, 9)
+    assert halves(layout, (Run(0, 0, 4),)) == ((Run(0, 0, 3),), (Run(0, 3, 4),))
+    assert halves(layout, (Run(0, 3, 4), Run(1, 0, 3))) == ((Run(0, 3, 4),), (Run(1, 0, 3),))
+    assert halves(layout, (Run(2, 0, 4), Run(3, 0, 4))) == ((Run(2, 0, 4),), (Run(3, 0, 4),))
+    assert halves(layout, (Run(0, 2, 4), Run(1, 0, 4), Run(2, 0, 1))) == (
+        (Run(0, 2, 4), Run(1, 0, 1)),
+        (Run(1, 1, 4), Run(2, 0, 1)),
+    )
+
+
+@given(some_layout, some_prefixes, some_budget)
+def test_halves_hold_the_packs_members_in_order_and_differ_by_no_more_than_the_longest(
+    layout: Layout, prefixes: int, token_budget: int
+) -> None:
+    for pack in plan_packs(layout, prefixes=prefixes, token_budget=token_budget):
+        cut = halves(layout, pack)
+        assert (cut is None) == (len(pairs_of(pack)) == 1)
+        if cut is not None:
+            first, second = cut
+            assert pairs_of(first) + pairs_of(second) == pairs_of(pack)
+            assert all(len({run.prefix for run in half}) == len(half) for half in cut)
+            longest = max(layout.length(member) for _, member in pairs_of(pack))
+            assert 0 < tokens_of(layout, first)
+            assert 0 < tokens_of(layout, second)
+            assert abs(tokens_of(layout, first) - tokens_of(layout, second)) <= longest

@@ -1,6 +1,6 @@
 """Scoring batches with a model whose sums can be told by hand, and stopping at any point."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,9 @@ PROFILE = PromptProfile(
 class SummingModel:
     """A language model whose sum is minus all token ids, and which remembers each pair it was asked for."""
 
-    def __init__(self, *, broken: tuple[int, int] | None = None) -> None:
+    def __init__(self, *, broken: Mapping[tuple[int, int], float] | None = None) -> None:
         self.computed: list[tuple[int, int]] = []
-        self.broken = broken
+        self.broken = broken or {}
 
     def log_prob_sums(
         self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]
@@ -46,7 +46,7 @@ class SummingModel:
         for prefix in prefixes:
             pairs = [(sum(prefix), sum(item.ids)) for item in continuations]
             self.computed += pairs
-            yield np.array([float("nan") if pair == self.broken else -float(sum(pair)) for pair in pairs])
+            yield np.array([self.broken.get(pair, -float(sum(pair))) for pair in pairs])
 
 
 @pytest.fixture
@@ -159,23 +159,40 @@ def test_however_often_it_is_stopped_no_cell_is_computed_twice(tmp_path_factory,
     assert stored(store) == EXPECTED
 
 
-def test_a_sum_that_is_not_a_number_names_its_pair_and_keeps_what_was_computed(store):
+def test_sums_that_are_no_numbers_are_counted_and_named_and_everything_else_is_stored(store):
+    broken = {(300, 2): np.nan, (500, 1): np.inf, (500, 3): -np.inf}
     with pytest.raises(InputError) as refused:
-        score(store, SummingModel(broken=(300, 2)))
+        score(store, SummingModel(broken=broken))
     assert str(refused.value) == (
-        "candidate c3, anchor a2: the model returned nan instead of a log-probability; try dtype=float32, "
-        "or remove this example from the pool"
+        "the model returned no finite log-probability for 3 of the cells, which are not stored: candidate c3 with "
+        "anchor a2; candidate c5 with anchor a1 and 1 more. Everything else that was computed is. Try dtype=float32, "
+        "or remove these examples from the pool"
     )
-    assert stored(store) == [*EXPECTED[:2], [None] * 3, [None] * 3, [None] * 3]
+    assert stored(store) == [
+        EXPECTED[0],
+        EXPECTED[1],
+        [EXPECTED[2][0], None, EXPECTED[2][2]],
+        EXPECTED[3],
+        [None, EXPECTED[4][1], None],
+    ]
     mended = SummingModel()
-    assert score(store, mended) == 9
-    assert mended.computed[0] == (300, 1)
+    assert score(store, mended) == 3
+    assert mended.computed == [(300, 2), (500, 1), (500, 3)]
     assert stored(store) == EXPECTED
 
 
-def test_a_sum_that_is_not_a_number_at_the_first_candidate_stores_nothing(store):
-    with pytest.raises(InputError, match="^candidate c1, anchor a3: "):
-        score(store, SummingModel(broken=(100, 3)))
+def test_a_sum_beyond_what_a_cell_can_hold_is_no_number(store):
+    with pytest.raises(InputError, match="for 1 of the cells"):
+        score(store, SummingModel(broken={(100, 1): -1e39}))
+    assert stored(store)[0] == [None, -102.0, -103.0]
+
+
+def test_a_model_without_any_numbers_is_given_up_before_it_has_cost_the_whole_shard(store, monkeypatch):
+    monkeypatch.setattr(nuggets.shard_scoring, "_BROKEN_AT_MOST", 2)
+    model = SummingModel(broken={(100 * row, column): np.nan for row in range(1, 6) for column in (1, 2, 3)})
+    with pytest.raises(InputError, match="for 9 of the cells.* candidate c3 with anchor a1 and 2 more"):
+        score(store, model)
+    assert len(model.computed) == 9
     assert store.list("") == []
 
 

@@ -9,15 +9,19 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Starcoder2Config,
 )
 
 VOCABULARY = 384
@@ -68,7 +72,17 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "phi3_longrope": Phi3Config(
         **_SIZES, num_key_value_heads=2, original_max_position_embeddings=WINDOW, rope_parameters=_LONGROPE
     ),
+    "olmo2": Olmo2Config(**_SIZES, num_key_value_heads=2),
+    "starcoder2": Starcoder2Config(**_SIZES, num_key_value_heads=2, sliding_window=None),
+    "gemma": GemmaConfig(**_SIZES, num_key_value_heads=1, head_dim=16),
     "gemma2": Gemma2Config(**_SIZES, **_SOFT_CAPS, num_key_value_heads=2, head_dim=16, sliding_window=WINDOW),
+    "gemma3": Gemma3TextConfig(
+        **_SIZES,
+        num_key_value_heads=2,
+        head_dim=16,
+        sliding_window=WINDOW,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
 }
 
 

@@ -1,82 +1,166 @@
 """Continuations laid end to end without padding, so that linear layers see useful tokens only. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate
+from math import ceil
 
 from nuggets.scoring.door import Continuation
 
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """`count` continuations of `length` tokens each that stand side by side from token `start` of a pack."""
-
-    start: int
-    count: int
-    length: int
+_GROUP_PACKS = 4  # a group fills so many packs, so that what is left over in the last one is a small share
 
 
 @dataclass(frozen=True, slots=True)
-class Pack:
-    """Continuations that share one forward pass.
+class Layout:
+    """Continuations end to end, shortest first; what can't be scored (no response tokens) is left out.
 
-    `members` are their indices in the caller's list, in the order in which they are laid out. Row `r` of `scored`
-    is a token whose next token, `targets[r]`, belongs to the response of member `owners[r]`.
+    A member is a continuation's place in this order. Lists with one entry more than there are members hold where each
+    begins and, last, where the list ends. Entry `r` of `scored` is a token whose next token, `targets[r]`, belongs to
+    a response.
     """
 
-    members: tuple[int, ...]
+    columns: tuple[int, ...]  # per member: its index in the caller's list
+    starts: tuple[int, ...]  # per member and end: first token
+    response_starts: tuple[int, ...]  # per member and end: first entry of `scored`
     ids: tuple[int, ...]
-    offsets: tuple[int, ...]  # position of each token within its continuation
-    segments: tuple[Segments, ...]
+    offsets: tuple[int, ...]  # per token: its position within its continuation
     scored: tuple[int, ...]
     targets: tuple[int, ...]
-    owners: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens behind each prefix."""
+        return len(self.ids)
+
+    def length(self, member: int) -> int:
+        """Tokens of one continuation."""
+        return self.starts[member + 1] - self.starts[member]
 
 
-def pack_continuations(continuations: Sequence[Continuation], *, token_budget: int) -> list[Pack]:
-    """Packs of at most `token_budget` tokens (a longer continuation gets a pack of its own).
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Members `first` to `stop` (excluded) of a layout, behind prefix number `prefix` of a group."""
 
-    Members are ordered by length, so that equal lengths stand together and their attention is one call. What can't
-    be scored (no response tokens) is in no pack.
+    prefix: int
+    first: int
+    stop: int
+
+
+Pack = tuple[Run, ...]  # what shares one forward pass
+
+
+def share_opening(continuations: Sequence[Continuation]) -> tuple[tuple[int, ...], list[Continuation]]:
+    """The leading tokens that all scorable continuations share, and the continuations without them.
+
+    Prompts begin alike ("Instruction:", a chat template's first tokens): what they share can stand behind each prefix
+    once, instead of once per continuation. Every continuation keeps a token before its response.
     """
-    scorable = [index for index, item in enumerate(continuations) if item.response_tokens]
-    scorable.sort(key=lambda index: (len(continuations[index].ids), index))
-    packs: list[Pack] = []
-    members: list[int] = []
+    scorable = [item for item in continuations if item.response_tokens]
+    if not scorable:
+        return (), list(continuations)
+    most = min(item.response_start for item in scorable) - 1
+    shared = 0
+    while shared < most and len({item.ids[shared] for item in scorable}) == 1:
+        shared += 1
+    without = [
+        Continuation(item.ids[shared:], item.response_start - shared) if item.response_tokens else item
+        for item in continuations
+    ]
+    return scorable[0].ids[:shared], without
+
+
+def lay_out(continuations: Sequence[Continuation]) -> Layout:
+    """The layout of some continuations. Equal lengths stand side by side, so that their attention is one call."""
+    columns = [index for index, item in enumerate(continuations) if item.response_tokens]
+    columns.sort(key=lambda index: (len(continuations[index].ids), index))
+    members = [continuations[index] for index in columns]
+    starts = tuple(accumulate((len(item.ids) for item in members), initial=0))
+    return Layout(
+        columns=tuple(columns),
+        starts=starts,
+        response_starts=tuple(accumulate((item.response_tokens for item in members), initial=0)),
+        ids=tuple(token for item in members for token in item.ids),
+        offsets=tuple(offset for item in members for offset in range(len(item.ids))),
+        # The logits at a token predict the token after it: response token t is read off at t - 1.
+        scored=tuple(
+            start + place
+            for start, item in zip(starts, members, strict=False)
+            for place in range(item.response_start - 1, len(item.ids) - 1)
+        ),
+        targets=tuple(token for item in members for token in item.ids[item.response_start :]),
+    )
+
+
+def group_prefixes(
+    prefixes: Iterable[Sequence[int]],
+    *,
+    layout_tokens: int,
+    token_budget: int,
+    alone: Callable[[Sequence[int]], bool],
+) -> Iterator[list[Sequence[int]]]:
+    """Consecutive prefixes whose keys and values are computed in one pass and whose continuations share packs.
+
+    As many as fill some packs, within the token budget for the prefixes themselves; `alone` says which are a group
+    of their own.
+    """
+    wanted = ceil(_GROUP_PACKS * token_budget / layout_tokens)
+    group: list[Sequence[int]] = []
     tokens = 0
-    for index in scorable:
-        length = len(continuations[index].ids)
-        if members and tokens + length > token_budget:
-            packs.append(_lay_out(members, continuations))
-            members, tokens = [], 0
-        members.append(index)
-        tokens += length
-    if members:
-        packs.append(_lay_out(members, continuations))
+    for prefix in prefixes:
+        full = len(group) == wanted or tokens + len(prefix) > token_budget
+        if group and (full or alone(prefix) or alone(group[-1])):
+            yield group
+            group, tokens = [], 0
+        group.append(prefix)
+        tokens += len(prefix)
+    if group:
+        yield group
+
+
+def plan_packs(layout: Layout, *, prefixes: int, token_budget: int) -> list[Pack]:
+    """All members behind each of a group's prefixes, in packs of about equal size within the token budget.
+
+    A continuation that is longer than the budget gets a pack of its own.
+    """
+    if not layout.columns:
+        return []
+    members = len(layout.columns)
+    total = prefixes * layout.tokens
+    even = total / ceil(total / token_budget) + layout.length(members - 1) / 2
+    limit = min(token_budget, ceil(even))
+    packs: list[Pack] = []
+    runs: list[Run] = []
+    tokens = 0
+    for prefix in range(prefixes):
+        first = 0
+        for member in range(members):
+            length = layout.length(member)
+            if tokens and tokens + length > limit:
+                if member > first:
+                    runs.append(Run(prefix, first, member))
+                packs.append(tuple(runs))
+                runs, tokens, first = [], 0, member
+            tokens += length
+        runs.append(Run(prefix, first, members))
+    packs.append(tuple(runs))
     return packs
 
 
-def _lay_out(members: Sequence[int], continuations: Sequence[Continuation]) -> Pack:
-    ids: list[int] = []
-    offsets: list[int] = []
-    scored: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    for index in members:
-        item = continuations[index]
-        start = len(ids)
-        ids.extend(item.ids)
-        offsets.extend(range(len(item.ids)))
-        # The logits at a token predict the token after it: response token t is read off at t - 1.
-        scored.extend(range(start + item.response_start - 1, start + len(item.ids) - 1))
-        targets.extend(item.ids[item.response_start :])
-        owners.extend([index] * item.response_tokens)
-    segments: list[Segments] = []
-    start = 0
-    for length, group in groupby(members, key=lambda index: len(continuations[index].ids)):
-        count = len(list(group))
-        segments.append(Segments(start, count, length))
-        start += count * length
-    return Pack(
-        tuple(members), tuple(ids), tuple(offsets), tuple(segments), tuple(scored), tuple(targets), tuple(owners)
-    )
+def halves(layout: Layout, pack: Pack) -> tuple[Pack, Pack] | None:
+    """A pack cut in two of about equal size; None if it holds a single continuation."""
+    pairs = [(run.prefix, member) for run in pack for member in range(run.first, run.stop)]
+    if len(pairs) < 2:
+        return None
+    ends = list(accumulate(layout.length(member) for _, member in pairs))
+    middle = min(range(1, len(pairs)), key=lambda cut: abs(2 * ends[cut - 1] - ends[-1]))
+    return _as_runs(pairs[:middle]), _as_runs(pairs[middle:])
+
+
+def _as_runs(pairs: Sequence[tuple[int, int]]) -> Pack:
+    runs: list[Run] = []
+    for prefix, member in pairs:
+        if runs and runs[-1].prefix == prefix and runs[-1].stop == member:
+            runs[-1] = Run(prefix, runs[-1].first, member + 1)
+        else:
+            runs.append(Run(prefix, member, member + 1))
+    return tuple(runs)

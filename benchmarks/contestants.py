@@ -1,0 +1,67 @@
+"""Who takes part: the engine and its rivals, all on the same weights."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import bytes_in_use
+from numpy.typing import NDArray
+from rivals import padded, pairs, released
+from workload import Prefix
+
+from nuggets.scoring.door import Continuation
+from nuggets.scoring.engine import open_engine
+
+Sums = Callable[[Sequence[Prefix], Sequence[Continuation]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """An algorithm, and the transformers model whose weights it works on."""
+
+    name: str
+    title: str
+    model: Any
+    sums: Sums
+    held_bytes: int = 0  # that came with opening it, above the weights
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the weights."""
+        return dtype_name(self.model.dtype)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`, not `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def all_contestants(model: Any) -> list[Contestant]:
+    """The engine and its three rivals; the definition that sums are held against is `pairs`."""
+    pairs(model, [()], [Continuation((0, 1, 2), 1)])  # so that libraries which load on first use count for nobody
+    before = bytes_in_use(model.device)
+    # A twin with the same weights in the same memory, since the engine may change how its model attends.
+    engine = open_engine(copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}))
+    held = 0 if before is None else max(0, (bytes_in_use(model.device) or 0) - before)
+
+    def ours(prefixes: Sequence[Prefix], anchors: Sequence[Continuation]) -> NDArray[np.float64]:
+        return np.array(list(engine.log_prob_sums(prefixes, anchors)))
+
+    return [
+        Contestant("ours", f"ours ({type(engine).__name__})", model, ours, held),
+        _rival("released", "released algorithm", released, model),
+        _rival("pairs", "one pair at a time", pairs, model),
+        _rival("padded", "padded, sorted pairs", padded, model),
+    ]
+
+
+def as_it_was_released(model: Any) -> Contestant:
+    """The released algorithm in float32: with the very weights of `model`, which has fewer digits."""
+    return _rival("released_fp32", "released, as it was", released, copy.deepcopy(model).float())
+
+
+def _rival(name: str, title: str, sums: Callable[..., NDArray[np.float64]], model: Any) -> Contestant:
+    return Contestant(name, title, model, lambda *given: sums(model, *given))

@@ -1,0 +1,110 @@
+"""What 16 bits change: the same cells from the same weights in float32 and in bfloat16 or float16.
+
+    python benchmarks/precision.py --candidates 20 --json FILE
+
+Both are scored by the engine. A win flips where a cell's rounding is larger than its distance from the baseline.
+"""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs where nuggets is not installed
+
+from machine import describe_machine, describe_versions
+from texts import load_named_model, read_workload
+from workload import Workload
+
+from nuggets.model_files import find_language_model
+from nuggets.scoring.engine import open_engine
+
+UNITS = {
+    "largest_difference": "nats between a sum and that of float32",
+    "median_difference_per_token": "nats per response token, absolute, median over cells",
+    "wins_that_flip": "cells on the other side of the baseline than in float32",
+    "margins_of_flips": "nats between cell and baseline in float32, where wins flip",
+    "largest_golden_score_difference": "of a candidate, 0 to 1",
+    "rank_correlation": "Spearman, of the candidates' golden scores with those of float32, ties averaged",
+}
+
+
+def main() -> None:
+    """Score in every number format, compare with float32, print, and write the JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=10, metavar="N", help="candidates (10)")
+    parser.add_argument("--anchor-count", type=int, default=20, metavar="N", help="anchors, over their lengths (20)")
+    parser.add_argument("--formats", nargs="+", default=["bfloat16"], help="number formats to try (bfloat16)")
+    parser.add_argument("--model", metavar="MODEL", help="a folder, a .gguf file or a hub id (SmolLM2-135M)")
+    parser.add_argument("--pool", metavar="FILE", help="candidates: any pool that nuggets reads")
+    parser.add_argument("--anchors", metavar="FILE", help="anchors: any pool that nuggets reads")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    files = find_language_model(args.model)
+    model = load_named_model(files, dtype=torch.float32, device=device)
+    workload = read_workload(
+        files,
+        model.config.get_text_config().max_position_embeddings,
+        pool=args.pool,
+        anchors=args.anchors,
+        anchor_count=args.anchor_count,
+    )
+    about = {
+        "model": files.name,
+        "machine": describe_machine(device),
+        "versions": describe_versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": workload.source,
+        "cells": args.candidates * len(workload.anchors),
+    }
+    print("\n".join(f"{key}: {value}" for key, value in about.items()), flush=True)
+    exact = _sums(model, workload, args.candidates)
+    record: dict[str, Any] = {**about, "units": UNITS}
+    tokens = np.array([item.response_tokens for item in workload.anchors])
+    for name in args.formats:
+        # Of the float32 weights, rounded: what a user gets who loads the model in this format.
+        record[name] = _compare(_sums(model.to(getattr(torch, name)), workload, args.candidates), exact, tokens)
+        model = load_named_model(files, dtype=torch.float32, device=device)
+        print(f"\n{name} against float32\n" + "\n".join(f"  {key}: {value}" for key, value in record[name].items()))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _sums(model: Any, workload: Workload, candidates: int) -> NDArray[np.float64]:
+    """The baseline, which profile `released` measures without anything in front, and the candidates' rows below it."""
+    engine = open_engine(model)
+    return np.array(list(engine.log_prob_sums([(), *workload.candidates[:candidates]], workload.anchors)))
+
+
+def _compare(
+    found: NDArray[np.float64], exact: NDArray[np.float64], response_tokens: NDArray[np.int64]
+) -> dict[str, object]:
+    gain, exact_gain = found[1:] - found[0], exact[1:] - exact[0]
+    flipped = (gain > 0) != (exact_gain > 0)
+    scores, exact_scores = (gain > 0).mean(axis=1), (exact_gain > 0).mean(axis=1)
+    return {
+        "largest_difference": float(np.abs(found - exact).max()),
+        "median_difference_per_token": float(np.median(np.abs(found - exact) / response_tokens)),
+        "wins_that_flip": int(flipped.sum()),
+        "margins_of_flips": sorted(np.abs(exact_gain[flipped]).round(3).tolist()),
+        "largest_golden_score_difference": float(np.abs(scores - exact_scores).max()),
+        "rank_correlation": float(np.corrcoef(_ranks(scores), _ranks(exact_scores))[0, 1]),
+    }
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    distinct, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[places]
+
+
+if __name__ == "__main__":
+    main()

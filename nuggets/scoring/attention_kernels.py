@@ -1,0 +1,146 @@
+"""Attention of many short pieces laid end to end, with the log-sum-exp that lets two results be merged."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+# query (1, heads, tokens, size), key and value (1, key heads, key tokens, size), scale -> output like query, and its
+# log-sum-exp (1, heads, tokens) in float32
+Attend = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Query tokens cut into lengths, key tokens (from `key_start`) likewise: piece i sees piece i of the keys.
+
+    Causal means that query j of a piece sees its keys 0 to j.
+    """
+
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
+    causal: bool
+    key_start: int = 0
+
+
+Kernel = Callable[[Pieces, torch.device], Attend]  # prepares what all layers of a forward pass share
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
+    """What may serve a model there, the fastest first."""
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        return by_variable_length, by_equal_lengths
+    return (by_equal_lengths,)
+
+
+def by_variable_length(pieces: Pieces, device: torch.device) -> Attend:
+    """All pieces in one call of the flash-attention kernel for sequences of variable length (GPU, 16 bits).
+
+    It is the kernel behind torch.nn.attention.varlen, called as that module calls it; the module's own signature
+    changes between the versions of torch that we run on.
+    """
+    query_ends, key_ends = (
+        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        for lengths in (pieces.queries, pieces.keys)
+    )
+    longest_query, longest_key = max(pieces.queries), max(pieces.keys)
+    keys = slice(pieces.key_start, pieces.key_start + sum(pieces.keys))
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.ops.aten._flash_attention_forward(
+            query[0].transpose(0, 1),
+            key[0, :, keys].transpose(0, 1),
+            value[0, :, keys].transpose(0, 1),
+            query_ends,
+            key_ends,
+            longest_query,
+            longest_key,
+            0.0,
+            pieces.causal,
+            False,
+            scale=scale,
+        )[:2]
+        return out.transpose(0, 1)[None], lse[None]
+
+    return attend
+
+
+def by_equal_lengths(pieces: Pieces, device: torch.device) -> Attend:
+    """Neighbouring pieces of equal lengths as one batch, each batch in a call of its own."""
+    batches = list(_batches(pieces))
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        if len(batches) == 1 and batches[0].count == 1:
+            keys = slice(batches[0].key_start, batches[0].key_start + batches[0].key_length)
+            return attend_batch(query, key[:, :, keys], value[:, :, keys], causal=pieces.causal, scale=scale)
+        out = torch.empty_like(query)
+        lse = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
+        for batch in batches:
+            queries = slice(batch.query_start, batch.query_start + batch.count * batch.query_length)
+            keys = slice(batch.key_start, batch.key_start + batch.count * batch.key_length)
+            part, part_lse = attend_batch(
+                _split(query[:, :, queries], batch.count),
+                _split(key[:, :, keys], batch.count),
+                _split(value[:, :, keys], batch.count),
+                causal=pieces.causal,
+                scale=scale,
+            )
+            _split(out[:, :, queries], batch.count).copy_(part)
+            _split(lse[:, :, queries].unsqueeze(-1), batch.count).copy_(part_lse.unsqueeze(-1))
+        return out, lse
+
+    return attend
+
+
+def attend_batch(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention output and its log-sum-exp `(batch, heads, queries)`; `key` may have fewer heads than `query`."""
+    if query.device.type == "cpu" and query.dtype in (torch.float32, torch.bfloat16):
+        # The kernel behind scaled_dot_product_attention on CPU; the public function keeps the log-sum-exp to itself.
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, scale=scale
+        )
+        return out, lse
+    return attend_by_formula(query, key, value, causal=causal, scale=scale)
+
+
+def attend_by_formula(
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same, written out; softmax in float32 or better."""
+    batch, heads, queries, size = query.shape
+    key_heads = key.shape[1]
+    # Query heads that share a key head are stacked, so that keys are not repeated.
+    grouped = query.reshape(batch, key_heads, -1, size)
+    logits = (grouped @ key.transpose(-1, -2)).float().mul_(scale).view(batch, heads, queries, -1)
+    if causal:
+        ahead = torch.ones(queries, key.shape[2], dtype=torch.bool, device=query.device).triu_(1)
+        logits.masked_fill_(ahead, float("-inf"))
+    lse = torch.logsumexp(logits, dim=-1)
+    weights = (logits - lse.unsqueeze(-1)).exp_().to(value.dtype).view(batch, key_heads, -1, key.shape[2])
+    return (weights @ value).view(batch, heads, queries, -1), lse
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    count: int
+    query_start: int
+    query_length: int
+    key_start: int
+    key_length: int
+
+
+def _batches(pieces: Pieces) -> Iterator[_Batch]:
+    query_start, key_start = 0, pieces.key_start
+    for (queries, keys), group in groupby(zip(pieces.queries, pieces.keys, strict=True)):
+        count = len(list(group))
+        yield _Batch(count, query_start, queries, key_start, keys)
+        query_start += count * queries
+        key_start += count * keys
+
+
+def _split(tensor: Tensor, count: int) -> Tensor:
+    """(1, heads, count * length, size) seen as (count, heads, length, size), without a copy."""
+    heads, tokens, size = tensor.shape[1:]
+    return tensor.view(heads, count, tokens // count, size).transpose(0, 1)

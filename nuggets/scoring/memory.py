@@ -1,0 +1,48 @@
+"""How many tokens fit into a forward pass, and what an exhausted memory looks like."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nuggets.errors import InputError
+
+_CACHED_ACTIVATION = 6 << 20  # bytes of the widest activation on a CPU: what a core's share of the cache can hold
+_CPU_TOKENS = (256, 4096)  # fewer make matrix products slow, more bring nothing
+_GPU_TOKENS = 32_768  # beyond it matrix products get no faster and a lost pass costs more
+_GPU_SHARE = 0.5  # of the free memory: the rest is for keys and values, logits and fragmentation
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether fewer tokens at a time might help."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def too_large(tokens: int, device: torch.device) -> InputError:
+    """The error for a single pair of so many tokens that memory has no room for."""
+    return InputError(
+        f"a single demonstration and anchor of {tokens} tokens do not fit into the memory of {device}: lower "
+        "demonstration_tokens or anchor_tokens, or choose dtype=bfloat16 or a smaller model"
+    )
+
+
+def cpu_token_budget(model: Any) -> int:
+    """Tokens whose widest activation stays in a core's cache."""
+    widths = [max(module.weight.shape) for module in model.base_model.modules() if _is_layer(module)]
+    per_token = max(widths, default=1024) * int(model.dtype.itemsize)
+    fewest, most = _CPU_TOKENS
+    return min(most, max(fewest, _CACHED_ACTIVATION // per_token))
+
+
+def gpu_token_budget(bytes_per_token: float, device: torch.device) -> int:
+    """Tokens whose activations fill a share of the memory that is free now."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(256, min(_GPU_TOKENS, int(_GPU_SHARE * free / bytes_per_token)))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.dim() == 2 and not isinstance(module, nn.Embedding)

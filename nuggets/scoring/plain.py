@@ -1,0 +1,46 @@
+"""One pair per forward pass: the definition that packing is held against, and the way for models that can't pack."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nuggets.scoring.door import Continuation
+from nuggets.scoring.memory import is_out_of_memory, too_large
+from nuggets.scoring.response_logits import log_probs
+
+
+@dataclass(frozen=True)
+class PlainEngine:
+    """Prefix and continuation concatenated, nothing shared, the model's own attention."""
+
+    model: Any
+
+    def log_prob_sums(
+        self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]
+    ) -> Iterator[NDArray[np.float64]]:
+        """See LanguageModel."""
+        for prefix in prefixes:
+            yield self.row(prefix, continuations)
+
+    def row(self, prefix: Sequence[int], continuations: Sequence[Continuation]) -> NDArray[np.float64]:
+        """The sums of one prefix."""
+        return np.array([self._sum(prefix, item) if item.response_tokens else 0.0 for item in continuations])
+
+    def _sum(self, prefix: Sequence[int], item: Continuation) -> float:
+        try:
+            return self._pass(prefix, item)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise too_large(len(prefix) + len(item.ids), self.model.device) from error
+
+    @torch.inference_mode()
+    def _pass(self, prefix: Sequence[int], item: Continuation) -> float:
+        ids = torch.tensor([[*prefix, *item.ids]], device=self.model.device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0]
+        start = len(prefix) + item.response_start
+        return float(log_probs(logits[start - 1 : -1], ids[0, start:]).double().sum())

@@ -1,0 +1,150 @@
+"""Memory that really runs out: in processes of their own, whose address space is limited to little more than they have.
+
+A token takes about 100 KB in the layer of 8192 units, and hardly anything elsewhere.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nuggets.scoring.memory import is_out_of_memory
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits its address space as Linux does")
+
+_PROGRAM = """
+import json, logging, resource, sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from nuggets.scoring.door import Continuation
+from nuggets.scoring.engine import open_engine
+
+SIZES = dict(
+    vocab_size=384, hidden_size=16, intermediate_size=8192, num_hidden_layers=1, num_attention_heads=2,
+    initializer_range=0.3,
+)
+torch.manual_seed(0)
+messages = []
+handler = logging.Handler()
+handler.emit = lambda record: messages.append(record.getMessage())
+logging.getLogger("nuggets").addHandler(handler)
+
+
+def ids(count):
+    return tuple(torch.randint(0, 384, (count,)).tolist())
+
+
+def rows_of(engine, prefixes, continuations):
+    return np.array(list(engine.log_prob_sums(prefixes, continuations)))
+
+
+@contextmanager
+def megabytes_more(count):
+    # More than what this process has mapped now; a failed allocation is an error from here on, not a killed process.
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (count << 20), resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def refusal(engine, prefix_tokens, anchor_tokens):
+    try:
+        with megabytes_more(100):
+            rows_of(engine, [ids(prefix_tokens)], [Continuation(ids(anchor_tokens), 2)])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def with_and_without_limit(engine, megabytes, prefixes, continuations):
+    expected = rows_of(engine, prefixes, continuations)
+    messages.clear()
+    with megabytes_more(megabytes):
+        try:
+            found = rows_of(engine, prefixes, continuations).tolist()
+        except Exception as error:
+            found = str(error)
+    return {"expected": expected.tolist(), "found": found, "budget": engine.token_budget, "messages": [*messages]}
+
+
+prefixes = [ids(length) for length in (450, 450, 450, 5)]
+continuations = [Continuation(ids(40), 20) for _ in range(20)]
+llama = LlamaForCausalLM(LlamaConfig(**SIZES))
+found = {}
+
+torch.set_num_threads(1)
+for kv_iter in (1, 2):
+    engine = open_engine(llama, token_budget=2048, kv_iter=kv_iter)
+    found[f"kv_iter {kv_iter}"] = with_and_without_limit(engine, 100, prefixes, continuations)
+windowed = open_engine(MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=50)))
+found["long anchor"] = refusal(engine, 5, 3000)
+found["long demonstration"] = refusal(engine, 3000, 5)
+found["not packable"] = refusal(windowed, 3000, 5)
+
+torch.set_num_threads(2)
+engine = open_engine(llama, token_budget=2048)
+found["two lanes"] = with_and_without_limit(engine, 100, prefixes, continuations)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    """What the program printed. One arena and a fixed way to allocate: what memory is needed is the same each time."""
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def assert_sums_survived(run: dict) -> None:
+    assert not isinstance(run["found"], str), run["found"]
+    np.testing.assert_allclose(run["found"], run["expected"], rtol=0, atol=20 * 1e-4)
+    assert np.ptp(run["expected"]) > 10  # sums that differ from each other, so that they can be in the wrong place
+
+
+@pytest.mark.parametrize("kv_iter", [1, 2])
+def test_sums_are_the_same_when_memory_runs_out_on_the_way(found: dict, kv_iter: int) -> None:
+    run = found[f"kv_iter {kv_iter}"]
+    assert_sums_survived(run)
+    # All prefixes at once, and the first packs.
+    assert run["messages"][0] == "out of memory with 1355 tokens in a forward pass: going on with at most 677"
+    assert any(message.startswith("out of memory with 1600 tokens") for message in run["messages"])
+    assert 40 <= run["budget"] <= 677
+    assert run["messages"][-1].endswith(f"going on with at most {run['budget']}")
+
+
+def test_sums_are_the_same_when_lanes_take_memory_from_each_other(found: dict) -> None:
+    run = found["two lanes"]
+    assert_sums_survived(run)
+    assert run["messages"]
+    assert run["budget"] < 2048
+
+
+@pytest.mark.parametrize(
+    ("case", "tokens"), [("long anchor", 3005), ("long demonstration", 3000), ("not packable", 3005)]
+)
+def test_a_pair_that_does_not_fit_alone_is_an_error_that_says_what_to_lower(
+    found: dict, case: str, tokens: int
+) -> None:
+    message = found[case]
+    assert message.startswith("InputError: a single demonstration and anchor of")
+    assert f"{tokens} tokens do not fit into the memory of cpu" in message
+    assert "lower demonstration_tokens or anchor_tokens" in message
+
+
+def test_other_errors_are_not_taken_for_exhausted_memory() -> None:
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
