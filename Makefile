@@ -1,5 +1,6 @@
 # make demo   set up, then curate the demo pool and show what came of it
 # make test   set up, then linters, type checks and the whole test suite
+# make bench  set up, then the engine against three other algorithms; OPTIONS="--quick" for two minutes of it
 # make check  linters and type checks only;  make fix  format and mend what can be mended
 
 SHELL := /bin/bash
@@ -13,13 +14,18 @@ export HF_HOME := $(CURDIR)/.cache/huggingface
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check fix clean
+OPTIONS ?=
+
+.PHONY: demo test bench check fix clean
 
 demo: .venv/ready
 	$(BIN)/python demo/run.py
 
 test: check
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/engine.py $(OPTIONS)
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -55,6 +55,8 @@ class Yardstick:
 def find_yardstick(sizes: Iterable[Product], *, dtype: torch.dtype, device: torch.device, threads: int) -> Yardstick:
     """Try every way once and keep the best for each size."""
     blank = Yardstick({}, dtype, device, threads)
+    sizes = list(sizes)
+    _rate(sizes[0], Way(1, 1, 1), blank)  # a library's first call sets things up
 
     def best(size: Product) -> list[Way]:
         return heapq.nlargest(_KEPT, _ways(size, blank), key=lambda way: _rate(size, way, blank))
@@ -91,7 +93,7 @@ def _rate(size: Product, way: Way, yardstick: Yardstick) -> float:
         return time.perf_counter() - started
 
     with _lanes(products, way.lanes, yardstick.threads) as run:
-        repeats = math.ceil(_SECONDS_A_BURST / min(timed(1), timed(1)))  # a first call may set things up
+        repeats = math.ceil(_SECONDS_A_BURST / timed(1))
         taken = statistics.median(timed(repeats) for _ in range(_BURSTS))
     return 2 * way.rows * size[0] * way.columns * way.lanes * repeats / taken
 

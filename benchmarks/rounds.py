@@ -12,7 +12,7 @@ from workload import Prefix
 
 from nuggets.scoring.door import Continuation
 
-_WARM_UP_ANCHORS = {"cpu": 2, "cuda": None}  # None: all; a GPU's libraries choose and load kernels for sizes they meet
+_WARM_UP_ANCHORS = {"cpu": 1, "cuda": None}  # None: all; a GPU's libraries choose and load kernels for sizes they meet
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from scored_pairs import (
     one_core,
     per_token,
     plain_model,
+    plain_row,
+    random_continuations,
     random_prefixes,
     rows_of,
 )
@@ -145,6 +147,13 @@ def test_nothing_is_refined_in_front_of_a_zero_shot_sum(family: str, kv_iter: in
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_iteration_is_the_plain_sum(family: str) -> None:
     assert_close(rows_of(engine_with(family, 1), PREFIXES, MIXED), expected_rows(family), MIXED)
+
+
+def test_a_zero_shot_sum_of_an_anchor_beyond_the_window_is_the_plain_one() -> None:
+    """There is nothing to refine, so nothing to refuse."""
+    continuations = [*random_continuations(5, [(2 * WINDOW, 5)]), MIXED[0]]
+    (row,) = rows_of(engine_with("mistral_window", 2), [()], continuations)
+    assert_close(row, plain_row(plain_model("mistral_window"), (), continuations), continuations)
 
 
 def test_a_model_that_cannot_be_packed_is_refused_more_than_one_iteration() -> None:

@@ -40,7 +40,7 @@ class _Group:
 
     prefixes: int
     packs: list["Future[PackSums]"]
-    plain_row: Callable[[], Row] | None = None  # left to the caller's thread: some models change while they compute
+    plain_row: Callable[[], Row] | None = None  # left to the caller's thread, which has all cores
 
 
 class PackedEngine:
@@ -120,7 +120,7 @@ class PackedEngine:
             if started is not None:
                 yield self._submit_packs(*started, laid_out, lanes)
             if not packable:
-                if self.update:
+                if self.update and group[0]:
                     raise InputError(
                         f"kv_iter above 1 can't refine a demonstration of {len(group[0])} tokens: with what stands "
                         f"behind it, it is longer than the {self.context} tokens that this model's attention reaches "

@@ -1,7 +1,8 @@
 """One pair per forward pass: the definition that packing is held against, and the way for models that can't pack."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ class PlainEngine:
     """Prefix and continuation concatenated, nothing shared, the model's own attention."""
 
     model: Any
+    # Some models change while they compute: dynamic rope and longrope set their frequencies to fit the sequence.
+    _one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def log_prob_sums(
         self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]
@@ -32,7 +35,8 @@ class PlainEngine:
 
     def _sum(self, prefix: Sequence[int], item: Continuation) -> float:
         try:
-            return self._pass(prefix, item)
+            with self._one_at_a_time:
+                return self._pass(prefix, item)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
