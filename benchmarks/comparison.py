@@ -1,6 +1,7 @@
 """One workload's comparison: the matrix rate, the race, and what they come to, printed and as a record."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from contestants import Contestant
 from matrix_rate import Yardstick, find_yardstick
@@ -44,7 +45,7 @@ def compare(
             [each.measurements[item.name] for each in finished],
             work[: len(finished)],
             candidates=candidates,
-            matrix_rate=rate[item.dtype].median,
+            matrix_rates=[(before + after) / 2 for before, after in pairwise(rates[item.dtype])],
             baseline=baselines[item.dtype],
         )
         for item in contestants

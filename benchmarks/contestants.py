@@ -43,8 +43,7 @@ def all_contestants(model: Any) -> list[Contestant]:
     """The engine and its three rivals; the definition that sums are held against is `pairs`."""
     pairs(model, [()], [Continuation((0, 1, 2), 1)])  # so that libraries which load on first use count for nobody
     before = bytes_in_use(model.device)
-    # A twin with the same weights in the same memory, since the engine may change how its model attends.
-    engine = open_engine(copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}))
+    engine = open_engine(model)
     held = 0 if before is None else max(0, (bytes_in_use(model.device) or 0) - before)
 
     def ours(prefixes: Sequence[Prefix], anchors: Sequence[Continuation]) -> NDArray[np.float64]:

@@ -107,7 +107,11 @@ def _parse() -> argparse.Namespace:
     add("--candidates", type=_positive, metavar="N", help="candidates in each round (3; quick 2)")
     add("--rounds", type=_positive, default=5, metavar="N", help="rounds at most (5)")
     add("--model", metavar="MODEL", help="a folder, a .gguf file or a hub id (the packaged SmolLM2-135M)")
-    add("--shape", choices=("llama-7b", "tiny"), help="random weights of this shape, and random ids")
+    add(
+        "--shape",
+        choices=("llama-7b", "smollm2-135m", "small", "tiny"),
+        help="random weights of this shape, and random ids",
+    )
     add("--demonstration-tokens", type=_positive, nargs="+", default=[45, 300], metavar="N", help="by --shape (45 300)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="number format (bfloat16 on a GPU, else float32)")
     add("--threads", type=_positive, metavar="N", help="CPU threads of every algorithm (as many as torch takes)")

@@ -50,7 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=["small", "smollm2-135m"])
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds over all points (3)")
-    parser.add_argument("--largest", type=int, default=1000, metavar="N", help="anchors at most (1000)")
+    parser.add_argument("--most-candidates", type=int, default=64, metavar="N", help="candidates at most (64)")
+    parser.add_argument("--most-anchors", type=int, default=1000, metavar="N", help="anchors at most (1000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,7 +65,7 @@ def main() -> None:
     print("\n".join(f"{key}: {value}" for key, value in record.items()), flush=True)
     for name in args.shapes:
         model = random_model(name, dtype=dtype, device=device)
-        points = list(_points(name, args.largest))
+        points = list(_points(name, most_candidates=args.most_candidates, most_anchors=args.most_anchors))
         _measure(open_engine(model), points, rounds=args.rounds, device=device)
         record[name] = _summary(model, points)
         _print(name, record[name])
@@ -73,11 +74,12 @@ def main() -> None:
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _points(shape: str, largest: int) -> Iterator[Point]:
+def _points(shape: str, *, most_candidates: int, most_anchors: int) -> Iterator[Point]:
     for candidates in (1, 4, 16, 64):
-        yield Point("candidates", candidates, _job(shape, 65, candidates=candidates, anchors=20))
+        if candidates <= most_candidates:
+            yield Point("candidates", candidates, _job(shape, 65, candidates=candidates, anchors=20))
     for anchors in (10, 30, 100, 300, 1000):
-        if anchors <= largest:
+        if anchors <= most_anchors:
             yield Point("anchors", anchors, _job(shape, 65, candidates=1, anchors=anchors))
     for tokens in (20, 65, 200, 500, 1000):
         yield Point("demonstration_tokens", tokens, _job(shape, tokens, candidates=1, anchors=_ANCHORS))

@@ -14,9 +14,9 @@ DEFINITION = "pairs"  # the algorithm whose sums all others are held against
 FLOAT32 = "released_fp32"  # the one that, beside rivals of less precision, shows what is rounding
 UNITS = {
     "cells_per_s": "(candidate, anchor) pairs per second of wall time, median over rounds",
-    "useful_tokens_per_s": "each candidate's tokens once and all anchors' tokens, per second, median over rounds",
+    "useful_tokens_per_s": "tokens that have to be computed (benchmarks/useful_work.py) per second, median over rounds",
     "useful_flop_per_s": "see benchmarks/useful_work.py, median over rounds",
-    "share_of_matrix_rate": "useful_flop_per_s over matrix_rate.flop_per_s of the same number format",
+    "share_of_matrix_rate": "useful_flop_per_s over the mean of the matrix rates before and after the round",
     "seconds": "wall time per candidate, median over rounds",
     "cpu_seconds": "CPU seconds of all threads per candidate, median over rounds",
     "cpu_seconds_per_cell": "CPU seconds of all threads per cell, median over rounds",
@@ -59,10 +59,11 @@ def result(
     work: Sequence[UsefulWork],
     *,
     candidates: int,
-    matrix_rate: float,
+    matrix_rates: Sequence[float],
     baseline: NDArray[np.float64],
 ) -> Result:
-    """One algorithm's figures from its measurement and the useful work of each round of `candidates` candidates."""
+    """One algorithm's figures from its measurement, the useful work of each round of `candidates` candidates, and the
+    matrix rate (FLOP/s) at that time: the machine's speed may drift, and both with it."""
     laps = list(zip(measurements, work, strict=True))
     elsewhere = [lap.cores_elsewhere for lap in measurements if lap.cores_elsewhere is not None]
     peaks = [lap.peak_bytes for lap in measurements if lap.peak_bytes is not None]
@@ -71,7 +72,9 @@ def result(
         "cells_per_s": figure([done.cells / lap.seconds for lap, done in laps]),
         "useful_tokens_per_s": figure([done.tokens / lap.seconds for lap, done in laps]),
         "useful_flop_per_s": figure([done.flop / lap.seconds for lap, done in laps]),
-        "share_of_matrix_rate": figure([done.flop / lap.seconds / matrix_rate for lap, done in laps]),
+        "share_of_matrix_rate": figure(
+            [done.flop / lap.seconds / rate for (lap, done), rate in zip(laps, matrix_rates, strict=True)]
+        ),
         "seconds": figure([lap.seconds / candidates for lap in measurements]),
         "cpu_seconds": figure([lap.cpu_seconds / candidates for lap in measurements]),
         "cpu_seconds_per_cell": figure([lap.cpu_seconds / done.cells for lap, done in laps]),

@@ -1,6 +1,8 @@
 """The arithmetic that scoring can't do without, counted exactly, and the same for every algorithm. Pure.
 
-For a candidate with a demonstration of n tokens, and anchors of L tokens each of which R belong to the response:
+For a candidate with a demonstration of n tokens, and anchors of L tokens each of which R belong to the response. The
+tokens with which all anchors begin ("Instruction:") are counted with the demonstration, as part of n: they need not be
+computed for every anchor.
 
 ```
 tokens      n + sum(L)                                           the demonstration once, every anchor once
@@ -24,6 +26,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from nuggets.scoring.door import Continuation
+from nuggets.scoring.packing import share_opening
 
 Product = tuple[int, int]  # a matrix product by what one row of it becomes: (inputs, outputs)
 
@@ -78,10 +81,12 @@ def shape_of(model: Any) -> ModelShape:
 
 def useful_work(shape: ModelShape, prefixes: Sequence[Sequence[int]], anchors: Sequence[Continuation]) -> UsefulWork:
     """The useful work of every anchor behind every prefix."""
+    opening, anchors = share_opening(anchors)
+    lengths = [len(prefix) + len(opening) for prefix in prefixes]
     anchor_tokens = sum(len(item.ids) for item in anchors)
     own_pairs = sum(_causal_pairs(len(item.ids)) for item in anchors)
-    tokens = sum(len(prefix) + anchor_tokens for prefix in prefixes)
-    pairs = sum(_causal_pairs(len(prefix)) + own_pairs + anchor_tokens * len(prefix) for prefix in prefixes)
+    tokens = sum(length + anchor_tokens for length in lengths)
+    pairs = sum(_causal_pairs(length) + own_pairs + anchor_tokens * length for length in lengths)
     responses = len(prefixes) * sum(item.response_tokens for item in anchors)
     products = {size: 2 * size[0] * size[1] * count * tokens for size, count in shape.linear.items()}
     products[shape.head] = products.get(shape.head, 0) + 2 * shape.width * shape.vocabulary * responses

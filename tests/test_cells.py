@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nuggets.addresses import digest, scoring_key
 from nuggets.cells import CellBlock, group_of, read_cells, write_block
 from nuggets.errors import StoreError
 from nuggets.store import Store
@@ -158,3 +159,11 @@ def set_partition(data: st.DataObject, size: int) -> list[list[int]]:
     order = data.draw(st.permutations(range(size)))
     cuts = sorted(data.draw(st.sets(st.integers(1, size - 1))) if size > 1 else [])
     return [order[start:stop] for start, stop in zip([0, *cuts], [*cuts, size], strict=True)]
+
+
+def test_cells_of_refined_demonstrations_lie_apart_and_the_others_where_they_always_were():
+    of = {"model": "m", "profile": "released", "demonstration_tokens": 9, "anchor_tokens": 200, "dtype": "float32"}
+    plain = scoring_key(**of)
+    assert plain == digest({"scoring_version": 1, **of})
+    assert scoring_key(**of, kv_iter=1) == plain
+    assert len({plain, scoring_key(**of, kv_iter=2), scoring_key(**of, kv_iter=3)}) == 3

@@ -7,7 +7,7 @@ from torch import nn
 
 from nuggets.errors import InputError
 
-_CACHED_ACTIVATION = 6 << 20  # bytes of the widest activation on a CPU: what a core's share of the cache can hold
+_CACHED_ACTIVATION = 4 << 20  # bytes of the widest activation on a CPU: what a core's share of the cache can hold
 _CPU_TOKENS = (256, 4096)  # fewer make matrix products slow, more bring nothing
 _GPU_TOKENS = 32_768  # beyond it matrix products get no faster and a lost pass costs more
 _GPU_SHARE = 0.5  # of the free memory: the rest is for keys and values, logits and fragmentation

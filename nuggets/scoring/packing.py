@@ -126,21 +126,22 @@ def plan_packs(layout: Layout, *, prefixes: int, token_budget: int) -> list[Pack
         return []
     members = len(layout.columns)
     total = prefixes * layout.tokens
-    even = total / ceil(total / token_budget) + layout.length(members - 1) / 2
-    limit = min(token_budget, ceil(even))
+    even = total / ceil(total / token_budget)
     packs: list[Pack] = []
     runs: list[Run] = []
-    tokens = 0
+    before = tokens = 0  # of all packs, and of the one that is being filled
     for prefix in range(prefixes):
         first = 0
         for member in range(members):
             length = layout.length(member)
-            if tokens and tokens + length > limit:
+            # A pack ends where it is nearest to its even share, so that none is much smaller than the others.
+            if tokens and (tokens + length > token_budget or before + length / 2 > (len(packs) + 1) * even):
                 if member > first:
                     runs.append(Run(prefix, first, member))
                 packs.append(tuple(runs))
                 runs, tokens, first = [], 0, member
             tokens += length
+            before += length
         runs.append(Run(prefix, first, members))
     packs.append(tuple(runs))
     return packs
