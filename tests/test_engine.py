@@ -449,3 +449,17 @@ def test_a_model_in_float64(family: str) -> None:
     engine = open_engine(build_model(family).double())
     assert type(engine) is (PlainEngine if family == "gemma2" else PackedEngine)
     assert_close(rows_of(engine, PREFIXES, MIXED), expected_rows(family), MIXED)
+
+
+def test_candidates_beyond_the_window_are_scored_one_pair_at_a_time_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = engine_of("mistral_window")
+    with caplog.at_level(logging.WARNING, logger="nuggets"):
+        rows_of(engine, random_prefixes(1, [3, 2]), [item for item in MIXED if len(item.ids) < 15])
+        assert caplog.messages == []
+        rows_of(engine, random_prefixes(1, [3, 2 * WINDOW, 3 * WINDOW]), MIXED)
+    (message,) = caplog.messages
+    assert f"{2 * WINDOW} tokens in front of anchors" in message
+    assert f"more than the {WINDOW} that" in message
+    assert "one pair per forward pass" in message

@@ -114,6 +114,7 @@ class PackedEngine:
             alone=lambda prefix: not prefix or beyond(prefix),  # no keys to attend to, or no packing
         )
         started: tuple[Prefixes, Future[KeysValues]] | None = None
+        told = False
         for group in groups:
             packable = not beyond(group[0])
             following = (group, lanes.submit(self.keys_values, group)) if packable else None
@@ -125,6 +126,16 @@ class PackedEngine:
                         f"kv_iter above 1 can't refine a demonstration of {len(group[0])} tokens: with what stands "
                         f"behind it, it is longer than the {self.context} tokens that this model's attention reaches "
                         "back; lower demonstration_tokens or use kv_iter=1"
+                    )
+                if not told:
+                    told = True
+                    logger.warning(
+                        "%d tokens in front of anchors of up to %d are more than the %d that can be packed for this "
+                        "model's attention: such candidates are scored one pair per forward pass, which is right and "
+                        "slower",
+                        len(group[0]),
+                        longest,
+                        self.context,
                     )
                 yield _Group(1, [], partial(self.plain.row, group[0], continuations))
             started = following
