@@ -1,5 +1,6 @@
 # make demo   set up, then curate the demo pool and show what came of it
 # make test   set up, then linters, type checks and the whole test suite
+# make slow   set up, then the tests that take minutes: a run that is killed at random moments, 25 times
 # make bench  set up, then the engine against three other algorithms; OPTIONS="--quick" for two minutes of it
 # make check  linters and type checks only;  make fix  format and mend what can be mended
 
@@ -16,13 +17,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 OPTIONS ?=
 
-.PHONY: demo test bench check fix clean
+.PHONY: demo test slow bench check fix clean
 
 demo: .venv/ready
 	$(BIN)/python demo/run.py
 
 test: check
 	$(BIN)/python -m pytest
+
+slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/engine.py $(OPTIONS)

@@ -46,11 +46,16 @@ def curate(config: Path | None = None, **options: Any) -> None:
 @app.command()
 @with_options(ReselectConfig, argument="run")
 def reselect(**options: Any) -> None:
-    """Apply a new cut to a finished run. Takes seconds: no model is started, no cell computed."""
-    from nuggets.publishing import publish_selection
+    """Apply a new cut to a finished run. Takes seconds, unless the cut needs cells that a race has left out."""
+    from nuggets.publishing import publish_selection, undecided_candidates
 
     config = ReselectConfig(**{name: value for name, value in options.items() if value is not None})
-    _show_selection(publish_selection(config.store, config.run, config.cut))
+    if undecided_candidates(config.store, config.run, config.cut):
+        from flows.running import run_reselect
+
+        _show_selection(run_reselect(config))
+    else:
+        _show_selection(publish_selection(config.store, config.run, config.cut, memory=config.memory_mib << 20))
 
 
 @app.command()
@@ -98,6 +103,28 @@ def runs(store: StoreUrl = DEFAULT_STORE) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command()
+def gc(
+    store: StoreUrl = DEFAULT_STORE,
+    hours: Annotated[float, typer.Option(min=0, help="Age from which a writer's file counts as left behind.")] = 1.0,
+    damaged: Annotated[bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.")] = False,
+) -> None:
+    """Sweep a store: files that killed writers left, work lists of ended runs, blocks not yet joined. Loses no cell."""
+    from nuggets.garbage import find_garbage, sweep_garbage
+    from nuggets.store import open_store
+
+    place = open_store(store)
+    found = find_garbage(place, older_than=hours * 3600)
+    kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
+    typer.echo(
+        f"{len(found.leftovers)} files of killed writers, {len(found.worklists)} work lists of ended runs, "
+        f"{len(found.scattered)} folders with blocks to join, {len(found.damaged)} damaged blocks{kept}"
+    )
+    if not dry_run:
+        sweep_garbage(place, found, damaged=damaged)
 
 
 @app.command("import-scores")

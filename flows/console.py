@@ -66,7 +66,7 @@ class RunDisplay(logging.Handler):
             self._progress.update(self._bar, total=self._total, completed=self._done)
             if self._done >= self._total:
                 self._progress.stop()
-        elif computed and (time.monotonic() - self._last_line > _LINE_SECONDS or self._done >= self._total):
+        elif computed and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
             rate = self._done / (self._last_line - self._started)
             left = (self._total - self._done) / rate

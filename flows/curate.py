@@ -9,6 +9,7 @@ from prefect import flow, unmapped
 from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.rounds import WORKERS, first_round, score_in_rounds
 from nuggets.config import CurateConfig
 from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
@@ -21,15 +22,12 @@ from tasks.embed import embed
 from tasks.ingest import ingest
 from tasks.judge import judge
 from tasks.outcome import record
-from tasks.plan import plan
 from tasks.prepare import prepare
 from tasks.publish import publish
-from tasks.score import score
 
 T = TypeVar("T")
 
-# One at a time: each task uses all cores, or the GPU, by itself; two at once would load the model twice.
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=WORKERS)
 
 
 @dataclass
@@ -83,24 +81,25 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Se
     stops = [min(start + config.shard_size, anchor_set.anchors) for start in starts]
     _results("baseline", list(measure_baseline.map(unmapped(prepared), unmapped(anchor_set.path), starts, stops)))
     watch.lap("baseline")
-    work = plan(prepared, pool, anchor_set.path)
+    cut = config.cut if config.racing == "on" else None
+    first = first_round(prepared, pool, anchor_set.path, cut)
     references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
     counts = {
         "rows": pool.rows,
         "examples": pool.examples,
         "anchors": anchor_set.anchors,
-        "cells": work.needed,
-        "cells_found": work.found,
+        "cells": first.table,
+        "cells_found": first.found,
     }
     # Before scoring, so that what an interrupted run has computed can be looked at.
     record(prepared.store, prepared.name, RunState.RUNNING, references=references, counts=counts)
-    computed = _results("score", list(score.map(unmapped(prepared), list(work.work), unmapped(anchor_set.path))))
+    scored = score_in_rounds(prepared, pool, anchor_set.path, cut, first)
     watch.lap("score")
     judge(prepared, pool, anchor_set.path)
     watch.lap("judge")
-    counts = {**counts, "cells_computed": sum(computed)}
+    counts = {**counts, "cells_computed": scored.computed, "rounds": scored.rounds}
     record(prepared.store, prepared.name, RunState.COMPLETE, counts=counts, seconds=watch.seconds)
-    return publish(prepared.store, prepared.name, config.cut)
+    return publish(prepared.store, prepared.name, config.cut, config.memory_mib)
 
 
 def _results(stage: str, futures: list[PrefectFuture[T]]) -> list[T]:

@@ -1,17 +1,32 @@
-"""A new cut on a finished run: no model, no scoring."""
+"""A new cut on a finished run: no model and no scoring, unless the cut needs cells that no earlier one did."""
+
+from typing import Any
 
 from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.rounds import WORKERS, first_round, score_in_rounds
 from nuggets.config import ReselectConfig
 from nuggets.publishing import Selection
+from tasks.judge import judge
 from tasks.publish import publish
+from tasks.reopen import reopen
+from tasks.undecided import count_undecided
+
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=WORKERS)
 
 
-@flow(name="reselect", flow_run_name="reselect {config.run}")
+@flow(name="reselect", flow_run_name="reselect {config.run}", task_runner=_RUNNER)
 def reselect(config: ReselectConfig) -> Selection:
     """Apply another cut to a run's golden scores and publish it beside the earlier selections.
 
     Args:
         config: The run, its store, and the new cut.
     """
-    return publish(config.store, config.run, config.cut)
+    undecided = count_undecided(config.store, config.run, config.cut)
+    if undecided:
+        prepared, pool, anchors = reopen(config.store, config.run, undecided)
+        first = first_round(prepared, pool, anchors, config.cut)
+        score_in_rounds(prepared, pool, anchors, config.cut, first)
+        judge(prepared, pool, anchors)
+    return publish(config.store, config.run, config.cut, config.memory_mib)

@@ -2,10 +2,12 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from flows.console import hide_progress, show_progress
-from nuggets.config import CurateConfig
+from nuggets.config import CurateConfig, ReselectConfig
 from nuggets.preparation import check_config
 from nuggets.publishing import Selection
 from nuggets.stopping import clear_stop, request_stop, stop_requested
@@ -28,6 +30,23 @@ _SETTINGS = {
 def run_curate(config: CurateConfig) -> Selection:
     """Run the curate flow here, with the configured Prefect server or a temporary one."""
     check_config(config)
+    with _surroundings():
+        from flows.curate import curate
+
+        return curate(config)
+
+
+def run_reselect(config: ReselectConfig) -> Selection:
+    """Run the reselect flow here, for a cut that needs cells which are not there yet."""
+    with _surroundings():
+        from flows.reselect import reselect
+
+        return reselect(config)
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """Settings, progress, signals and a Prefect server for as long as a flow runs."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     display = show_progress()
@@ -37,9 +56,7 @@ def run_curate(config: CurateConfig) -> Selection:
         from flows.local_api import prefect_api
 
         with prefect_api():
-            from flows.curate import curate
-
-            return curate(config)
+            yield
     finally:
         signal.signal(signal.SIGINT, before)
         hide_progress(display)

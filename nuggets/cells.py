@@ -1,28 +1,42 @@
 """Cells: blocks in the store that never change, found by what they hold.
 
 ```
-cells/<scoring key>/<group>/<block>.parquet     one row per candidate, one float32 column per anchor
+cells/<scoring key>/<first>-<last>/<digest>.parquet     one row per candidate, one float32 column per anchor
+damaged/cells/...                                       blocks that were set aside
 ```
 
-The scoring key stands for model, profile, limits and number format; a group for the candidates that one task was
-given, so that a task that starts again needs to look into its own blocks only; a block for what it holds. NaN
-means 'not in this block'. A cell that stands in two blocks is the same number twice, up to rounding of the device.
+The scoring key stands for model, profile, limits and number format; `first` and `last` are the leading digits of the
+candidate ids between which a folder's blocks lie, so that a listing tells where a candidate can be; the digest is that
+of a block's content, and is verified at reading. NaN means 'not in this block'.
+
+Blocks are joined, never replaced: of two numbers for one cell (two devices may round differently) the larger is
+taken, so that neither order nor repetition matters. A block is deleted only when another one is stored that holds all
+that it holds, and more. Joining only ever adds: of several writers that join the same blocks, none can delete what
+another one has put in their place.
 """
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nuggets.addresses import digest
-from nuggets.columns import read_table, table_bytes
+from nuggets.columns import DamagedTable, read_table, table_bytes
 from nuggets.errors import StoreError
 from nuggets.store import Store
 
-FORMAT_VERSION = "1"
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = "2"
+_EARLIER = "1"  # without digest, in folders that tell no range
 _CANDIDATE = "candidate_id"
+_ID_DIGITS = 8  # of an id in a folder's name
+_NAN = np.float32(np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,48 +47,160 @@ class CellBlock:
     anchor_ids: tuple[str, ...]
     values: NDArray[np.float32]
 
+    @property
+    def digest(self) -> str:
+        """Identity of the content, the same for the same cells in whatever order they stand."""
+        ordered = _ordered(self)
+        content = hashlib.sha256(repr((ordered.candidate_ids, ordered.anchor_ids)).encode())
+        content.update(np.ascontiguousarray(ordered.values).tobytes())
+        return content.hexdigest()[:32]
 
-def group_of(candidate_ids: Sequence[str]) -> str:
-    """The group that a task's candidates form."""
-    return digest(list(candidate_ids))[:16]
+
+def cells_folder(key: str, candidate_ids: Sequence[str]) -> str:
+    """The folder of the blocks that a task writes for candidates between the least and the greatest of these ids."""
+    return f"cells/{key}/{min(candidate_ids)[:_ID_DIGITS]}-{max(candidate_ids)[:_ID_DIGITS]}"
 
 
-def write_block(store: Store, key: str, group: str, block: CellBlock) -> str:
+def folder_range(path: str) -> tuple[str, str]:
+    """The leading digits between which the candidates of a block lie, from its path."""
+    first, dash, last = path.split("/")[2].partition("-")
+    return (first, last) if dash else ("", "g")  # an earlier version's folder: anything from the first to the last id
+
+
+def write_block(store: Store, folder: str, block: CellBlock) -> str:
     """Store a block whole; returns its path. Writing the same block twice changes nothing."""
-    name = digest([list(block.candidate_ids), list(block.anchor_ids)])[:16]
-    path = f"cells/{key}/{group}/{name}.parquet"
+    block = _ordered(block)
+    path = f"{folder}/{block.digest}.parquet"
     columns = {_CANDIDATE: pa.array(block.candidate_ids, pa.string())}
     columns |= {anchor: pa.array(block.values[:, index]) for index, anchor in enumerate(block.anchor_ids)}
-    store.write(path, table_bytes(columns, metadata={"format_version": FORMAT_VERSION, "scoring_key": key}))
+    store.write(path, table_bytes(columns, metadata={"format_version": FORMAT_VERSION}))
     return path
 
 
-def read_cells(
-    store: Store, key: str, candidate_ids: Sequence[str], anchor_ids: Sequence[str], *, group: str | None = None
-) -> NDArray[np.float32]:
-    """Stored cells `(candidates, anchors)` in the order asked for, NaN where there is none; one group's, or all.
+def list_blocks(store: Store, folder: str) -> list[str]:
+    """Paths of the blocks below a folder; foreign files are none, nor are hidden ones such as macOS leaves."""
+    names = ((path, path.rpartition("/")[2]) for path in store.list(folder))
+    return [path for path, name in names if name.endswith(".parquet") and not name.startswith(".")]
 
-    Raises StoreError for a damaged block or one of another format.
+
+def read_block(store: Store, path: str) -> CellBlock | None:
+    """The block at a path; None if it is damaged, which is said in a warning, and it is set aside.
+
+    Raises StoreError for a block of another format or a store that can't be read now, and FileNotFoundError if it is
+    not there (any more: another process may have joined it with others).
     """
-    values = np.full((len(candidate_ids), len(anchor_ids)), np.nan, dtype=np.float32)
-    position = {candidate: index for index, candidate in enumerate(candidate_ids)}
-    for path in store.list(f"cells/{key}/{group}" if group else f"cells/{key}"):
-        if not path.endswith(".parquet"):
-            continue
+    try:
         table = read_table(store, path)
         version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
-        if version != FORMAT_VERSION:
-            raise StoreError(
-                f"{store.uri(path)} has format version {version}, this program reads {FORMAT_VERSION}: "
-                "use the version of nuggets that wrote it, or another store"
-            )
-        places = [(row, position[item]) for row, item in enumerate(table[_CANDIDATE].to_pylist()) if item in position]
-        if not places:
+        if version not in (FORMAT_VERSION, _EARLIER):
+            raise _unknown_format(store, path, version)
+        anchors = [name for name in table.column_names if name != _CANDIDATE]
+        columns = [table[name].to_numpy() for name in anchors]
+        values = np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0), dtype=np.float32)
+        block = CellBlock(tuple(table[_CANDIDATE].to_pylist()), tuple(anchors), values)
+        whole = version == _EARLIER or block.digest == path.rpartition("/")[2].removesuffix(".parquet")
+    except _UnknownFormat:
+        raise
+    except (DamagedTable, KeyError, ValueError, TypeError) as error:  # names and types in a footer have no checksum
+        _set_aside(store, path, f"{error.__cause__ or error}")
+        return None
+    if not whole:
+        _set_aside(store, path, "its content is not what its name says")
+        return None
+    return block
+
+
+def read_folder(store: Store, folder: str) -> list[CellBlock]:
+    """The whole blocks of a folder, also while others join some of them."""
+    while True:
+        try:
+            blocks = [read_block(store, path) for path in list_blocks(store, folder)]
+        except FileNotFoundError:  # joined since it was listed: the block that holds its cells is there now
             continue
-        rows, targets = (np.array(side) for side in zip(*places, strict=True))
-        known = set(table.column_names)
-        for column, anchor in enumerate(anchor_ids):
-            if anchor in known:
-                found = table[anchor].to_numpy()[rows]
-                values[targets, column] = np.where(np.isnan(found), values[targets, column], found)
+        return [block for block in blocks if block is not None]
+
+
+def read_cells(
+    store: Store, folder: str, candidate_ids: Sequence[str], anchor_ids: Sequence[str]
+) -> NDArray[np.float32]:
+    """A folder's cells `(candidates, anchors)` in the order asked for, NaN where there is none."""
+    values = np.full((len(candidate_ids), len(anchor_ids)), _NAN)
+    ids = pa.array(candidate_ids, pa.string())
+    for block in read_folder(store, folder):
+        take_cells(block, ids, anchor_ids, values)
     return values
+
+
+def take_cells(
+    block: CellBlock, candidate_ids: pa.Array, anchor_ids: Sequence[str], values: NDArray[np.float32]
+) -> None:
+    """Join a block's cells into `values` `(candidates, anchors)`, which changes in place."""
+    column_of = {anchor: column for column, anchor in enumerate(block.anchor_ids)}
+    pairs = [(place, column_of[anchor]) for place, anchor in enumerate(anchor_ids) if anchor in column_of]
+    found = pc.index_in(candidate_ids, value_set=pa.array(block.candidate_ids, pa.string()))
+    targets = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
+    if not pairs or not len(targets):
+        return
+    rows = found.drop_null().to_numpy()
+    places, columns = (np.array(side) for side in zip(*pairs, strict=True))
+    here = np.ix_(targets, places)
+    values[here] = np.fmax(values[here], block.values[np.ix_(rows, columns)])
+
+
+def compact(store: Store, folder: str) -> None:
+    """Join all blocks of a folder into one, so that objects grow with shards and not with commits."""
+    paths = list_blocks(store, folder)
+    if len(paths) < 2:
+        return
+    try:
+        blocks = {path: block for path in paths if (block := read_block(store, path)) is not None}
+    except FileNotFoundError:  # another process is joining them
+        return
+    if not blocks:
+        return
+    whole = write_block(store, folder, reduce(_joined, blocks.values()))
+    for path in blocks:
+        if path != whole:
+            store.remove(path)
+
+
+def _joined(one: CellBlock, other: CellBlock) -> CellBlock:
+    candidates = tuple(dict.fromkeys([*one.candidate_ids, *other.candidate_ids]))
+    anchors = tuple(dict.fromkeys([*one.anchor_ids, *other.anchor_ids]))
+    values = np.full((len(candidates), len(anchors)), _NAN)
+    ids = pa.array(candidates, pa.string())
+    for block in (one, other):
+        take_cells(block, ids, anchors, values)
+    return CellBlock(candidates, anchors, values)
+
+
+def _ordered(block: CellBlock) -> CellBlock:
+    """The same block with candidates and anchors in the order of their ids, one kind of NaN and one kind of zero."""
+    candidates = sorted(range(len(block.candidate_ids)), key=block.candidate_ids.__getitem__)
+    places = {anchor: place for place, anchor in enumerate(block.anchor_ids)}
+    anchors = sorted(places)
+    values = block.values[np.ix_(candidates, [places[anchor] for anchor in anchors])]
+    ids = tuple(block.candidate_ids[row] for row in candidates)
+    return CellBlock(ids, tuple(anchors), np.where(np.isnan(values), _NAN, values + np.float32(0)))
+
+
+def _set_aside(store: Store, path: str, why: str) -> None:
+    aside = f"damaged/{path}"
+    done = f"set aside as {store.uri(aside)}"
+    try:
+        store.write(aside, store.read(path))
+        store.remove(path)
+    except StoreError as error:  # a store that can't be written is read without it
+        done = f"left where it is ({error})"
+    logger.warning("%s is damaged (%s): %s; its cells are computed again where needed", store.uri(path), why, done)
+
+
+class _UnknownFormat(StoreError):
+    """A block that is whole and not for this program."""
+
+
+def _unknown_format(store: Store, path: str, version: str) -> StoreError:
+    return _UnknownFormat(
+        f"{store.uri(path)} has format version {version}, this program reads {_EARLIER} and {FORMAT_VERSION}: "
+        "use the version of nuggets that wrote it, or another store"
+    )

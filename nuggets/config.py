@@ -9,12 +9,15 @@ from nuggets.errors import UsageError
 
 Profile = Literal["released", "plain", "chat"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Racing = Literal["on", "off"]
 
 EXCLUSIVE = (("threshold", "top_k", "top_fraction"), ("anchors", "anchor_file"))  # at most one of each
 DEFAULT_STORE = "./nuggets-store"
 SHARD_SIZE = 512
 MAX_ROW_BYTES = 1_000_000
 DEFAULT_CUT = TopFraction(0.05)
+MEMORY_MIB = 512
+_MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
 
 
 def option(default: Any, description: str, **bounds: float) -> Any:
@@ -58,6 +61,11 @@ class CurateConfig:
     top_fraction: float | None = option(
         None, "Cut: keep this share of the best, 0 to 1, rounded up. Default cut: 0.05.", ge=0, le=1
     )
+    racing: Racing = option(
+        "on",
+        "on: only the cells that can change what the cut keeps; a dropped candidate's score is an interval then. "
+        "off: every cell of every candidate.",
+    )
     shard_size: int = option(SHARD_SIZE, "Examples per shard: what one mapped task embeds or scores.", ge=1)
     seed: int = option(0, "Seed of everything random: k-means starts from it.", ge=0, le=2**32 - 1)
     anchor_tokens: int | None = option(
@@ -82,6 +90,7 @@ class CurateConfig:
     max_rejected_share: float = option(
         0.5, "The run stops if more than this share of the pool's rows can't be used, 0 to 1.", ge=0, le=1
     )
+    memory_mib: int = option(MEMORY_MIB, _MEMORY, ge=16)
     trust_remote_code: str | None = option(
         None, "Name of the one model or encoder whose own Python code may be run. Default: none."
     )
@@ -95,6 +104,7 @@ class CurateConfig:
             check_run_name(self.run)
         _check_choice("profile", self.profile, (None, "released", "plain", "chat"))
         _check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        _check_choice("racing", self.racing, ("on", "off"))
         if self.anchors is not None and self.anchor_file is not None:
             raise UsageError(
                 f"anchors={self.anchors} and anchor_file='{self.anchor_file}' exclude each other: "
@@ -132,6 +142,7 @@ class ReselectConfig:
     threshold: float | None = option(None, "Keep golden scores strictly above this, 0 to 1.", ge=0, le=1)
     top_k: int | None = option(None, "Keep this many of the best.", ge=1)
     top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", ge=0, le=1)
+    memory_mib: int = option(MEMORY_MIB, _MEMORY, ge=16)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -154,6 +165,8 @@ def config_from_mapping(options: Mapping[str, Any], *, source: str) -> CurateCon
         raise UsageError(f"{source}: unknown key {', '.join(unknown)}. Known keys: {', '.join(known)}")
     if not options.get("pool"):
         raise UsageError(f"{source}: pool is missing: name the file or folder with the examples to choose from")
+    if isinstance(racing := options.get("racing"), bool):  # how YAML reads a bare on or off
+        options = {**options, "racing": "on" if racing else "off"}
     return CurateConfig(**options)
 
 

@@ -2,23 +2,24 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nuggets.anchors import read_anchors
 from nuggets.baseline import read_baseline
-from nuggets.cells import read_cells
+from nuggets.cell_sweep import sweep_cells
+from nuggets.columns import save_tables
 from nuggets.errors import StoreError, UsageError
-from nuggets.pool import read_ids, read_pool_record
-from nuggets.publishing import selection_scores
+from nuggets.pool import MEMORY, read_pool_record
+from nuggets.publishing import golden_tables, published_cut
 from nuggets.runs import list_selections, read_run
+from nuggets.selection import count_levels, find_boundary
+from nuggets.selection_files import save_scores
 from nuggets.store import Store
 
-_CANDIDATES_AT_ONCE = 4096
 _SCHEMA = pa.schema(
     [
         ("candidate_id", pa.string()),
@@ -36,39 +37,37 @@ def export_cells(store: Store, run_name: str, out: Path) -> int:
     run = read_run(store, run_name)
     if "scoring_key" not in run.references:
         raise UsageError(f"run '{run_name}' is {run.state} and has no cells: {run.message or 'it was not scored here'}")
-    rows = 0
-    with _replaced(out) as pending, pq.ParquetWriter(pending, _SCHEMA, compression="zstd") as writer:
-        for table in _cell_tables(store, run.references):
-            writer.write_table(table)
-            rows += table.num_rows
-    return rows
-
-
-def export_scores(store: Store, run_name: str, out: Path, selection: str | None) -> int:
-    """Write the scores of a run's newest selection, or of the named one; returns how many candidates."""
-    read_run(store, run_name)
-    content = store.read(selection_scores(store, run_name, list_selections(store, run_name), selection))
     with _replaced(out) as pending:
-        pending.write_bytes(content)
-    return int(pq.read_metadata(out).num_rows)
+        return save_tables(pending, _cell_tables(store, run.references))
+
+
+def export_scores(store: Store, run_name: str, out: Path, selection: str | None, *, memory: int = MEMORY) -> int:
+    """Write a run's scores as they are known now, `kept` as in its newest selection or the named one; returns how many.
+
+    A selection's own scores.parquet says what was known when it was published.
+    """
+    run = read_run(store, run_name)
+    cut = published_cut(list_selections(store, run_name), run_name, selection)
+    tables = golden_tables(store, run)
+    boundary, _ = find_boundary(tables, count_levels(tables()), cut, memory=memory)
+    with _replaced(out) as pending:
+        return save_scores(pending, tables, boundary)
 
 
 def _cell_tables(store: Store, references: dict[str, str]) -> Iterator[pa.Table]:
     anchor_ids = [anchor.id for anchor in read_anchors(store, references["anchors"])]
-    ids, rows = read_ids(store, read_pool_record(store, references["pool"]).shards)
-    cells = read_cells(store, references["scoring_key"], ids, anchor_ids)
+    shards = read_pool_record(store, references["pool"]).shards
     baseline = read_baseline(store, references["scoring_key"], anchor_ids)
-    for start in range(0, len(ids), _CANDIDATES_AT_ONCE):
-        part = cells[start : start + _CANDIDATES_AT_ONCE]
-        candidates, anchors = np.nonzero(~np.isnan(part))
+    for shard in sweep_cells(store, references["scoring_key"], shards, anchor_ids):
+        candidates, anchors = np.nonzero(~np.isnan(shard.values))
         yield pa.table(
             [
-                pa.array(np.array(ids[start : start + len(part)])[candidates]),
-                pa.array(np.array(rows[start : start + len(part)], dtype=np.int64)[candidates]),
+                shard.candidate_ids.take(pa.array(candidates)),
+                pa.array(shard.candidate_rows[candidates]),
                 pa.array(np.array(anchor_ids)[anchors]),
                 pa.array(anchors.astype(np.int64)),
                 pa.array(baseline.zero_shot[anchors]),
-                pa.array(part[candidates, anchors]),
+                pa.array(shard.values[candidates, anchors]),
             ],
             schema=_SCHEMA,
         )
@@ -82,8 +81,12 @@ def _replaced(out: Path) -> Iterator[Path]:
         yield pending
         os.replace(pending, out)
     except OSError as error:
+        elsewhere = error.filename is not None and Path(error.filename) != pending
+        if elsewhere or isinstance(error, StoreError):  # what was to be written could not be read
+            raise
         raise StoreError(
             f"could not write {out}: {error.strerror or error}. Give --out a path in a folder you may write"
         ) from error
     finally:
-        pending.unlink(missing_ok=True)
+        with suppress(OSError):
+            pending.unlink()

@@ -1,34 +1,51 @@
 """The golden score: the share of anchors that a candidate, shown as a demonstration, makes more probable. Pure.
 
 A candidate wins an anchor if its cell is strictly above the anchor's baseline (arXiv 2312.10302); a tie is a
-loss.
+loss. Where cells are missing the score is an interval, never a number.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from nuggets.standing import Standing
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenTable:
-    """What was found about each candidate, in the order of the pool.
+    """What was found about some candidates of a pool, in its order.
 
-    `anchors`: how many anchors it was judged on. `mean_gain`: mean over anchors of (cell - baseline) per response
-    token, nats per token (nats per anchor in an imported run); NaN where only the score is known.
+    `candidate_ids` is a pyarrow array of strings, `shards` the pool's shard in which each stands. `cells`: how many of
+    the `anchors` that a candidate is judged on it has met. `mean_gain`: mean over anchors of (cell - baseline) per
+    response token, nats per token (nats per anchor in an imported run); NaN where cells are missing, or where only the
+    score is known.
     """
 
-    candidate_ids: tuple[str, ...]
+    candidate_ids: Any
     candidate_rows: NDArray[np.int64]
+    shards: NDArray[np.int32]
     wins: NDArray[np.int32]
+    cells: NDArray[np.int32]
     anchors: NDArray[np.int32]
     mean_gain: NDArray[np.float64]
 
+    def __len__(self) -> int:
+        return len(self.wins)
+
+    @property
+    def standing(self) -> Standing:
+        """Wins, losses and anchors."""
+        return Standing(self.wins, self.cells - self.wins, self.anchors)
+
     @property
     def golden_score(self) -> NDArray[np.float64]:
-        """Wins over anchors, 0 to 1; 0 for a candidate that was judged on no anchor."""
-        return self.wins / np.maximum(self.anchors, 1)
+        """Wins over anchors, 0 to 1; NaN where cells are missing; 0 for a candidate that is judged on no anchor."""
+        return np.where(self.cells == self.anchors, self.standing.low, np.nan)
 
 
 def golden_table(
@@ -36,30 +53,37 @@ def golden_table(
     zero_shot: NDArray[np.float32],
     response_tokens: NDArray[np.int32],
     *,
-    candidate_ids: Sequence[str],
-    candidate_rows: Sequence[int],
-    anchor_ids: Sequence[str],
-    keep_own_cell: bool,
+    candidate_ids: Any,
+    candidate_rows: NDArray[np.int64],
+    shard: int,
+    judged: NDArray[np.bool_],
 ) -> GoldenTable:
-    """Judge candidates by a full table of cells `(candidates, anchors)` in nats.
-
-    `keep_own_cell`: whether a candidate that is itself an anchor is also judged on that anchor (profile `released`);
-    otherwise this cell counts neither as a win nor as an anchor. Raises ValueError if a cell is missing.
-    """
-    missing = int(np.isnan(cells).sum())
-    if missing:
-        raise ValueError(f"{missing} of {cells.size} cells are missing: a golden score needs all of them")
-    judged = np.ones(cells.shape, dtype=bool)
-    if not keep_own_cell:
-        judged &= np.array(candidate_ids)[:, None] != np.array(anchor_ids)[None, :]
-    wins = (cells > zero_shot) & judged
-    # Anchors that the token limit left without response (profile released) are losses, but have no gain per token.
-    measured = judged & (response_tokens > 0)
+    """Judge a shard's candidates by their cells `(candidates, anchors)` in nats, NaN where not computed."""
+    known = judged & ~np.isnan(cells)
     gains = (cells.astype(np.float64) - zero_shot) / np.maximum(response_tokens, 1)
+    # Anchors that the token limit left without response (profile released) are losses, but have no gain per token.
+    measured = known & (response_tokens > 0)
+    mean_gain = np.where(measured, gains, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
     return GoldenTable(
-        tuple(candidate_ids),
-        np.asarray(candidate_rows, dtype=np.int64),
-        wins.sum(axis=1, dtype=np.int32),
+        candidate_ids,
+        candidate_rows,
+        np.full(len(cells), shard, dtype=np.int32),
+        ((cells > zero_shot) & known).sum(axis=1, dtype=np.int32),
+        known.sum(axis=1, dtype=np.int32),
         judged.sum(axis=1, dtype=np.int32),
-        np.where(measured, gains, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1),
+        np.where(known.sum(axis=1) == judged.sum(axis=1), mean_gain, np.nan),
     )
+
+
+def judged_cells(candidate_ids: Any, anchor_ids: Sequence[str], *, keep_own_cell: bool) -> NDArray[np.bool_]:
+    """On which anchors `(candidates, anchors)` candidates are judged: all, but for a candidate that is the anchor.
+
+    `keep_own_cell`: profile `released` judges it on itself too, as the authors' program does.
+    """
+    judged = np.ones((len(candidate_ids), len(anchor_ids)), dtype=bool)
+    if not keep_own_cell:
+        row = pc.index_in(pa.array(anchor_ids, pa.string()), value_set=candidate_ids)
+        for anchor, candidate in enumerate(row.to_pylist()):
+            if candidate is not None:
+                judged[candidate, anchor] = False
+    return judged

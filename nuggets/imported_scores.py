@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from nuggets.addresses import digest
 from nuggets.anchors import Anchor, anchor_set_digest, anchor_set_path, anchors_from_file, write_anchors
@@ -71,14 +72,14 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     ingested = ingest_pool(
         store, source, pool_print, shard_size=SHARD_SIZE, max_row_bytes=MAX_ROW_BYTES, max_rejected_share=1.0
     )
-    ids, rows = read_ids(store, ingested.shards)
+    parts = [(shard, *read_ids(store, path)) for shard, path in enumerate(ingested.shards)]
     beyond = [row for row in scores.win_rates if row >= ingested.rows]
     if beyond:
         raise InputError(
             f"the score files name row {max(beyond)}, but pool '{pool}' has {ingested.rows} rows: give the file that "
             "was their --prompt_path"
         )
-    table = _table(scores, anchors, ids, rows)
+    table = _table(scores, anchors, parts)
     anchors_path = anchor_set_path(anchor_set_digest(anchors))
     write_anchors(store, anchors_path, anchors)
     identity = {
@@ -102,7 +103,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
         identity=identity,
         inputs=inputs,
     )
-    write_golden(store, name, table)
+    write_golden(store, name, [table])
     return note_outcome(
         store.url,
         name,
@@ -112,33 +113,41 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
             "rows": ingested.rows,
             "examples": ingested.examples,
             "anchors": len(anchors),
-            "imported_scores": len(table.candidate_ids),
-            "examples_without_score": ingested.examples - len(table.candidate_ids),
-            "scores_of_unusable_or_duplicate_rows": len(scores.win_rates) - len(table.candidate_ids),
+            "imported_scores": len(table),
+            "examples_without_score": ingested.examples - len(table),
+            "scores_of_unusable_or_duplicate_rows": len(scores.win_rates) - len(table),
         },
     )
 
 
-def _table(scores: ReleasedScores, anchors: Sequence[Anchor], ids: Sequence[str], rows: Sequence[int]) -> GoldenTable:
-    scored = [(key, row) for key, row in zip(ids, rows, strict=True) if row in scores.win_rates]
+def _table(scores: ReleasedScores, anchors: Sequence[Anchor], parts: Sequence[tuple[int, Any, Any]]) -> GoldenTable:
+    scored = [
+        (key, row, shard)
+        for shard, ids, rows in parts
+        for key, row in zip(ids.to_pylist(), rows.tolist(), strict=True)
+        if row in scores.win_rates
+    ]
     if not scored:
         raise InputError(
             "no usable example of the pool has a score in the files: pool and files do not belong together"
         )
     count = len(anchors)
-    wins = [scores.win_rates[row] * count for _, row in scored]
-    for (_, row), value in zip(scored, wins, strict=True):
+    wins = [scores.win_rates[row] * count for _, row, _ in scored]
+    for (_, row, _), value in zip(scored, wins, strict=True):
         if abs(value - round(value)) > 1e-6 * count or not 0 <= round(value) <= count:
             raise InputError(
                 f"row {row} has win rate {scores.win_rates[row]}, which is no share of {count} anchors: give the file "
                 "that was their --test_path as anchor file"
             )
+    met = np.full(len(scored), count, dtype=np.int32)
     return GoldenTable(
-        tuple(key for key, _ in scored),
-        np.array([row for _, row in scored], dtype=np.int64),
-        np.array([round(value) for value in wins], dtype=np.int32),
-        np.full(len(scored), count, dtype=np.int32),
-        np.array([_mean_gain(scores.sums.get(row), count, row) for _, row in scored]),
+        candidate_ids=pa.array([key for key, _, _ in scored], pa.string()),
+        candidate_rows=np.array([row for _, row, _ in scored], dtype=np.int64),
+        shards=np.array([shard for _, _, shard in scored], dtype=np.int32),
+        wins=np.array([round(value) for value in wins], dtype=np.int32),
+        cells=met,
+        anchors=met,
+        mean_gain=np.array([_mean_gain(scores.sums.get(row), count, row) for _, row, _ in scored]),
     )
 
 

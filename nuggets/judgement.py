@@ -1,56 +1,89 @@
 """From a run's cells and baseline to its golden scores, stored as the table that every cut reads."""
 
-import numpy as np
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import pyarrow as pa
 
 from nuggets.anchors import read_anchors
 from nuggets.baseline import read_baseline
-from nuggets.cells import read_cells
-from nuggets.columns import read_table, table_bytes
-from nuggets.golden import GoldenTable, golden_table
-from nuggets.pool import Pool, read_ids
+from nuggets.cell_sweep import sweep_cells
+from nuggets.columns import read_batches, save_tables
+from nuggets.errors import UsageError
+from nuggets.golden import GoldenTable, golden_table, judged_cells
+from nuggets.pool import Pool
 from nuggets.preparation import PreparedRun
 from nuggets.runs import golden_path
 from nuggets.store import Store, open_store
+from nuggets.temporary import temporary_folder
+
+_ROWS_AT_ONCE = 1 << 16
 
 
 def judge_run(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
-    """Compute and store a run's golden scores; every cell has to be there."""
+    """Compute and store a run's golden scores, intervals where a race left cells out."""
     store = open_store(prepared.store)
-    key = prepared.setup.key
     anchor_ids = [anchor.id for anchor in read_anchors(store, anchors_path)]
-    ids, rows = read_ids(store, pool.shards)
-    baseline = read_baseline(store, key, anchor_ids)
-    table = golden_table(
-        read_cells(store, key, ids, anchor_ids),
-        baseline.zero_shot,
-        baseline.response_tokens,
-        candidate_ids=ids,
-        candidate_rows=rows,
-        anchor_ids=anchor_ids,
-        keep_own_cell=prepared.setup.profile == "released",
+    baseline = read_baseline(store, prepared.setup.key, anchor_ids)
+    write_golden(
+        store,
+        prepared.name,
+        (
+            golden_table(
+                shard.values,
+                baseline.zero_shot,
+                baseline.response_tokens,
+                candidate_ids=shard.candidate_ids,
+                candidate_rows=shard.candidate_rows,
+                shard=shard.index,
+                judged=judged_cells(
+                    shard.candidate_ids, anchor_ids, keep_own_cell=prepared.setup.profile == "released"
+                ),
+            )
+            for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids)
+        ),
     )
-    write_golden(store, prepared.name, table)
 
 
-def write_golden(store: Store, run: str, table: GoldenTable) -> None:
+def write_golden(store: Store, run: str, tables: Iterable[GoldenTable]) -> None:
     """Store a run's golden scores."""
-    columns = {
-        "candidate_id": list(table.candidate_ids),
-        "candidate_row": table.candidate_rows,
-        "wins": table.wins,
-        "anchors": table.anchors,
-        "mean_gain": table.mean_gain,
-    }
-    store.write(golden_path(run), table_bytes(columns))
+    with temporary_folder() as folder:
+        file = folder / "golden.parquet"
+        save_tables(file, _in_groups(tables))
+        store.write_file(golden_path(run), file)
 
 
-def read_golden(store: Store, run: str) -> GoldenTable:
-    """A run's golden scores. Raises FileNotFoundError if it was never scored to the end."""
-    table = read_table(store, golden_path(run))
-    return GoldenTable(
-        tuple(table["candidate_id"].to_pylist()),
-        table["candidate_row"].to_numpy().astype(np.int64),
-        table["wins"].to_numpy().astype(np.int32),
-        table["anchors"].to_numpy().astype(np.int32),
-        table["mean_gain"].to_numpy().astype(np.float64),
-    )
+def read_golden(store: Store, run: str) -> Iterator[GoldenTable]:
+    """A run's golden scores, some tens of thousands of candidates at a time, in the order of the pool.
+
+    Raises FileNotFoundError if it was never scored to the end, UsageError if an earlier version judged it.
+    """
+    names = [item.name for item in fields(GoldenTable)]
+    for batch in read_batches(store, golden_path(run)):
+        if missing := [name for name in _stored(names) if name not in batch.column_names]:
+            raise UsageError(
+                f"the golden scores of run '{run}' lack {', '.join(missing)}: an earlier version of nuggets made them; "
+                "run nuggets curate again, which computes no cell anew"
+            )
+        ids, *arrays = (batch[name] for name in _stored(names))
+        yield GoldenTable(ids.combine_chunks(), *(array.to_numpy() for array in arrays))
+
+
+def _stored(names: list[str]) -> list[str]:
+    singular = {"candidate_ids": "candidate_id", "candidate_rows": "candidate_row", "shards": "shard"}
+    return [singular.get(name, name) for name in names]
+
+
+def _in_groups(tables: Iterable[GoldenTable]) -> Iterator[Any]:
+    """Shards' tables as pyarrow tables of some size: a row group for each small shard would swell the file's footer."""
+    waiting: list[Any] = []
+    for table in tables:
+        names = [item.name for item in fields(table)]
+        columns = (getattr(table, name) for name in names)
+        waiting.append(pa.table(dict(zip(_stored(names), columns, strict=True))))
+        if sum(part.num_rows for part in waiting) >= _ROWS_AT_ONCE:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting.clear()
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()

@@ -1,4 +1,8 @@
-"""Ingest: a pool as it comes, turned into shards of distinct, usable examples in the store."""
+"""Ingest: a pool as it comes, turned into shards of distinct, usable examples in the store, in the order of their ids.
+
+Ids are hashes, so that order is no order of the source: every shard is a random sample of the pool, holds a narrow
+range of ids, and so meets few blocks of cells, whatever pool they were computed for. Equal examples stand side by side.
+"""
 
 import json
 from collections import Counter
@@ -6,14 +10,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from nuggets.addresses import digest
 from nuggets.columns import read_table, table_bytes
 from nuggets.errors import InputError
 from nuggets.examples import Example, PoolRow, Reject, RejectReason, example_id
 from nuggets.readers import PoolSource, read_pool
+from nuggets.spill import Spill, spill
 from nuggets.store import Store
+from nuggets.temporary import temporary_folder
 
-POOL_VERSION = 2  # raised when the same source would give other shards
+POOL_VERSION = 3  # raised when the same source would give other shards
+MEMORY = 512 << 20  # bytes
+_BUCKETS = 256  # by the first two digits of an id; one is in memory at a time
+_ROWS_AT_ONCE = 4096
+_COLUMNS = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("row", pa.int64()),
+        ("instruction", pa.string()),
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("original", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +50,7 @@ class Pool:
     dropped_turns: int
     rejects: dict[str, int]  # reason -> rows
     rejects_path: str
-    shards: tuple[str, ...]  # paths, in the order of the source
+    shards: tuple[str, ...]  # paths, in the order of example ids
     shard_examples: tuple[int, ...]
 
 
@@ -49,11 +71,12 @@ def ingest_pool(
     shard_size: int,
     max_row_bytes: int,
     max_rejected_share: float,
+    memory: int = MEMORY,
 ) -> Pool:
     """The pool of a source, taken from the store if the same content was ingested before.
 
-    One shard is held in memory at a time, and 16 bytes of each example's id to find duplicates. Raises InputError if
-    no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that.
+    Rows beyond `memory` bytes are sorted by way of the disk. Of equal examples the first row is kept. Raises InputError
+    if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that.
     """
     pool_id = digest(
         {
@@ -69,7 +92,7 @@ def ingest_pool(
         # The same content may have come from elsewhere then; messages name what was given now.
         pool = replace(read_pool_record(store, pool_id), source=source.url)
     else:
-        pool = _ingest(store, source, folder, shard_size=shard_size, max_row_bytes=max_row_bytes)
+        pool = _ingest(store, source, folder, shard_size=shard_size, max_row_bytes=max_row_bytes, memory=memory)
         # Last, because its presence says that the shards are all there.
         store.write(f"{folder}/pool.json", json.dumps(asdict(pool), indent=1).encode())
     _check_usable(store, pool, max_rejected_share)
@@ -83,21 +106,16 @@ def read_pool_record(store: Store, pool_id: str) -> Pool:
 
 
 def read_candidates(store: Store, shard: str) -> list[Candidate]:
-    """The examples of a shard, in the order of the source."""
+    """The examples of a shard, in its order."""
     table = read_table(store, shard, ["example_id", "row", "instruction", "input", "output"])
     columns = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
     return [Candidate(key, row, Example(*texts)) for key, row, *texts in columns]
 
 
-def read_ids(store: Store, shards: Iterable[str]) -> tuple[list[str], list[int]]:
-    """Example ids and rows of some shards, in order."""
-    ids: list[str] = []
-    rows: list[int] = []
-    for shard in shards:
-        table = read_table(store, shard, ["example_id", "row"])
-        ids.extend(table["example_id"].to_pylist())
-        rows.extend(table["row"].to_pylist())
-    return ids, rows
+def read_ids(store: Store, shard: str) -> tuple[Any, Any]:
+    """Example ids (a pyarrow array of strings) and rows (a numpy array) of a shard, in its order."""
+    table = read_table(store, shard, ["example_id", "row"])
+    return table["example_id"].combine_chunks(), table["row"].to_numpy()
 
 
 def read_records(store: Store, shards: Iterable[str]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
@@ -108,64 +126,88 @@ def read_records(store: Store, shards: Iterable[str]) -> Iterator[tuple[Candidat
             yield candidate, json.loads(original)
 
 
-def _ingest(store: Store, source: PoolSource, folder: str, *, shard_size: int, max_row_bytes: int) -> Pool:
-    seen: set[bytes] = set()
-    rejects: list[Reject] = []
+def _ingest(store: Store, source: PoolSource, folder: str, *, shard_size: int, max_row_bytes: int, memory: int) -> Pool:
+    rejects: Counter[str] = Counter()
+    rows = usable = dropped_turns = 0
+    chunk: list[PoolRow] = []
     shards: list[str] = []
     sizes: list[int] = []
-    pending: list[tuple[str, PoolRow]] = []
-    rows = duplicates = dropped_turns = 0
-
-    def write_shard() -> None:
-        shards.append(f"{folder}/shard-{len(shards):05d}.parquet")
-        sizes.append(len(pending))
-        store.write(shards[-1], _shard_bytes(pending))
-        pending.clear()
-
-    for item in read_pool(source, max_row_bytes=max_row_bytes):
-        rows += 1
-        if isinstance(item, Reject):
-            rejects.append(item)
-            continue
-        dropped_turns += item.dropped_turns
-        key = example_id(item.example)
-        if bytes.fromhex(key) in seen:
-            duplicates += 1
-            continue
-        seen.add(bytes.fromhex(key))
-        pending.append((key, item))
-        if len(pending) == shard_size:
-            write_shard()
-    if pending:
-        write_shard()
     rejects_path = f"{folder}/rejects.jsonl"
-    store.write(rejects_path, b"".join(json.dumps(asdict(item)).encode() + b"\n" for item in rejects))
-    counts = Counter(str(item.reason) for item in rejects)
+    with spill(buckets=_BUCKETS, memory=memory) as buckets, temporary_folder() as temporary:
+        rejects_file = temporary / "rejects.jsonl"
+        with rejects_file.open("wb") as file:
+            for item in read_pool(source, max_row_bytes=max_row_bytes):
+                rows += 1
+                if isinstance(item, Reject):
+                    rejects[str(item.reason)] += 1
+                    file.write(json.dumps(asdict(item)).encode() + b"\n")
+                    continue
+                usable += 1
+                dropped_turns += item.dropped_turns
+                chunk.append(item)
+                if len(chunk) == _ROWS_AT_ONCE:
+                    _put_into_buckets(buckets, chunk)
+                    chunk.clear()
+        _put_into_buckets(buckets, chunk)
+        store.write_file(rejects_path, rejects_file)
+        for table in _in_shards(_distinct(buckets), shard_size):
+            shards.append(f"{folder}/shard-{len(shards):05d}.parquet")
+            sizes.append(table.num_rows)
+            store.write(shards[-1], table_bytes({name: table[name] for name in table.column_names}))
     return Pool(
         id=folder.rpartition("/")[2],
         source=source.url,
         rows=rows,
-        examples=len(seen),
-        duplicates=duplicates,
+        examples=sum(sizes),
+        duplicates=usable - sum(sizes),
         dropped_turns=dropped_turns,
-        rejects={str(reason): counts[str(reason)] for reason in RejectReason if counts[str(reason)]},
+        rejects={str(reason): rejects[str(reason)] for reason in RejectReason if rejects[str(reason)]},
         rejects_path=rejects_path,
         shards=tuple(shards),
         shard_examples=tuple(sizes),
     )
 
 
-def _shard_bytes(rows: list[tuple[str, PoolRow]]) -> bytes:
-    return table_bytes(
-        {
-            "example_id": [key for key, _ in rows],
-            "row": [item.row for _, item in rows],
-            "instruction": [item.example.instruction for _, item in rows],
-            "input": [item.example.input for _, item in rows],
-            "output": [item.example.output for _, item in rows],
-            "original": [_strict_json(item.original) for _, item in rows],
+def _put_into_buckets(buckets: Spill, rows: list[PoolRow]) -> None:
+    by_bucket: dict[int, list[tuple[str, PoolRow]]] = {}
+    for item in rows:
+        key = example_id(item.example)
+        by_bucket.setdefault(int(key[:2], 16), []).append((key, item))
+    for bucket, items in by_bucket.items():
+        columns = {
+            "example_id": [key for key, _ in items],
+            "row": [item.row for _, item in items],
+            "instruction": [item.example.instruction for _, item in items],
+            "input": [item.example.input for _, item in items],
+            "output": [item.example.output for _, item in items],
+            "original": [_strict_json(item.original) for _, item in items],
         }
-    )
+        buckets.add(bucket, pa.table(columns, schema=_COLUMNS))
+
+
+def _distinct(buckets: Spill) -> Iterator[Any]:
+    """The buckets' rows by id, of each id the one that came first."""
+    for bucket in range(buckets.buckets):
+        table = buckets.take(bucket)
+        if table is None:
+            continue
+        table = table.sort_by([("example_id", "ascending"), ("row", "ascending")])
+        ids = table["example_id"].combine_chunks()
+        is_first = pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
+        yield table.filter(is_first)
+
+
+def _in_shards(tables: Iterable[Any], size: int) -> Iterator[Any]:
+    """The same rows in tables of `size` rows; the last may have fewer."""
+    waiting = _COLUMNS.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        whole = waiting.num_rows - waiting.num_rows % size
+        for start in range(0, whole, size):
+            yield waiting.slice(start, size).combine_chunks()
+        waiting = waiting.slice(whole).combine_chunks()
+    if waiting.num_rows:
+        yield waiting
 
 
 def _strict_json(value: object) -> str:

@@ -6,9 +6,10 @@ from pathlib import PurePosixPath
 
 from nuggets.addresses import digest
 from nuggets.config import CurateConfig, config_as_mapping
+from nuggets.errors import UsageError
 from nuggets.model_files import ModelFiles, files_digest, find_encoder, find_language_model
 from nuggets.readers import find_source, fingerprint
-from nuggets.runs import Run, open_run
+from nuggets.runs import Run, open_run, read_run
 from nuggets.scoring_setup import ScoringSetup, resolve_scoring
 from nuggets.store import open_store
 
@@ -66,6 +67,34 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     run: Run = open_run(store, name, config=config_as_mapping(config), identity=identity, inputs=inputs)
     trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
     return PreparedRun(run.name, store.url, setup, encoder, encoder_digest, trust_encoder_code, pool_fingerprint)
+
+
+def reopen_run(store_url: str, name: str) -> PreparedRun:
+    """A run as it was prepared, to compute more of its cells.
+
+    Raises UsageError if its model is not there any more, or if this version would compute other cells.
+    """
+    store = open_store(store_url)
+    run = read_run(store, name)
+    if "scoring_key" not in run.references:
+        raise UsageError(f"run '{name}' has no cells, so none can be added: it was not scored here")
+    identity = run.identity
+    config = CurateConfig(
+        **{
+            **run.config,
+            "store": store_url,
+            # What the run resolved its defaults to, which another machine might resolve otherwise.
+            **{field: identity[field] for field in ("profile", "demonstration_tokens", "dtype")},
+            "anchor_tokens": None if identity["profile"] == "released" else identity["anchor_tokens"],
+        }
+    )
+    setup = resolve_scoring(store, config)
+    if setup.key != run.references["scoring_key"]:
+        raise UsageError(
+            f"run '{name}' was scored as {run.references['scoring_key']}, and its model, limits and this version of "
+            f"nuggets give {setup.key}: cells of two kinds must not be mixed; start a new run with nuggets curate"
+        )
+    return PreparedRun(name, store.url, setup, None, "", False, identity["pool"])
 
 
 def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:

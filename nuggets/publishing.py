@@ -2,29 +2,33 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nuggets.cuts import Cut, cut_name, describe_cut
+from nuggets.cuts import Cut, Threshold, TopFraction, TopK, cut_name, describe_cut
 from nuggets.errors import UsageError
 from nuggets.golden import GoldenTable
 from nuggets.judgement import read_golden
-from nuggets.pool import read_pool_record, read_records
-from nuggets.report import QUANTILES, RankedExample
-from nuggets.runs import Run, read_run, selection_folder
-from nuggets.selection import apply_cut
-from nuggets.selection_files import (
-    ranked_examples,
-    report_markdown,
-    scores_parquet,
-    selected_jsonl,
-    shown_positions,
+from nuggets.pool import MEMORY, Pool, read_pool_record
+from nuggets.report import RankedExample, score_quantiles
+from nuggets.runs import Run, golden_path, read_run, selection_folder
+from nuggets.selection import (
+    Boundary,
+    Levels,
+    Survey,
+    Tables,
+    count_levels,
+    find_boundary,
+    survey,
+    undecided_count,
 )
+from nuggets.selection_files import SHOWN, report_markdown, save_scores, save_selected, shown_examples
 from nuggets.store import Store, open_store
+from nuggets.temporary import temporary_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,49 +41,53 @@ class Selection:
     folder: str  # full address
     candidates: int
     kept: int
-    quantiles: dict[str, float]  # of all candidates' golden scores
+    quantiles: dict[str, tuple[float, float]]  # of all candidates' golden scores: between which two each lies
     shown: tuple[RankedExample, ...]  # the best and the worst
     already_there: bool
 
 
-def publish_selection(store_url: str, run_name: str, cut: Cut) -> Selection:
-    """Apply a cut to a run's golden scores and publish what it keeps.
+def undecided_candidates(store_url: str, run_name: str, cut: Cut) -> int:
+    """How many of a run's candidates lack cells that a cut needs; 0 if it can be published as things stand.
 
-    Nothing is overwritten: another cut makes another folder, and the same cut finds its own and leaves it alone.
     Raises UsageError if the run has no golden scores yet.
     """
     store = open_store(store_url)
+    return undecided_count(count_levels(golden_tables(store, read_run(store, run_name))()), cut)
+
+
+def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = MEMORY) -> Selection:
+    """Apply a cut to a run's golden scores and publish what it keeps.
+
+    Rows beyond `memory` bytes are sorted by way of the disk. Nothing is overwritten: another cut makes another folder,
+    and the same cut finds its own and leaves it alone. Raises UsageError if the run has no golden scores yet, or lacks
+    cells that the cut needs.
+    """
+    store = open_store(store_url)
     run = read_run(store, run_name)
-    table = _golden_scores(store, run)
+    tables = golden_tables(store, run)
+    levels = count_levels(tables())
+    if missing := undecided_count(levels, cut):
+        raise UsageError(
+            f"{missing} candidates of run '{run_name}' lack cells that the cut '{describe_cut(cut)}' needs: "
+            "nuggets reselect computes them"
+        )
+    boundary, kept = find_boundary(tables, levels, cut, memory=memory)
+    found = survey(tables, levels, boundary, ends=SHOWN)
     pool = read_pool_record(store, run.references["pool"])
-    result = apply_cut(table, cut)
     folder = selection_folder(run_name, cut_name(cut))
-    already_there = store.exists(f"{folder}/manifest.json")
-    positions = [index for _, index in shown_positions(result)] + ([] if already_there else result.kept.tolist())
-    needed = {table.candidate_ids[index] for index in positions}
-    records = {item.id: (item, row) for item, row in read_records(store, pool.shards) if item.id in needed}
-    quantiles = zip(QUANTILES, np.quantile(table.golden_score, QUANTILES), strict=True)
     selection = Selection(
         run=run.name,
         name=cut_name(cut),
         cut=describe_cut(cut),
         folder=store.uri(folder),
-        candidates=len(result.order),
-        kept=len(result.kept),
-        quantiles={f"{quantile:g}": round(float(value), 6) for quantile, value in quantiles},
-        shown=ranked_examples(result, records),
-        already_there=already_there,
+        candidates=levels.candidates,
+        kept=kept,
+        quantiles=score_quantiles(levels),
+        shown=shown_examples(store, pool, found),
+        already_there=store.exists(f"{folder}/manifest.json"),
     )
-    if not already_there:
-        contents = {
-            "selected.jsonl": selected_jsonl(result, records),
-            "scores.parquet": scores_parquet(result),
-            "report.md": report_markdown(run, pool, result, selection.shown),
-        }
-        for name, content in contents.items():
-            store.write(f"{folder}/{name}", content)
-        # Last, because its presence says that the selection is whole.
-        store.write(f"{folder}/manifest.json", _manifest(run, cut, selection, contents))
+    if not selection.already_there:
+        _write_files(store, folder, run, pool, cut, selection, tables, boundary, found, memory=memory)
     return selection
 
 
@@ -88,24 +96,42 @@ def read_report(store_url: str, selection: Selection) -> str:
     return open_store(store_url).read(f"{selection_folder(selection.run, selection.name)}/report.md").decode()
 
 
-def selection_scores(store: Store, run: str, selections: Sequence[dict[str, Any]], name: str | None) -> str:
-    """Path of the scores of a run's selection, the named one or the newest. Raises UsageError if there is none."""
-    names = [item["name"] for item in selections]
-    if not names or (name is not None and name not in names):
-        raise UsageError(f"run '{run}' has no selection {name or ''}; selections there: {', '.join(names) or 'none'}")
-    return f"{selection_folder(run, name or names[-1])}/scores.parquet"
-
-
-def _golden_scores(store: Store, run: Run) -> GoldenTable:
-    try:
-        return read_golden(store, run.name)
-    except FileNotFoundError:
+def golden_tables(store: Store, run: Run) -> Tables:
+    """A run's golden scores, as often as asked. Raises UsageError if there are none yet."""
+    if not store.exists(golden_path(run.name)):
         raise UsageError(
             f"run '{run.name}' is {run.state} and has no golden scores yet: finish it with nuggets curate first"
-        ) from None
+        )
+
+    def tables() -> Iterator[GoldenTable]:
+        return read_golden(store, run.name)
+
+    return tables
 
 
-def _manifest(run: Run, cut: Cut, selection: Selection, contents: dict[str, bytes]) -> bytes:
+def _write_files(
+    store: Store,
+    folder: str,
+    run: Run,
+    pool: Pool,
+    cut: Cut,
+    selection: Selection,
+    tables: Tables,
+    boundary: Boundary,
+    found: Survey,
+    *,
+    memory: int,
+) -> None:
+    cells = _cells_per_candidate(found.levels)
+    with temporary_folder() as temporary:
+        files = {name: temporary / name for name in ("selected.jsonl", "scores.parquet", "report.md")}
+        save_selected(files["selected.jsonl"], store, pool, tables, boundary, memory=memory)
+        save_scores(files["scores.parquet"], tables, boundary)
+        report = report_markdown(run, pool, cut, found, selection.shown, cells)
+        files["report.md"].write_text(report, encoding="utf-8")
+        hashes = {name: _sha256(file) for name, file in files.items()}
+        for name, file in files.items():
+            store.write_file(f"{folder}/{name}", file)
     manifest = {
         "name": selection.name,
         "cut": asdict(cut) | {"rule": type(cut).__name__, "meaning": describe_cut(cut)},
@@ -113,7 +139,32 @@ def _manifest(run: Run, cut: Cut, selection: Selection, contents: dict[str, byte
         "candidates": selection.candidates,
         "kept": selection.kept,
         "golden_score_quantiles": selection.quantiles,
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "candidates_by_cells": {str(number): count for number, count in sorted(cells.items())},
+        "sha256": hashes,
         "run": asdict(run),
     }
-    return json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+    # Last, because its presence says that the selection is whole.
+    store.write(f"{folder}/manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+
+
+def _cells_per_candidate(levels: Levels) -> Counter[int]:
+    """How many candidates have how many of their cells."""
+    counted: Counter[int] = Counter()
+    for cells, count in zip(levels.standing.cells.tolist(), levels.count.tolist(), strict=True):
+        counted[cells] += count
+    return counted
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def published_cut(selections: Sequence[dict[str, Any]], run: str, name: str | None) -> Cut:
+    """The cut of a run's selection, the named one or the newest. Raises UsageError if there is none."""
+    known = {item["name"]: item["cut"] for item in selections}
+    if not known or (name is not None and name not in known):
+        raise UsageError(f"run '{run}' has no selection {name or ''}; selections there: {', '.join(known) or 'none'}")
+    fields = known[name or selections[-1]["name"]]
+    rules: dict[str, Callable[[Any], Cut]] = {rule.__name__: rule for rule in (Threshold, TopK, TopFraction)}
+    return rules[fields["rule"]](fields["count" if fields["rule"] == TopK.__name__ else "value"])

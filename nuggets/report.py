@@ -7,35 +7,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nuggets.selection import Levels, RankedRow
+
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _BAR = 40  # characters of the longest histogram bar
 
 
 @dataclass(frozen=True, slots=True)
 class RankedExample:
-    """A candidate as a report shows it; `rank` counts from 1."""
+    """A candidate as a report shows it."""
 
-    rank: int
-    example_id: str
-    row: int
-    golden_score: float
-    wins: int
-    anchors: int
-    mean_gain: float
-    kept: bool
+    place: RankedRow
     instruction: str
     output: str
+
+    @property
+    def score(self) -> str:
+        """Its golden score, or where cells are missing the interval in which it lies."""
+        low = self.place.wins / max(1, self.place.anchors)
+        high = low + (self.place.anchors - self.place.cells) / max(1, self.place.anchors)
+        return f"{low:.3f}" if self.place.cells == self.place.anchors else f"{low:.3f} to {high:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report says: `facts` are shown in order, `scores` are all golden scores of the pool."""
+    """What a report says: `facts` are shown in order, `kept` goes with `levels`, `cells` is candidates by cells."""
 
     title: str
     facts: Mapping[str, Any]
     rejects: Mapping[str, int]
-    scores: NDArray[np.float64]
-    kept: NDArray[np.bool_]
+    levels: Levels
+    kept: NDArray[np.int64]
+    cells: Mapping[int, int]
     best: Sequence[RankedExample]
     worst: Sequence[RankedExample]
     files: Mapping[str, str]
@@ -43,6 +46,8 @@ class ReportData:
 
 def render_report(data: ReportData) -> str:
     """The whole report."""
+    quantiles = score_quantiles(data.levels)
+    names = {"0": "least", "1": "most"}
     parts = [
         f"# {data.title}",
         _table(("", ""), [(name, _one_line(str(value))) for name, value in data.facts.items()]),
@@ -50,15 +55,19 @@ def render_report(data: ReportData) -> str:
         "The share of anchors that an example makes more probable when the model sees it first. "
         "Compare scores within this run only: their level depends on the model and the anchors.",
         _table(
-            [f"{100 * q:g} %" if 0 < q < 1 else ("least" if q == 0 else "most") for q in QUANTILES],
-            [[f"{value:.3f}" for value in np.quantile(data.scores, QUANTILES)]],
+            [names.get(q, f"{100 * float(q):g} %") for q in quantiles],
+            [[f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}" for low, high in quantiles.values()]],
         ),
-        "```text\n" + histogram(data.scores, data.kept) + "\n```",
-        "## Best",
-        examples_table(data.best),
-        "## Worst",
-        examples_table(data.worst),
+        "```text\n" + histogram(data.levels, data.kept) + "\n```",
     ]
+    if not data.levels.standing.complete.all():
+        parts += [
+            "## Cells per candidate",
+            "Candidates that could not reach the cut any more were dropped before they met all anchors: their score is "
+            "known to lie between two bounds. Those that are kept have all of their cells.",
+            _table(("cells", "candidates"), _by_cells(data.cells)),
+        ]
+    parts += ["## Best", examples_table(data.best), "## Worst", examples_table(data.worst)]
     if data.rejects:
         rows = [(reason, str(count)) for reason, count in data.rejects.items()]
         parts += ["## Rows that could not be used", _table(("reason", "rows"), rows)]
@@ -66,40 +75,79 @@ def render_report(data: ReportData) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def histogram(scores: NDArray[np.float64], kept: NDArray[np.bool_], *, bins: int = 20) -> str:
-    """Golden scores in bins of equal width from 0 to 1, `#` for kept and `.` for dropped candidates."""
+def score_quantiles(levels: Levels) -> dict[str, tuple[float, float]]:
+    """Quantiles of a pool's golden scores, each with the bounds between which it lies; equal where scores are known."""
+    low, high = (_quantiles(values, levels.count) for values in (levels.standing.low, levels.standing.high))
+    return {f"{q:g}": (round(a, 6), round(b, 6)) for q, a, b in zip(QUANTILES, low, high, strict=True)}
+
+
+def histogram(levels: Levels, kept: NDArray[np.int64], *, bins: int = 20) -> str:
+    """Golden scores in bins of equal width from 0 to 1: `#` kept, `.` dropped, `:` dropped with cells missing.
+
+    The last stand at the highest score that they could still have had.
+    """
     edges = np.linspace(0, 1, bins + 1)
     # Scores are fractions with small denominators: nudged, 0.15 falls into the bin that starts at 0.15.
-    place = np.clip(np.floor(scores * bins + 1e-9).astype(int), 0, bins - 1)
-    total = np.bincount(place, minlength=bins)
-    inside = np.bincount(place[kept], minlength=bins)
+    place = np.clip(np.floor(levels.standing.high * bins + 1e-9).astype(int), 0, bins - 1)
+    complete = levels.standing.complete
+    total = np.bincount(place, weights=levels.count, minlength=bins).astype(int)
+    parts = [(kept, "#"), (np.where(complete, levels.count - kept, 0), "."), (np.where(complete, 0, levels.count), ":")]
+    counts = [(np.bincount(place, weights=count, minlength=bins), mark) for count, mark in parts]
     scale = _BAR / max(1, int(total.max()))
     used = np.flatnonzero(total)
     lines = []
     for index in range(int(used[0]), int(used[-1]) + 1) if len(used) else []:
-        length = max(int(np.ceil(total[index] * scale)), 0)
-        hashes = min(length, int(np.ceil(inside[index] * scale)))
-        bar = "#" * hashes + "." * (length - hashes)
+        bar, drawn = "", 0.0
+        for count, mark in counts:
+            drawn += count[index] * scale
+            bar += mark * (int(np.ceil(drawn - 1e-9)) - len(bar))
         lines.append(f"{edges[index]:.2f}-{edges[index + 1]:.2f} {total[index]:>8} {bar}".rstrip())
-    return "\n".join(["score        examples  (# kept, . dropped)", *lines])
+    legend = "# kept, . dropped" + ("" if complete.all() else ", : dropped early, at the highest score possible")
+    return "\n".join([f"score        examples  ({legend})", *lines])
+
+
+def _quantiles(values: NDArray[np.float64], count: NDArray[np.int64]) -> list[float]:
+    """Of values that occur `count` times each, interpolated between neighbours as numpy does."""
+    order = np.argsort(values)
+    ends = np.cumsum(count[order])
+    places = np.array(QUANTILES) * (int(ends[-1]) - 1)
+    below, above = (
+        values[order[np.searchsorted(ends, rounded, side="right")]] for rounded in (np.floor(places), np.ceil(places))
+    )
+    return [float(value) for value in below + (above - below) * (places - np.floor(places))]
+
+
+def _by_cells(cells: Mapping[int, int], *, bins: int = 10) -> list[tuple[str, str]]:
+    most = max(cells)
+    width = max(1, -(-most // bins))
+    counted: dict[int, int] = {}
+    for number, count in cells.items():
+        counted[number // width] = counted.get(number // width, 0) + count
+    bounds = {place: (place * width, min(most, (place + 1) * width - 1)) for place in sorted(counted)}
+    return [
+        (str(first) if first == last else f"{first} to {last}", str(counted[place]))
+        for place, (first, last) in bounds.items()
+    ]
 
 
 def examples_table(examples: Sequence[RankedExample]) -> str:
     """Some candidates as a Markdown table."""
     return _table(
-        ("rank", "score", "wins", "mean gain", "kept", "row", "instruction", "output"),
+        ("rank", "score", "wins", "cells", "mean gain", "kept", "row", "instruction", "output"),
         [
             (
-                str(item.rank),
-                f"{item.golden_score:.3f}",
-                f"{item.wins}/{item.anchors}",
-                "unknown" if item.mean_gain != item.mean_gain else f"{item.mean_gain:+.3f}",
-                "yes" if item.kept else "no",
-                str(item.row),
+                str(place.rank),
+                item.score,
+                str(place.wins),
+                f"{place.cells}/{place.anchors}",
+                "unknown" if place.mean_gain != place.mean_gain else f"{place.mean_gain:+.3f}",
+                "yes" if place.kept else "no",
+                str(place.row),
                 _shortened(item.instruction),
                 _shortened(item.output),
             )
             for item in examples
+            for place in [item.place]
         ],
     )
 

@@ -1,59 +1,159 @@
-"""The plan of a scoring round: which cells a run needs, which the store holds, and what each task has to compute."""
+"""The plan of a scoring round: what is stored, what the cut still needs, and what each task is to compute next."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nuggets.anchors import read_anchors
-from nuggets.cells import read_cells
-from nuggets.pool import Pool, read_ids
+import numpy as np
+from numpy.typing import NDArray
+
+from nuggets.anchors import Anchor, read_anchors
+from nuggets.baseline import read_baseline
+from nuggets.cell_sweep import sweep_cells
+from nuggets.cells import cells_folder
+from nuggets.cuts import Cut
+from nuggets.golden import judged_cells
+from nuggets.pool import Candidate, Pool, read_candidates
+from nuggets.preparation import PreparedRun
 from nuggets.progress import report_cells, report_stage
+from nuggets.prompts import PromptProfile
+from nuggets.racing import Choice, Pace, Part, next_round, whole_table
 from nuggets.runs import run_folder
-from nuggets.store import open_store
-from nuggets.worklist import missing_batches, write_worklist
+from nuggets.scoring_setup import open_profile
+from nuggets.store import Store, open_store
+from nuggets.worklist import WorkItem, count_cells, work_items, write_worklist
+
+_MEASURED = 64  # candidates from which the usual length of a demonstration is taken
 
 
 @dataclass(frozen=True, slots=True)
-class ShardWork:
-    """One scoring task: the shard with its candidates' texts, and the list of what is missing there."""
+class ScoringUnit:
+    """One scoring task: neighbouring shards, what is to be computed of them, and the folder its blocks go to."""
 
+    round: int
     index: int
-    shard: str
+    shards: tuple[int, ...]  # positions among the pool's shards
+    folder: str
     worklist: str
+    candidates: int
     cells: int
 
 
 @dataclass(frozen=True, slots=True)
-class ScoringPlan:
-    """Cells needed by the run, found in the store, and the work that remains."""
+class Round:
+    """A round's tasks, and how things stood before it: cells of the full table, those found, candidates undecided."""
 
-    needed: int
+    number: int
+    candidates: int
+    table: int
     found: int
-    work: tuple[ShardWork, ...]
+    undecided: int
+    units: tuple[ScoringUnit, ...]
 
 
-def plan_scoring(store_url: str, run: str, key: str, pool: Pool, anchors_path: str) -> ScoringPlan:
-    """Compare what the run needs with what is stored, and leave a work list for every shard that lacks cells."""
-    store = open_store(store_url)
-    anchor_ids = [anchor.id for anchor in read_anchors(store, anchors_path)]
-    ids, _ = read_ids(store, pool.shards)
-    cells = read_cells(store, key, ids, anchor_ids)
-    work: list[ShardWork] = []
-    start = 0
-    for index, (shard, size) in enumerate(zip(pool.shards, pool.shard_examples, strict=True)):
-        part = slice(start, start + size)
-        start += size
-        batches = missing_batches(ids[part], cells[part])
-        if batches:
-            path = f"{run_folder(run)}/worklists/shard-{index:05d}.json"
-            write_worklist(store, path, batches)
-            work.append(ShardWork(index, shard, path, sum(batch.cells for batch in batches)))
-    missing = sum(item.cells for item in work)
-    plan = ScoringPlan(cells.size, cells.size - missing, tuple(work))
-    report_stage(f"cells: {plan.needed} needed, {plan.found} found, {missing} to compute")
-    report_cells(to_compute=missing)
+def plan_round(
+    prepared: PreparedRun,
+    pool: Pool,
+    anchors_path: str,
+    cut: Cut | None,
+    *,
+    number: int,
+    busy: Sequence[int] = (),
+) -> Round:
+    """The next round of a race for a cut, or without one all that is missing; no tasks if nothing is.
+
+    `busy`: shards that are being scored still, or can't be: they count as they stand, and get no further work. So a
+    round need not wait for a slow shard: a bar that lacks its cells is only lower than it could be.
+    """
+    store = open_store(prepared.store)
+    anchors = read_anchors(store, anchors_path)
+    anchor_ids = [anchor.id for anchor in anchors]
+    baseline = read_baseline(store, prepared.setup.key, anchor_ids)
+    keep_own_cell = prepared.setup.profile == "released"
+
+    def parts() -> Iterator[Part]:
+        for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
+            judged = judged_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell)
+            gains = shard.values - baseline.zero_shot
+            yield Part(shard.index, shard.candidate_ids, gains, judged, free=shard.index not in busy)
+
+    if cut is None:
+        race = whole_table(parts)
+    else:
+        profile = open_profile(prepared.setup)
+        tokens = _tokens(profile, anchors)
+        pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
+        race = next_round(parts, cut, tokens, pace, round_number=number)
+    tasks = _tasks(race.choices, pool, cells_at_most=pool.shard_examples[0] * len(anchors))
+    units = tuple(_unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks))
+    plan = Round(number, pool.examples, pool.examples * len(anchors), race.known, race.undecided, units)
+    _report(plan, racing=cut is not None)
     return plan
 
 
-def planned_cells(work: Sequence[ShardWork]) -> int:
-    """Cells that the work computes."""
-    return sum(item.cells for item in work)
+@dataclass(frozen=True, slots=True)
+class _ShardWork:
+    """A shard's part of a round: its items, and the first and last of all ids of the shard."""
+
+    shard: int
+    ids: tuple[str, str]
+    items: Sequence[WorkItem]
+
+
+def _tasks(choices: Iterable[Choice], pool: Pool, *, cells_at_most: int) -> Iterator[list[_ShardWork]]:
+    """Neighbouring shards' work together, as much as makes a task: late rounds ask for little of each shard."""
+    task: list[_ShardWork] = []
+    cells = 0
+    for choice in choices:
+        ids = choice.part.candidate_ids
+        bounds = (ids[0].as_py(), ids[-1].as_py())
+        work = _ShardWork(choice.part.index, bounds, work_items(ids.to_pylist(), choice.cells))
+        more = int(choice.cells.sum())
+        if task and cells + more > cells_at_most:
+            yield task
+            task, cells = [], 0
+        task.append(work)
+        cells += more
+    if task:
+        yield task
+
+
+def _unit(
+    store: Store, prepared: PreparedRun, pool: Pool, task: Sequence[_ShardWork], *, number: int, index: int
+) -> ScoringUnit:
+    worklist = {pool.shards[work.shard]: work.items for work in task}
+    return ScoringUnit(
+        round=number,
+        index=index,
+        shards=tuple(work.shard for work in task),
+        folder=cells_folder(prepared.setup.key, [end for work in task for end in work.ids]),
+        worklist=write_worklist(store, f"{run_folder(prepared.name)}/worklists", worklist),
+        candidates=sum(len(work.items) for work in task),
+        cells=count_cells(worklist),
+    )
+
+
+def _tokens(profile: PromptProfile, anchors: Sequence[Anchor]) -> NDArray[np.float64]:
+    """What a cell of each anchor costs: its tokens, since a demonstration's are computed once per visit."""
+    return np.array([max(1, len(profile.anchor(anchor.example).ids)) for anchor in anchors], dtype=np.float64)
+
+
+def _least(profile: PromptProfile, candidates: Sequence[Candidate], tokens: NDArray[np.float64]) -> int:
+    """So many cells per visit that the demonstration, computed once more, is at most about a fifth of its tokens."""
+    lengths = [len(profile.demonstration(candidate.example)) for candidate in candidates[:_MEASURED]]
+    return max(1, round(4 * float(np.mean(lengths)) / float(tokens.mean())))
+
+
+def _report(plan: Round, *, racing: bool) -> None:
+    missing = plan.table - plan.found
+    cells = sum(unit.cells for unit in plan.units)
+    if plan.number == 0:
+        most = "at most " if racing and plan.units else ""
+        needed = missing if plan.units else 0
+        report_stage(f"cells: {plan.table} needed, {plan.found} found, {most}{needed} to compute")
+    if racing and plan.units:
+        candidates = sum(unit.candidates for unit in plan.units)
+        report_stage(
+            f"round {plan.number}: {plan.undecided} of {plan.candidates} candidates undecided, {cells} cells of "
+            f"{candidates} candidates next"
+        )
+    report_cells(to_compute=cells)

@@ -1,60 +1,90 @@
-"""The contents of a published selection's files: what was cut, as bytes."""
+"""The contents of a published selection's files, as they are written: shard by shard, bucket by bucket."""
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from nuggets.columns import table_bytes
-from nuggets.cuts import describe_cut
-from nuggets.pool import Candidate, Pool
+import numpy as np
+import pyarrow as pa
+
+from nuggets.columns import save_tables
+from nuggets.cuts import Cut, describe_cut
+from nuggets.golden import GoldenTable
+from nuggets.pool import Candidate, Pool, read_records
+from nuggets.ranking import Keys, rank_keys
 from nuggets.report import RankedExample, ReportData, render_report
 from nuggets.runs import Run
-from nuggets.selection import CutResult
-
-Records = Mapping[str, tuple[Candidate, dict[str, Any]]]  # example id -> candidate and its original row
+from nuggets.selection import Boundary, Survey, Tables
+from nuggets.spill import spill
+from nuggets.store import Store
 
 SHOWN = 10  # best and worst candidates in report and artifacts
 FILES = {
     "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
-    "scores.parquet": "every candidate's golden score, wins, anchors, mean gain, and whether it is kept",
+    "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
     "manifest.json": "configuration, hashes, versions, counts and timings",
     "report.md": "this page",
 }
+_BUCKETS = 64
+_SAMPLE = 1 << 14
+_LINES = pa.schema([("key", pa.binary()), ("head", pa.large_string()), ("tail", pa.large_string())])
 
 
-def selected_jsonl(result: CutResult, records: Records) -> bytes:
-    """The kept examples, one JSON object a line, best first."""
-    lines = []
-    for rank, index in enumerate(result.kept, start=1):
-        key = result.table.candidate_ids[index]
-        added = {"golden_score": float(result.table.golden_score[index]), "rank": rank, "example_id": key}
-        # A pool that was curated before has these fields already: its own move aside, none is lost.
-        original = {f"original_{name}" if name in added else name: value for name, value in records[key][1].items()}
-        lines.append(json.dumps(original | added, ensure_ascii=False).encode() + b"\n")
-    return b"".join(lines)
+def save_selected(file: Path, store: Store, pool: Pool, tables: Tables, boundary: Boundary, *, memory: int) -> None:
+    """The kept examples, one JSON object a line, best first.
+
+    They are met in the order of the pool: what takes more than `memory` bytes is sorted by way of the disk.
+    """
+    splits = _splits(tables, boundary)
+    with spill(buckets=_BUCKETS, memory=memory) as buckets, file.open("wb") as lines:
+        for table in tables():
+            keys = rank_keys(table)
+            kept = np.flatnonzero(boundary.keeps(keys))
+            bucket_of = np.searchsorted(splits, keys[kept], side="right")
+            for bucket, rows in _lines(store, pool, table, kept, keys, bucket_of):
+                buckets.add(bucket, pa.table(dict(zip(_LINES.names, zip(*rows, strict=True), strict=True)), _LINES))
+        rank = 0
+        for bucket in range(_BUCKETS):
+            rows = buckets.take(bucket)
+            for head, tail in () if rows is None else _in_order(rows):
+                rank += 1
+                lines.write(f"{head}{rank}{tail}\n".encode())
 
 
-def scores_parquet(result: CutResult) -> bytes:
-    """Every candidate's scores, in the order of the pool."""
-    table = result.table
-    return table_bytes(
+def save_scores(file: Path, tables: Tables, boundary: Boundary) -> int:
+    """Every candidate's scores, in the order of example ids; returns how many candidates."""
+    return save_tables(file, (_scores(table, boundary) for table in tables()))
+
+
+def _scores(table: GoldenTable, boundary: Boundary) -> Any:
+    standing = table.standing
+    incomplete = ~standing.complete
+    return pa.table(
         {
-            "candidate_id": list(table.candidate_ids),
+            "candidate_id": table.candidate_ids,
             "candidate_row": table.candidate_rows,
-            "golden_score": table.golden_score,
+            "golden_score": pa.array(table.golden_score, mask=incomplete),
+            "score_low": standing.low,
+            "score_high": standing.high,
             "wins": table.wins,
+            "cells": table.cells,
             "anchors": table.anchors,
-            "mean_gain": table.mean_gain,
-            "kept": result.is_kept,
+            "mean_gain": pa.array(table.mean_gain, mask=incomplete),
+            "kept": boundary.keeps(rank_keys(table)),
         }
     )
 
 
-def report_markdown(run: Run, pool: Pool, result: CutResult, shown: tuple[RankedExample, ...]) -> bytes:
+def report_markdown(
+    run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequence[RankedExample], cells: Mapping[int, int]
+) -> str:
     """The report for people."""
+    kept = int(found.kept.sum())
     facts = {
-        "cut": describe_cut(result.cut),
-        "kept": f"{len(result.kept)} of {len(result.order)} candidates",
+        "cut": describe_cut(cut),
+        "kept": f"{kept} of {found.levels.candidates} candidates",
         "pool": f"{run.inputs['pool']['source']}: {pool.rows} rows, {pool.examples} distinct examples, "
         f"{pool.duplicates} duplicates, {sum(pool.rejects.values())} rejected, "
         f"{pool.dropped_turns} later turns dropped",
@@ -67,42 +97,74 @@ def report_markdown(run: Run, pool: Pool, result: CutResult, shown: tuple[Ranked
     }
     return render_report(
         ReportData(
-            title=f"{run.name}: {describe_cut(result.cut)}",
+            title=f"{run.name}: {describe_cut(cut)}",
             facts=facts,
             rejects=pool.rejects,
-            scores=result.table.golden_score,
-            kept=result.is_kept,
+            levels=found.levels,
+            kept=found.kept,
+            cells=cells,
             best=shown[:SHOWN],
             worst=shown[SHOWN:],
             files=FILES,
         )
-    ).encode()
+    )
 
 
-def shown_positions(result: CutResult) -> list[tuple[int, int]]:
-    """Rank and position in the table of the candidates that are shown: the best and the worst."""
-    places = list(enumerate(result.order.tolist(), start=1))
-    return [*places[:SHOWN], *places[SHOWN:][-SHOWN:]]
+def shown_examples(store: Store, pool: Pool, found: Survey) -> tuple[RankedExample, ...]:
+    """The candidates at both ends, with their texts."""
+    texts: dict[str, Candidate] = {}
+    for shard, ids in _by_shard((row.shard, row.candidate_id) for row in found.ends).items():
+        records = read_records(store, [pool.shards[shard]])
+        texts |= {candidate.id: candidate for candidate, _ in records if candidate.id in ids}
+    return tuple(
+        RankedExample(row, texts[row.candidate_id].example.instruction, texts[row.candidate_id].example.output)
+        for row in found.ends
+    )
 
 
-def ranked_examples(result: CutResult, records: Records) -> tuple[RankedExample, ...]:
-    """The candidates that are shown, with their texts."""
-    table, is_kept = result.table, result.is_kept
-    shown = []
-    for rank, index in shown_positions(result):
-        candidate, _ = records[table.candidate_ids[index]]
-        shown.append(
-            RankedExample(
-                rank=rank,
-                example_id=candidate.id,
-                row=candidate.row,
-                golden_score=float(table.golden_score[index]),
-                wins=int(table.wins[index]),
-                anchors=int(table.anchors[index]),
-                mean_gain=float(table.mean_gain[index]),
-                kept=bool(is_kept[index]),
-                instruction=candidate.example.instruction,
-                output=candidate.example.output,
-            )
-        )
-    return tuple(shown)
+def _splits(tables: Tables, boundary: Boundary) -> Keys:
+    """Keys between which buckets of about equal size lie. Ids are hashes: the first candidates are a fair sample."""
+    sample: list[Keys] = []
+    for table in tables():
+        keys = rank_keys(table)
+        sample.append(keys[boundary.keeps(keys)])
+        if sum(map(len, sample)) >= _SAMPLE:
+            break
+    keys = np.sort(np.concatenate(sample)) if sample else np.empty(0, dtype="S1")
+    return keys[np.linspace(0, len(keys), _BUCKETS, endpoint=False).astype(int)[1:]] if len(keys) else keys
+
+
+def _lines(
+    store: Store, pool: Pool, table: GoldenTable, kept: Any, keys: Keys, bucket_of: Any
+) -> Iterator[tuple[int, list[tuple[bytes, str, str]]]]:
+    """Per bucket and shard: key, and the JSON line before and after the rank, which is known in the end."""
+    place_of = dict(zip((table.candidate_ids[place].as_py() for place in kept), range(len(kept)), strict=True))
+    scores = table.golden_score
+    for shard in np.unique(table.shards[kept]).tolist():
+        found: dict[int, list[tuple[bytes, str, str]]] = defaultdict(list)
+        for candidate, original in read_records(store, [pool.shards[shard]]):
+            place = place_of.get(candidate.id)
+            if place is not None:
+                head, tail = _line(candidate.id, original, float(scores[kept[place]]))
+                found[int(bucket_of[place])].append((bytes(keys[kept[place]]), head, tail))
+        yield from found.items()
+
+
+def _line(key: str, original: dict[str, Any], score: float) -> tuple[str, str]:
+    added = {"golden_score": score, "rank": None, "example_id": key}
+    # A pool that was curated before has these fields already: its own move aside, none is lost.
+    moved = {f"original_{name}" if name in added else name: value for name, value in original.items()}
+    head = json.dumps({**moved, "golden_score": score}, ensure_ascii=False)[:-1]
+    return f'{head}, "rank": ', f', "example_id": {json.dumps(key)}}}'
+
+
+def _in_order(rows: Any) -> Iterator[tuple[str, str]]:
+    rows = rows.sort_by("key")
+    yield from zip(rows["head"].to_pylist(), rows["tail"].to_pylist(), strict=True)
+
+
+def _by_shard(pairs: Iterator[tuple[int, str]]) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = defaultdict(set)
+    for shard, key in pairs:
+        found[shard].add(key)
+    return found

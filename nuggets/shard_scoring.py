@@ -1,13 +1,14 @@
-"""Scoring one shard: the missing cells of its candidates, stored while they are computed."""
+"""Scoring a task's cells: computed candidate by candidate, stored while that goes on."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nuggets.anchors import Anchor, read_anchors
-from nuggets.cells import CellBlock, group_of, read_cells, write_block
+from nuggets.cells import CellBlock, compact, read_cells, write_block
 from nuggets.errors import InputError, Interrupted
 from nuggets.examples import Example
 from nuggets.pool import read_candidates
@@ -15,12 +16,14 @@ from nuggets.preparation import PreparedRun
 from nuggets.progress import report_cells
 from nuggets.prompts import PromptProfile
 from nuggets.scoring.door import LanguageModel
-from nuggets.scoring_plan import ShardWork
+from nuggets.scoring_plan import ScoringUnit
 from nuggets.scoring_setup import open_model, open_profile
 from nuggets.store import Store, open_store
-from nuggets.worklist import Batch, missing_batches, read_worklist
+from nuggets.worklist import Worklist, read_worklist
 
-COMMIT_SECONDS = 30.0  # what a killed process loses at most; each commit is one object in the store
+# What a killed process loses at most; each commit is an object in the store until the task's end, which joins them.
+COMMIT_SECONDS = 30.0
+COMMIT_CANDIDATES = 64
 _BROKEN_AT_MOST = 10  # candidates without a number: beyond it is the model that is broken, and GPU hours are at stake
 
 
@@ -29,7 +32,7 @@ class Scorer:
     """What turns candidates into stored cells: where they go, and the model and prompts that the key stands for."""
 
     store: Store
-    key: str
+    folder: str
     profile: PromptProfile
     model: LanguageModel
     should_stop: Callable[[], bool]
@@ -43,92 +46,121 @@ class BrokenRow:
     anchors: tuple[str, ...]
 
 
-def score_shard(prepared: PreparedRun, work: ShardWork, anchors_path: str, *, should_stop: Callable[[], bool]) -> int:
-    """Compute and store the cells on a work list; returns how many. Raises Interrupted if asked to stop."""
+def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, *, should_stop: Callable[[], bool]) -> int:
+    """Compute and store the cells of a scoring task; returns how many. Raises Interrupted if asked to stop."""
     if should_stop():
-        raise Interrupted("stopped on request before this shard began")
+        raise Interrupted("stopped on request before this task began")
     store = open_store(prepared.store)
     setup = prepared.setup
-    return score_batches(
-        Scorer(store, setup.key, open_profile(setup), open_model(setup), should_stop),
-        read_worklist(store, work.worklist),
-        examples={item.id: item.example for item in read_candidates(store, work.shard)},
-        anchors=read_anchors(store, anchors_path),
-    )
+    scorer = Scorer(store, unit.folder, open_profile(setup), open_model(setup), should_stop)
+    return score_worklist(scorer, read_worklist(store, unit.worklist), anchors=read_anchors(store, anchors_path))
 
 
-def score_batches(
-    scorer: Scorer, batches: Sequence[Batch], *, examples: Mapping[str, Example], anchors: Sequence[Anchor]
-) -> int:
-    """Compute and store the cells of some batches; returns how many were computed.
+def score_worklist(scorer: Scorer, worklist: Worklist, *, anchors: Sequence[Anchor]) -> int:
+    """Compute and store the cells of a work list; returns how many were computed.
 
-    Cells that an earlier, interrupted attempt at the same batches has left are used, not computed. Cells for which
-    the model returns no finite number are not stored: InputError counts and names them when the rest is done, or as
-    soon as there are too many. Raises Interrupted when asked to stop. Whatever ends it, what was computed is stored.
+    Cells that an earlier, interrupted attempt at the same list has left are used, not computed. Cells for which the
+    model returns no finite number are not stored: InputError counts and names them when the rest is done, or as soon as
+    there are too many. Raises Interrupted when asked to stop. Whatever ends it, what was computed is stored.
     """
-    computed = 0
-    broken: list[BrokenRow] = []
-    for batch in batches:
-        group = group_of(batch.candidate_ids)
-        wanted = [anchors[index] for index in batch.anchors]
-        anchor_ids = [anchor.id for anchor in wanted]
-        stored = read_cells(scorer.store, scorer.key, batch.candidate_ids, anchor_ids, group=group)
-        for part in missing_batches(batch.candidate_ids, stored):
-            candidates = [(candidate, examples[candidate]) for candidate in part.candidate_ids]
-            _score_batch(scorer, group, candidates, [wanted[index] for index in part.anchors], broken)
-            computed += part.cells
-    if broken:
-        raise _no_numbers(broken)
-    return computed
-
-
-def _score_batch(
-    scorer: Scorer,
-    group: str,
-    candidates: Sequence[tuple[str, Example]],
-    anchors: Sequence[Anchor],
-    broken: list[BrokenRow],
-) -> None:
     # An anchor that stands twice in the set is one column: it is scored once and counted twice.
     distinct = list({anchor.id: anchor for anchor in anchors}.values())
-    continuations = [scorer.profile.anchor(anchor.example) for anchor in distinct]
-    demonstrations = (scorer.profile.demonstration(example) for _, example in candidates)
-    rows: list[np.ndarray] = []
-    done = 0
+    missing = _missing(scorer, worklist, [anchor.id for anchor in anchors], [anchor.id for anchor in distinct])
+    if missing:
+        _score(scorer, missing, distinct)
+    compact(scorer.store, scorer.folder)
+    return sum(len(columns) for _, _, columns in missing)
 
-    def commit() -> None:
-        ids = [candidate for candidate, _ in candidates[done - len(rows) : done]]
-        some = [place for place, row in enumerate(rows) if not np.isnan(row).all()]
-        if some:
-            values = np.array([rows[place] for place in some])
-            block = CellBlock(tuple(ids[place] for place in some), tuple(anchor.id for anchor in distinct), values)
-            write_block(scorer.store, scorer.key, group, block)
-        rows.clear()
 
-    last_commit = time.monotonic()
+_Missing = tuple[str, str, tuple[int, ...]]  # shard, candidate, columns among the distinct anchors
+
+
+def _missing(
+    scorer: Scorer, worklist: Worklist, anchor_ids: Sequence[str], distinct_ids: Sequence[str]
+) -> list[_Missing]:
+    candidates = [item.candidate_id for items in worklist.values() for item in items]
+    stored = ~np.isnan(read_cells(scorer.store, scorer.folder, candidates, distinct_ids))
+    column = {anchor: place for place, anchor in enumerate(distinct_ids)}
+    asked = ((shard, item) for shard, items in worklist.items() for item in items)
+    missing: list[_Missing] = []
+    for (shard, item), known in zip(asked, stored, strict=True):
+        wanted = {column[anchor_ids[anchor]] for anchor in item.anchors}
+        columns = tuple(sorted(place for place in wanted if not known[place]))
+        if columns:
+            missing.append((shard, item.candidate_id, columns))
+    return missing
+
+
+def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor]) -> None:
+    rows = _Rows(scorer, [anchor.id for anchor in anchors])
+    broken: list[BrokenRow] = []
+    sums = scorer.model.log_prob_sums(
+        (scorer.profile.demonstration(example) for example in _examples(scorer.store, missing)),
+        [scorer.profile.anchor(anchor.example) for anchor in anchors],
+        wanted=(columns for _, _, columns in missing),
+    )
     try:
-        for (candidate, _), sums in zip(
-            candidates, scorer.model.log_prob_sums(demonstrations, continuations), strict=True
-        ):
+        for done, ((_, candidate, columns), row) in enumerate(zip(missing, sums, strict=True), start=1):
+            wanted = list(columns)
             with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite and is counted below
-                rows.append(sums.astype(np.float32))
-            done += 1
-            unknown = np.flatnonzero(~np.isfinite(rows[-1]))
-            if len(unknown):
-                rows[-1][unknown] = np.nan  # 'not computed' to whoever reads it, whatever the model said
-                broken.append(BrokenRow(candidate, tuple(distinct[column].id for column in unknown)))
+                values = row.astype(np.float32)
+            unknown = [place for place in wanted if not np.isfinite(values[place])]
+            values[unknown] = np.nan  # 'not computed' to whoever reads it, whatever the model said
+            rows.add(candidate, values)
+            if unknown:
+                broken.append(BrokenRow(candidate, tuple(anchors[place].id for place in unknown)))
                 if len(broken) > _BROKEN_AT_MOST:
                     raise _no_numbers(broken)
-            report_cells(computed=len(anchors))
-            if scorer.should_stop() and done < len(candidates):
-                raise Interrupted(
-                    f"stopped on request; {done} of {len(candidates)} candidates of this shard are stored"
-                )
-            if time.monotonic() - last_commit > COMMIT_SECONDS:
-                commit()
-                last_commit = time.monotonic()
+            report_cells(computed=len(wanted))
+            if scorer.should_stop() and done < len(missing):
+                raise Interrupted(f"stopped on request; {done} of {len(missing)} candidates of this task are stored")
+            rows.commit_if_due()
     finally:
-        commit()  # also when the model has failed or someone has stopped us: these numbers cost compute
+        rows.commit()  # also when the model has failed or someone has stopped us: these numbers cost compute
+    if broken:
+        raise _no_numbers(broken)
+
+
+def _examples(store: Store, missing: Sequence[_Missing]) -> Iterator[Example]:
+    """The candidates' examples, one shard in memory at a time."""
+    at_hand = ""
+    examples: dict[str, Example] = {}
+    for shard, candidate, _ in missing:
+        if shard != at_hand:
+            examples = {item.id: item.example for item in read_candidates(store, shard)}
+            at_hand = shard
+        yield examples[candidate]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Computed rows that are not stored yet."""
+
+    scorer: Scorer
+    anchor_ids: Sequence[str]
+    candidates: list[str] = field(default_factory=list)
+    values: list[NDArray[np.float32]] = field(default_factory=list)
+    last_commit: float = field(default_factory=time.monotonic)
+
+    def add(self, candidate: str, values: NDArray[np.float32]) -> None:
+        """A candidate's cells, NaN where there is none."""
+        if not np.isnan(values).all():
+            self.candidates.append(candidate)
+            self.values.append(values)
+
+    def commit_if_due(self) -> None:
+        """Store the rows if there are enough of them, or the last ones were stored long ago."""
+        if len(self.values) >= COMMIT_CANDIDATES or time.monotonic() - self.last_commit > COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Store the rows as a block."""
+        if self.values:
+            block = CellBlock(tuple(self.candidates), tuple(self.anchor_ids), np.array(self.values))
+            write_block(self.scorer.store, self.scorer.folder, block)
+        self.candidates.clear()
+        self.values.clear()
+        self.last_commit = time.monotonic()
 
 
 def _no_numbers(broken: Sequence[BrokenRow]) -> InputError:

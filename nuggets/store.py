@@ -2,14 +2,17 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import posixpath
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec.core
 
@@ -79,6 +82,20 @@ class Store:
                 raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
         return data
 
+    def open(self, path: str) -> BinaryIO:
+        """An object to read some parts of: from a local disk only those are read, from elsewhere it comes whole.
+
+        Raises FileNotFoundError with its full address if it is not there.
+        """
+        filesystem, target = self._at(path)
+        if not _is_local(filesystem):
+            return io.BytesIO(self.read(path))
+        with _explained("read", self.url, path):
+            try:
+                return Path(target).open("rb")
+            except FileNotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
+
     def read_json(self, path: str) -> Any:
         """An object's content as JSON. Raises StoreError naming a damaged one."""
         try:
@@ -94,9 +111,21 @@ class Store:
         filesystem, target = self._at(path)
         with _explained("write", self.url, path):
             if _is_local(filesystem):
-                _replace_local(target, data)
+                _replace_local(target, lambda pending: pending.write(data))
             else:
                 filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
+
+    def write_file(self, path: str, file: Path) -> None:
+        """Store a local file's content, of any size, with the promise of `write`."""
+        filesystem, target = self._at(path)
+        with _explained("write", self.url, path):
+            if _is_local(filesystem):
+                with file.open("rb") as source:
+                    _replace_local(target, lambda pending: shutil.copyfileobj(source, pending))
+            else:
+                filesystem.put_file(
+                    str(file), target
+                )  # parts of a large upload appear together, when the last is there
 
     def exists(self, path: str) -> bool:
         """Whether an object, or anything below a folder of that name, is there."""
@@ -114,6 +143,25 @@ class Store:
             found = filesystem.find(target, **strict) if filesystem.exists(target) else []
         paths = (posixpath.relpath(name, root) for name in found)
         return sorted(path for path in paths if not posixpath.basename(path).startswith(_PENDING))
+
+    def leftovers(self) -> dict[str, float]:
+        """Files that killed writers have left, and their age in seconds; a live writer's are among them, young ones.
+
+        Only a local disk has any: elsewhere an object appears when all of it is there.
+        """
+        filesystem, root = locate(self.url)
+        if not _is_local(filesystem):
+            return {}
+        now = datetime.now().timestamp()
+        found: dict[str, float] = {}
+        with _explained("list", self.url, ""):
+            for folder, _, files in os.walk(root):
+                for name in files:
+                    path = Path(folder, name)
+                    if name.startswith(_PENDING):
+                        with contextlib.suppress(FileNotFoundError):  # its writer has just finished
+                            found[path.relative_to(root).as_posix()] = now - path.stat().st_mtime
+        return found
 
     def remove(self, path: str) -> None:
         """Delete an object; nothing happens if it is not there."""
@@ -139,20 +187,32 @@ def _is_local(filesystem: Any) -> bool:
     return "file" in filesystem.protocol
 
 
-def _replace_local(target: str, data: bytes) -> None:
+def _replace_local(target: str, write: Callable[[BinaryIO], object]) -> None:
     folder = Path(target).parent
     folder.mkdir(parents=True, exist_ok=True)
     handle, pending = tempfile.mkstemp(prefix=_PENDING, dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
-            os.fsync(
-                file.fileno()
-            )  # a rename may reach the disk before the data does; then a crash leaves an empty file
+            # A rename may reach the disk before the data does; then a crash leaves an empty file.
+            os.fsync(file.fileno())
         os.chmod(pending, 0o644)  # mkstemp makes it private, which would hide a shared store from colleagues
         os.replace(pending, target)
+        _sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(pending)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable: what it replaces may be deleted next, and must not be all that a power cut leaves."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # some network file systems can't sync folders
+            raise
+    finally:
+        os.close(handle)

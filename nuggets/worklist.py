@@ -1,43 +1,49 @@
-"""What is still to be scored: the cells that a run needs and the store does not hold, shard by shard."""
+"""What one scoring task has to compute: of each candidate the anchors that it lacks and that the round asks for."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nuggets.addresses import digest
 from nuggets.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Candidates that lack the same anchors, `anchors` being positions in the run's anchor set."""
+class WorkItem:
+    """A candidate and the anchors it is to be measured on, as positions in the run's anchor set."""
 
-    candidate_ids: tuple[str, ...]
+    candidate_id: str
     anchors: tuple[int, ...]
 
-    @property
-    def cells(self) -> int:
-        """How many cells it takes."""
-        return len(self.candidate_ids) * len(self.anchors)
+
+Worklist = Mapping[str, Sequence[WorkItem]]  # path of a pool's shard -> items, in the order of the shard
 
 
-def missing_batches(candidate_ids: Sequence[str], cells: NDArray[np.float32]) -> list[Batch]:
-    """The cells `(candidates, anchors)` that are NaN, grouped by anchors so that a group shares its forward passes."""
-    batches: dict[tuple[int, ...], list[str]] = {}
-    for candidate, row in zip(candidate_ids, np.isnan(cells), strict=True):
-        if row.any():
-            batches.setdefault(tuple(np.flatnonzero(row).tolist()), []).append(candidate)
-    return [Batch(tuple(candidates), anchors) for anchors, candidates in batches.items()]
+def work_items(candidate_ids: Sequence[str], cells: NDArray[np.bool_]) -> list[WorkItem]:
+    """The items of the candidates that have a True in `cells` `(candidates, anchors)`."""
+    return [
+        WorkItem(candidate_ids[row], tuple(np.flatnonzero(cells[row]).tolist()))
+        for row in np.flatnonzero(cells.any(axis=1)).tolist()
+    ]
 
 
-def write_worklist(store: Store, path: str, batches: Sequence[Batch]) -> None:
-    """Store what one task has to score."""
-    rows = [{"candidate_ids": item.candidate_ids, "anchors": item.anchors} for item in batches]
+def count_cells(worklist: Worklist) -> int:
+    """How many cells a work list asks for."""
+    return sum(len(item.anchors) for items in worklist.values() for item in items)
+
+
+def write_worklist(store: Store, folder: str, worklist: Worklist) -> str:
+    """Store a work list; returns its path. Its content names it: two runs that plan at once replace nothing."""
+    rows = {shard: [[item.candidate_id, item.anchors] for item in items] for shard, items in worklist.items()}
+    path = f"{folder}/{digest(rows)}.json"
     store.write(path, json.dumps(rows).encode())
+    return path
 
 
-def read_worklist(store: Store, path: str) -> list[Batch]:
-    """What one task has to score."""
-    return [Batch(tuple(row["candidate_ids"]), tuple(row["anchors"])) for row in store.read_json(path)]
+def read_worklist(store: Store, path: str) -> dict[str, list[WorkItem]]:
+    """A stored work list."""
+    rows = store.read_json(path)
+    return {shard: [WorkItem(key, tuple(anchors)) for key, anchors in items] for shard, items in rows.items()}

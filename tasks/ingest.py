@@ -20,6 +20,7 @@ def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
         shard_size=config.shard_size,
         max_row_bytes=config.max_row_bytes,
         max_rejected_share=config.max_rejected_share,
+        memory=config.memory_mib << 20,
     )
     report_stage(
         f"pool: {pool.rows} rows, {pool.examples} distinct examples, {pool.duplicates} duplicates merged, "

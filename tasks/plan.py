@@ -1,13 +1,21 @@
-"""Plan what is to be scored."""
+"""Plan a scoring round: who is out, and what is computed next."""
 
 from prefect import task
 
+from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.pool import Pool
 from nuggets.preparation import PreparedRun
-from nuggets.scoring_plan import ScoringPlan, plan_scoring
+from nuggets.scoring_plan import Round, plan_round
 
 
-@task(task_run_name="plan scoring of {prepared.name}")
-def plan(prepared: PreparedRun, pool: Pool, anchors_path: str) -> ScoringPlan:
-    """Which cells are needed, which are stored, and what each shard lacks."""
-    return plan_scoring(prepared.store, prepared.name, prepared.setup.key, pool, anchors_path)
+@task(task_run_name="prune before round {number}")
+def plan(
+    prepared: PreparedRun,
+    pool: Pool,
+    anchors_path: str,
+    cut: Threshold | TopK | TopFraction | None,
+    number: int,
+    busy: list[int],
+) -> Round:
+    """Drop who can't reach the cut any more, and leave a work list for every task of the round."""
+    return plan_round(prepared, pool, anchors_path, cut, number=number, busy=busy)

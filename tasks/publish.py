@@ -8,9 +8,9 @@ from nuggets.publishing import Selection, publish_selection, read_report
 
 
 @task(task_run_name="publish {run}")
-def publish(store: str, run: str, cut: Threshold | TopK | TopFraction) -> Selection:
+def publish(store: str, run: str, cut: Threshold | TopK | TopFraction, memory_mib: int) -> Selection:
     """Apply the cut and publish what it keeps; its report and the best and worst ten become artifacts."""
-    selection = publish_selection(store, run, cut)
+    selection = publish_selection(store, run, cut, memory=memory_mib << 20)
     create_markdown_artifact(
         key="selection", description=f"{run}: {selection.cut}", markdown=read_report(store, selection)
     )
@@ -19,12 +19,13 @@ def publish(store: str, run: str, cut: Threshold | TopK | TopFraction) -> Select
         description=f"{run}: the best and the worst ten candidates",
         table=[
             {
-                "rank": item.rank,
-                "golden score": round(item.golden_score, 4),
-                "wins": f"{item.wins}/{item.anchors}",
-                "mean gain": None if item.mean_gain != item.mean_gain else round(item.mean_gain, 4),
-                "kept": item.kept,
-                "row": item.row,
+                "rank": item.place.rank,
+                "golden score": item.score,
+                "wins": item.place.wins,
+                "cells": f"{item.place.cells}/{item.place.anchors}",
+                "mean gain": None if item.place.mean_gain != item.place.mean_gain else round(item.place.mean_gain, 4),
+                "kept": item.place.kept,
+                "row": item.place.row,
                 "instruction": item.instruction[:200],
                 "output": item.output[:200],
             }

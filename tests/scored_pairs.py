@@ -18,6 +18,7 @@ EXACT = 1e-4  # nats per response token, float32
 
 Ids = tuple[int, ...]
 Rows = NDArray[np.float64]
+Wanted = Sequence[Sequence[int]]
 
 
 def random_prefixes(seed: int, lengths: Sequence[int], vocabulary: int = VOCABULARY) -> list[Ids]:
@@ -92,8 +93,20 @@ def plain_rows(model: Any, prefixes: Sequence[Sequence[int]], continuations: Seq
     return np.array([plain_row(model, prefix, continuations) for prefix in prefixes])
 
 
-def rows_of(engine: LanguageModel, prefixes: Sequence[Sequence[int]], continuations: Sequence[Continuation]) -> Rows:
-    return np.array(list(engine.log_prob_sums(prefixes, continuations)))
+def rows_of(
+    engine: LanguageModel,
+    prefixes: Sequence[Sequence[int]],
+    continuations: Sequence[Continuation],
+    wanted: Wanted | None = None,
+) -> Rows:
+    return np.array(list(engine.log_prob_sums(prefixes, continuations, wanted=wanted)))
+
+
+def random_wanted(seed: int, prefixes: int, continuations: int) -> Wanted:
+    """Indices in any order; behind some prefixes few or none, behind others most or all."""
+    generator = np.random.default_rng(seed)
+    counts = generator.permutation(np.linspace(0, continuations, prefixes).round().astype(int))
+    return [generator.permutation(continuations)[:count].tolist() for count in counts]
 
 
 @lru_cache
@@ -115,3 +128,15 @@ def assert_close(found: Rows, expected: Rows, continuations: Sequence[Continuati
     assert (found[..., nothing_scored] == 0.0).all()
     difference = per_token(found - expected, continuations)
     assert (difference <= within).all(), difference.max()  # NaN is not within anything
+
+
+def assert_only_wanted(
+    found: Rows, expected: Rows, continuations: Sequence[Continuation], wanted: Wanted, within: float = EXACT
+) -> None:
+    """Rows that are close to the full ones where a continuation is wanted, and NaN everywhere else."""
+    is_wanted = np.zeros(expected.shape, dtype=bool)
+    for row, indices in zip(is_wanted, wanted, strict=True):
+        row[list(indices)] = True
+    assert found.shape == expected.shape
+    assert (np.isnan(found) == ~is_wanted).all()
+    assert_close(np.where(is_wanted, found, expected), expected, continuations, within)

@@ -12,8 +12,8 @@ from nuggets.errors import UsageError
 
 FIELDS = [
     "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "profile", "threshold", "top_k",
-    "top_fraction", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
-    "max_row_bytes", "max_rejected_share", "trust_remote_code",
+    "top_fraction", "racing", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
+    "max_row_bytes", "max_rejected_share", "memory_mib", "trust_remote_code",
 ]  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def test_a_pool_is_all_that_has_to_be_given():
         "threshold": None,
         "top_k": None,
         "top_fraction": None,
+        "racing": "on",
         "shard_size": 512,
         "seed": 0,
         "anchor_tokens": None,
@@ -44,6 +45,7 @@ def test_a_pool_is_all_that_has_to_be_given():
         "kv_iter": 1,
         "max_row_bytes": 1_000_000,
         "max_rejected_share": 0.5,
+        "memory_mib": 512,
         "trust_remote_code": None,
     }
 
@@ -113,6 +115,8 @@ def test_a_cut_that_can_not_be_meant_is_refused_in_both_flows(options: dict[str,
         ({"demonstration_tokens": 0}, "demonstration_tokens=0 is out of range: allowed is 1 or more"),
         ({"kv_iter": 0}, "kv_iter=0 is out of range: allowed is 1 or more"),
         ({"max_row_bytes": 99}, "max_row_bytes=99 is out of range: allowed is 100 or more"),
+        ({"memory_mib": 8}, "memory_mib=8 is out of range: allowed is 16 or more"),
+        ({"racing": "maybe"}, "racing='maybe' is not known; allowed: on, off"),
         ({"max_rejected_share": 1.1}, "max_rejected_share=1.1 is out of range: allowed is 0 to 1"),
         ({"model": ["a"]}, "model=['a'] is list; it has to be str"),
         ({"profile": "alpaca"}, "profile='alpaca' is not known; allowed: released, plain, chat"),
@@ -179,8 +183,8 @@ def test_an_unknown_key_is_named_beside_all_known_ones():
         config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
     assert str(refused.value) == (
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
-        "anchor_file, profile, threshold, top_k, top_fraction, shard_size, seed, anchor_tokens, "
-        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, trust_remote_code"
+        "anchor_file, profile, threshold, top_k, top_fraction, racing, shard_size, seed, anchor_tokens, "
+        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, memory_mib, trust_remote_code"
     )
 
 
@@ -195,6 +199,11 @@ def test_a_mapping_and_the_config_it_makes_are_the_same():
     config = config_from_mapping({"pool": "p.jsonl", "top_k": 7, "profile": "plain", "seed": 3}, source="run.yaml")
     assert config == CurateConfig(pool="p.jsonl", top_k=7, profile="plain", seed=3)
     assert config_from_mapping(config_as_mapping(config), source="manifest") == config
+
+
+@pytest.mark.parametrize(("read", "meant"), [(True, "on"), (False, "off"), ("off", "off")])
+def test_a_bare_on_or_off_in_a_file_means_what_it_says(read: object, meant: str):
+    assert config_from_mapping({"pool": "p.jsonl", "racing": read}, source="run.yaml").racing == meant
 
 
 def test_a_reselection_needs_a_cut():
@@ -228,6 +237,7 @@ def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds(
         "kv_iter": {"minimum": 1},
         "max_row_bytes": {"minimum": 100},
         "max_rejected_share": {"minimum": 0, "maximum": 1},
+        "memory_mib": {"minimum": 16},
     }
 
 

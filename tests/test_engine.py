@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import lru_cache
+from itertools import count
 from time import sleep
 from typing import Any
 
@@ -23,6 +24,7 @@ from scored_pairs import (
     Ids,
     Rows,
     assert_close,
+    assert_only_wanted,
     engine_of,
     expected_rows,
     per_token,
@@ -31,6 +33,7 @@ from scored_pairs import (
     plain_rows,
     random_continuations,
     random_prefixes,
+    random_wanted,
     rows_of,
 )
 from tiny_models import CONFIGS, WINDOW, build_model
@@ -172,6 +175,93 @@ def test_any_mix_of_lengths_and_budget(
     assert_close(found, plain_rows(plain_model(family), prefixes, continuations), continuations)
 
 
+@pytest.mark.parametrize("token_budget", [1, 30, 4096])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_sums_of_what_is_wanted_are_those_of_the_full_row_and_the_rest_is_nan(family: str, token_budget: int) -> None:
+    for seed in range(3):
+        wanted = random_wanted(seed, len(PREFIXES), len(MIXED))
+        found = rows_of(engine_of(family, token_budget), PREFIXES, MIXED, wanted)
+        assert_only_wanted(found, expected_rows(family), MIXED, wanted)
+
+
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "mistral_window", "gemma2"])
+def test_what_is_wanted_of_continuations_that_begin_alike(family: str) -> None:
+    expected = plain_rows(plain_model(family), PREFIXES, SAME_OPENING)
+    for seed in range(3):
+        wanted = random_wanted(seed, len(PREFIXES), len(SAME_OPENING))
+        assert_only_wanted(rows_of(engine_of(family), PREFIXES, SAME_OPENING, wanted), expected, SAME_OPENING, wanted)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_what_is_wanted_may_be_nothing_or_without_response_tokens_or_everything(family: str) -> None:
+    engine, unscored = engine_of(family), int(np.flatnonzero(~SCORED)[0])
+    wanted = [[], [unscored], [unscored, 0], range(len(MIXED)), [], [unscored]]
+    assert_only_wanted(rows_of(engine, PREFIXES, MIXED, wanted), expected_rows(family), MIXED, wanted)
+    assert np.isnan(rows_of(engine, PREFIXES, MIXED, [[]] * len(PREFIXES))).all()
+    assert rows_of(engine, PREFIXES, [], [[]] * len(PREFIXES)).shape == (len(PREFIXES), 0)
+
+
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2"])
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.sets(st.integers(0, 7))), min_size=1, max_size=6),
+    shapes,
+    st.integers(1, 200),
+    st.integers(0, 9999),
+)
+@settings(max_examples=20)
+def test_any_mix_of_what_is_wanted(
+    family: str, prefixes: list[tuple[int, set[int]]], shapes: list[tuple[int, int]], token_budget: int, seed: int
+) -> None:
+    asked = random_prefixes(seed, [length for length, _ in prefixes])
+    wanted = [[index for index in indices if index < len(shapes)] for _, indices in prefixes]
+    continuations = random_continuations(seed + 1, shapes)
+    engine = adjustable_engine(family)
+    engine.token_budget = token_budget
+    found = rows_of(engine, asked, continuations, wanted)
+    assert_only_wanted(found, plain_rows(plain_model(family), asked, continuations), continuations, wanted)
+
+
+def tokens_computed(engine: Any, prefixes: list[Ids], continuations: list[Continuation], wanted: Any = None) -> int:
+    """Tokens that go through the model, whether the engine packs or not."""
+    lengths: list[int] = []
+    hook = engine.model.base_model.register_forward_pre_hook(
+        lambda module, args, named: lengths.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        rows_of(engine, prefixes, continuations, wanted)
+    finally:
+        hook.remove()
+    return sum(lengths)
+
+
+@pytest.mark.parametrize("kv_iter", [1, 3])
+@pytest.mark.parametrize("token_budget", [1, 30, 4096])
+def test_only_what_is_wanted_goes_through_the_model(token_budget: int, kv_iter: int) -> None:
+    """Members of MIXED are 9, 5, 9, 14, (3), 14, 9, 2, (6) and 21 tokens long; two of them have no response."""
+    engine = open_engine(build_model("llama"), token_budget=token_budget, kv_iter=kv_iter)
+    demonstrations = sum(map(len, PREFIXES))
+    assert demonstrations == 61
+    assert tokens_computed(engine, PREFIXES, MIXED) == kv_iter * 61 + 6 * 83
+    wanted = [[1], [], [0, 9, 7], [4], [3, 4], []]  # behind 0, 1, 12, 3, 33 and 12 tokens
+    assert tokens_computed(engine, PREFIXES, MIXED, wanted) == kv_iter * (12 + 33) + 5 + (9 + 21 + 2) + 14
+    assert tokens_computed(engine, PREFIXES, MIXED, [[]] * 6) == 0
+
+
+def test_only_what_is_wanted_goes_through_a_model_that_cannot_be_packed() -> None:
+    wanted = [[1], [], [0, 9, 7], [4], [3, 4], []]
+    assert tokens_computed(engine_of("gemma2"), PREFIXES, MIXED, wanted) == 5 + 3 * 12 + (9 + 21 + 2) + 33 + 14
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("missing", ["prefix", "wanted"])
+def test_prefixes_and_what_is_wanted_must_be_equally_many(family: str, missing: str) -> None:
+    prefixes = PREFIXES[:2] if missing == "prefix" else PREFIXES[:3]
+    wanted = iter([[0], [1], [2]] if missing == "prefix" else [[0], [1]])
+    with pytest.raises(ValueError, match="argument 2 is"):
+        list(engine_of(family).log_prob_sums(iter(prefixes), MIXED, wanted=wanted))
+    assert lane_threads() == []
+
+
 def wins(zero_shot: Rows, rows: Rows) -> tuple[Rows, Rows]:
     """Which cells are above their anchor's baseline, and which are far enough from it to tell."""
     return rows > zero_shot, np.abs(rows - zero_shot) > 1e-3
@@ -211,6 +301,28 @@ def test_rows_come_while_prefixes_are_still_asked_for_and_not_many_are_asked_for
         row = next(rows)
         assert_close(row, plain_row(plain_model("llama_grouped"), asked[done - 1], MIXED), MIXED)
         assert done <= len(asked) <= done + 3 * 4
+    rows.close()
+
+
+@pytest.mark.parametrize("family", ["llama_grouped", "gemma2"])
+def test_what_is_wanted_is_asked_for_no_further_ahead_than_the_prefixes(family: str) -> None:
+    asked: list[Ids] = []
+    wanted: list[Any] = []
+
+    def indices() -> Iterator[list[int]]:
+        for number in count():
+            assert len(asked) == len(wanted) + 1
+            wanted.append([number % len(MIXED), (number + 4) % len(MIXED)][: number % 3])
+            yield wanted[-1]
+
+    many = (prefix for seed in range(300) for prefix in random_prefixes(seed, [5, 2]))
+    rows = engine_of(family, 20).log_prob_sums(counted(many, asked), MIXED, wanted=indices())
+    assert asked == wanted == []
+    for done in range(20):
+        row = next(rows)
+        expected = plain_row(plain_model(family), asked[done], MIXED)
+        assert_only_wanted(row[None], expected[None], MIXED, [wanted[done]])
+        assert len(asked) < 60
     rows.close()
 
 
@@ -351,6 +463,16 @@ def test_sequences_around_and_beyond_the_window(family: str, continuations: list
     assert_close(found, plain_rows(plain_model(family), prefixes, continuations), continuations)
 
 
+@pytest.mark.parametrize("token_budget", [30, 4096])
+@pytest.mark.parametrize("family", LIMITED)
+def test_what_is_wanted_around_and_beyond_the_window(family: str, token_budget: int) -> None:
+    prefixes = random_prefixes(8, AROUND_THE_WINDOW)
+    expected = plain_rows(plain_model(family), prefixes, MIXED)
+    for seed in range(3):
+        wanted = random_wanted(seed, len(prefixes), len(MIXED))
+        assert_only_wanted(rows_of(engine_of(family, token_budget), prefixes, MIXED, wanted), expected, MIXED, wanted)
+
+
 # A model with longrope changes its frequencies whenever a sequence is on another side of the limit than the last one.
 BOTH_SIDES = random_continuations(1, [(4, 2), (25, 20)] * 6)
 AT_THE_LIMIT = random_prefixes(8, [WINDOW - 20] * 12)
@@ -463,3 +585,13 @@ def test_candidates_beyond_the_window_are_scored_one_pair_at_a_time_with_one_war
     assert f"{2 * WINDOW} tokens in front of anchors" in message
     assert f"more than the {WINDOW} that" in message
     assert "one pair per forward pass" in message
+
+
+def test_what_is_not_wanted_takes_no_candidate_beyond_the_window(caplog: pytest.LogCaptureFixture) -> None:
+    """With 30 tokens in front, only continuations of more than 10 tokens leave the window of 40."""
+    prefixes = random_prefixes(1, [30, 3 * WINDOW])
+    short = [index for index, item in enumerate(MIXED) if len(item.ids) < 10]
+    with caplog.at_level(logging.WARNING, logger="nuggets"):
+        found = rows_of(engine_of("mistral_window"), prefixes, MIXED, [short, []])
+    assert caplog.messages == []
+    assert_only_wanted(found, plain_rows(plain_model("mistral_window"), prefixes, MIXED), MIXED, [short, []])

@@ -12,12 +12,14 @@ from scored_pairs import (
     PREFIXES,
     SAME_OPENING,
     assert_close,
+    assert_only_wanted,
     expected_rows,
     per_token,
     plain_model,
     plain_rows,
     random_continuations,
     random_prefixes,
+    random_wanted,
     rows_of,
 )
 from tiny_models import VOCABULARY, build_model
@@ -75,6 +77,18 @@ def test_in_bfloat16_many_prefixes_share_packs(token_budget: int) -> None:
     expected = plain_rows(model, prefixes, MIXED)
     engine = packed_on_gpu(model.bfloat16(), token_budget=token_budget)
     assert_close(rows_of(engine, prefixes, MIXED), expected, MIXED, within=0.1)
+
+
+@pytest.mark.parametrize("token_budget", [1, 40, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_of_what_is_wanted(dtype: torch.dtype, token_budget: int) -> None:
+    model = build_llama()
+    prefixes = random_prefixes(6, [index % 9 for index in range(40)])
+    wanted = random_wanted(7, len(prefixes), len(MIXED))
+    expected = plain_rows(model, prefixes, MIXED)
+    engine = packed_on_gpu(model.to(dtype), token_budget=token_budget)
+    within = 1e-3 if dtype == torch.float32 else 0.1
+    assert_only_wanted(rows_of(engine, prefixes, MIXED, wanted), expected, MIXED, wanted, within)
 
 
 @pytest.mark.parametrize("kv_iter", [1, 2])

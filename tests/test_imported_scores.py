@@ -2,18 +2,22 @@
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nuggets.cuts import Threshold, TopK
 from nuggets.errors import InputError, UsageError
+from nuggets.examples import Example, example_id
 from nuggets.golden import GoldenTable
 from nuggets.imported_scores import ReleasedScores, import_scores, read_released_scores
 from nuggets.judgement import read_golden
+from nuggets.pool import read_ids, read_pool_record
 from nuggets.publishing import publish_selection
 from nuggets.runs import Run, RunState, list_runs, list_selections
 from nuggets.store import Store
@@ -53,14 +57,22 @@ class Files:
         anchors = str(self.root / "anchors.json")
         return import_scores(self.store, self.folder, pool=str(self.root / "pool.json"), anchor_file=anchors, **options)
 
-    def golden(self, **options: Any) -> GoldenTable:
-        return read_golden(self.store, self.imported(**options).name)
+    def golden(self, name: str | None = None) -> GoldenTable:
+        """The golden scores of a run, or of what is imported now, in the order of the pool's rows."""
+        (table,) = read_golden(self.store, name or self.imported().name)
+        order = np.argsort(table.candidate_rows)
+        columns = (getattr(table, column.name)[order] for column in fields(table)[1:])
+        return GoldenTable(table.candidate_ids.take(pa.array(order)), *columns)
 
     def refusal(self) -> str:
         with pytest.raises(InputError) as refused:
             self.imported()
         assert list_runs(self.store) == []
         return str(refused.value)
+
+
+def key_of(row: dict[str, str]) -> str:
+    return example_id(Example(row["instruction"], row["input"], row["output"]))
 
 
 @pytest.fixture
@@ -82,10 +94,31 @@ def test_imported_scores_are_a_complete_run_with_exactly_their_scores(files):
     }
     assert run.inputs["score_files"] == ["0_2_raw_score.json", "0_2_score.json"]
     assert run.identity["profile"] == "released"
-    golden = read_golden(files.store, "theirs")
+    golden = files.golden("theirs")
     assert golden.golden_score.tolist() == [0.5, 1.0]
     assert golden.candidate_rows.tolist() == [0, 1]
-    assert (golden.wins.tolist(), golden.anchors.tolist()) == ([1, 2], [2, 2])
+    assert golden.candidate_ids.to_pylist() == [key_of(POOL[0]), key_of(POOL[1])]
+    assert (golden.wins.tolist(), golden.cells.tolist(), golden.anchors.tolist()) == ([1, 2], [2, 2], [2, 2])
+    assert golden.standing.complete.tolist() == [True, True]
+
+
+def test_golden_scores_are_in_the_order_of_the_pool_and_know_their_shard(files, monkeypatch):
+    monkeypatch.setattr("nuggets.imported_scores.SHARD_SIZE", 2)
+    files.put(at_0_4_score={"0": [0.5], "1": [1.0], "2": [0.0], "3": [0.5]})
+    run = files.imported()
+    (golden,) = read_golden(files.store, run.name)
+    rows = sorted(range(4), key=lambda row: key_of(POOL[row]))
+    assert golden.candidate_ids.type == pa.string()
+    assert golden.candidate_ids.to_pylist() == [key_of(POOL[row]) for row in rows]
+    assert golden.candidate_rows.tolist() == rows
+    assert golden.shards.tolist() == [0, 0, 1, 1]
+    assert golden.golden_score.tolist() == [[0.5, 1.0, 0.0, 0.5][row] for row in rows]
+    pool = read_pool_record(files.store, run.references["pool"])
+    for shard, path in enumerate(pool.shards):
+        ids, _ = read_ids(files.store, path)
+        assert ids.to_pylist() == [key_of(POOL[row]) for row in rows[2 * shard : 2 * shard + 2]]
+    selection = publish_selection(files.store.url, run.name, TopK(1))
+    assert json.loads(Path(selection.folder, "selected.jsonl").read_text())["instruction"] == "Count."
 
 
 def test_mean_gain_is_one_shot_minus_zero_shot_in_nats_per_anchor(files):
@@ -98,7 +131,7 @@ def test_without_raw_files_gains_are_unknown(files):
     selection = publish_selection(files.store.url, files.imported().name, TopK(1))
     report = (Path(selection.folder) / "report.md").read_text()
     assert "| mean gain in | nats per anchor" in report
-    assert "| 1 | 1.000 | 2/2 | unknown | yes | 1 | Count. | 1 |" in report
+    assert "| 1 | 1.000 | 2 | 2/2 | unknown | yes | 1 | Count. | 1 |" in report
     golden = files.golden()
     assert golden.golden_score.tolist() == [0.5, 1.0]
     assert all(math.isnan(gain) for gain in golden.mean_gain)
@@ -205,7 +238,7 @@ def test_of_equal_pool_rows_the_first_keeps_its_score_and_the_others_are_counted
     files.pool([POOL[0], POOL[1], POOL[0], "not usable", POOL[2]])
     files.put(at_0_5_score={"0": [0.5], "1": [1.0], "2": [1.0], "3": [0.5], "4": [0.0]})
     run = files.imported()
-    golden = read_golden(files.store, run.name)
+    golden = files.golden(run.name)
     assert golden.candidate_rows.tolist() == [0, 1, 4]
     assert golden.golden_score.tolist() == [0.5, 1.0, 0.0]
     assert run.counts == {
@@ -267,11 +300,12 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     first = publish_selection(url, "theirs", Threshold(0.5))
     assert (first.folder, first.candidates, first.kept, first.already_there) == (f"{url}/{folder}", 4, 1, False)
     lines = files.store.read(f"{folder}/selected.jsonl").decode().splitlines()
-    key = first.shown[0].example_id
+    key = key_of(POOL[1])
     assert [json.loads(line) for line in lines] == [{**POOL[1], "golden_score": 1.0, "rank": 1, "example_id": key}]
     scores = pq.read_table(f"{url}/{folder}/scores.parquet").to_pydict()
-    assert scores["golden_score"] == [0.5, 1.0, 0.5, 0.0]
-    assert scores["kept"] == [False, True, False, False]
+    assert scores["candidate_id"] == sorted(map(key_of, POOL))
+    rows = zip(scores["candidate_row"], scores["golden_score"], scores["kept"], strict=True)
+    assert sorted(rows) == [(0, 0.5, False), (1, 1.0, True), (2, 0.5, False), (3, 0.0, False)]
     before = {path: files.store.read(path) for path in files.store.list("")}
 
     second = publish_selection(url, "theirs", TopK(3))

@@ -16,6 +16,7 @@ from scored_pairs import (
     Ids,
     Rows,
     assert_close,
+    assert_only_wanted,
     equal_lengths,
     expected_rows,
     one_core,
@@ -24,6 +25,7 @@ from scored_pairs import (
     plain_row,
     random_continuations,
     random_prefixes,
+    random_wanted,
     rows_of,
 )
 from tiny_models import WINDOW, build_model
@@ -106,6 +108,15 @@ def test_the_token_budget_never_changes_a_refined_sum(kv_iter: int, token_budget
     assert_close(found, refined_rows("llama_grouped", kv_iter), MIXED)
 
 
+@pytest.mark.parametrize("token_budget", [20, 4096])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_refined_sums_of_what_is_wanted(family: str, token_budget: int) -> None:
+    engine, expected = engine_with(family, 3, token_budget), refined_rows(family, 3)
+    for seed in range(3):
+        wanted = random_wanted(seed, len(PREFIXES), len(MIXED))
+        assert_only_wanted(rows_of(engine, PREFIXES, MIXED, wanted), expected, MIXED, wanted)
+
+
 @pytest.mark.parametrize("kv_iter", [2, 3])
 def test_what_continuations_have_in_common_is_not_refined(kv_iter: int) -> None:
     """It may stand behind the demonstration only once, but it is not part of it."""
@@ -168,6 +179,8 @@ def test_a_demonstration_too_long_to_be_packed_is_refused_more_than_one_iteratio
     engine = engine_with(family, 2)
     with pytest.raises(InputError, match="kv_iter"):
         rows_of(engine, prefixes, MIXED)
+    (_, row) = rows_of(engine, prefixes, MIXED, [[0], []])  # nothing is asked, so nothing refused
+    assert np.isnan(row).all()
 
 
 def test_a_demonstration_that_leaves_the_window_only_behind_itself_is_refined_as_defined_or_refused() -> None:

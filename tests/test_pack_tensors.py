@@ -30,6 +30,19 @@ def test_a_pack_over_the_end_of_one_prefix_and_the_start_of_the_next_by_hand() -
     assert tensors.shared == Pieces((8, 3), (5, 9), causal=False, key_start=6)
 
 
+def test_runs_behind_the_same_prefix_by_hand() -> None:
+    """Nothing is wanted behind prefix 2, whose keys were not computed; behind prefix 1, all but the middle member."""
+    pack = (Run(1, 0, 1), Run(1, 2, 3), Run(3, 1, 2))
+    tensors = assemble(on_device(LAYOUT, CPU), pack, prefix_lengths=[6, 5, 0, 9])
+    assert tensors.ids.tolist() == [20, 21, 22, 30, 31, 32, 33, 10, 11, 12, 13]
+    assert tensors.positions.tolist() == [5, 6, 7, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert tensors.scored.tolist() == [0, 1, 5, 8, 9]
+    assert tensors.targets.tolist() == [21, 22, 33, 12, 13]
+    assert tensors.owners.tolist() == [0, 0, 1, 2, 2]
+    assert tensors.own == Pieces((3, 4, 4), (3, 4, 4), causal=True)
+    assert tensors.shared == Pieces((7, 4), (5, 9), causal=False, key_start=6)
+
+
 def test_behind_an_empty_prefix_there_is_nothing_shared() -> None:
     tensors = assemble(on_device(LAYOUT, CPU), (Run(0, 0, 1),), prefix_lengths=[0])
     assert tensors.positions.tolist() == [0, 1, 2]
@@ -43,11 +56,11 @@ def test_positions_of_prefixes_laid_end_to_end() -> None:
 
 @given(
     st.lists(st.tuples(st.integers(2, 9), st.integers(1, 8)), min_size=1, max_size=12),
-    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(1, 9), st.sets(st.integers(0, 11))), min_size=1, max_size=5),
     st.integers(1, 50),
 )
 def test_any_pack_is_what_its_pairs_are_one_by_one(
-    shapes: list[tuple[int, int]], prefix_lengths: list[int], token_budget: int
+    shapes: list[tuple[int, int]], prefixes: list[tuple[int, set[int]]], token_budget: int
 ) -> None:
     continuations = [
         Continuation(tuple(range(100 * index, 100 * index + length)), min(start, length - 1))
@@ -55,7 +68,9 @@ def test_any_pack_is_what_its_pairs_are_one_by_one(
     ]
     layout = lay_out(continuations)
     laid_out = on_device(layout, CPU)
-    for pack in plan_packs(layout, prefixes=len(prefix_lengths), token_budget=token_budget):
+    wanted = [sorted(member for member in members if member < len(shapes)) for _, members in prefixes]
+    prefix_lengths = [length if members else 0 for (length, _), members in zip(prefixes, wanted, strict=True)]
+    for pack in plan_packs(layout, wanted, token_budget=token_budget):
         tensors = assemble(laid_out, pack, prefix_lengths)
         pairs = [
             (prefix_lengths[run.prefix], continuations[layout.columns[member]])
@@ -73,5 +88,7 @@ def test_any_pack_is_what_its_pairs_are_one_by_one(
         assert tensors.own.queries == tuple(len(item.ids) for _, item in pairs)
         assert tensors.shared is not None
         assert sum(tensors.shared.queries) == len(tensors.ids)
-        assert tensors.shared.keys == tuple(prefix_lengths[run.prefix] for run in pack)
+        one_after_another = sorted({run.prefix for run in pack})
+        assert tensors.shared.keys == tuple(prefix_lengths[prefix] for prefix in one_after_another)
+        assert sum(tensors.shared.keys) == sum(prefix_lengths[pack[0].prefix : pack[-1].prefix + 1])
         assert tensors.shared.key_start == sum(prefix_lengths[: pack[0].prefix])

@@ -1,15 +1,17 @@
 """Continuations laid end to end, prefixes that share forward passes, and packs: what stands where, by hand."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.scoring.door import Continuation
-from nuggets.scoring.packing import Layout, Pack, Run, group_prefixes, halves, lay_out, plan_packs, share_opening
+from nuggets.scoring.packing import Layout, Pack, Run, halves, lay_out, plan_packs, share_opening
+from nuggets.scoring.requests import Request, each_with_wanted, group_requests, requests_for
 
 LONG = Continuation((10, 11, 12, 13), 2)
 SHORT = Continuation((20, 21, 22), 1)
@@ -28,6 +30,11 @@ def pairs_of(pack: Pack) -> list[tuple[int, int]]:
 
 def tokens_of(layout: Layout, pack: Pack) -> int:
     return sum(layout.length(member) for _, member in pairs_of(pack))
+
+
+def behind(layout: Layout, prefixes: int) -> list[range]:
+    """All members, for each of so many prefixes."""
+    return [range(len(layout.columns))] * prefixes
 
 
 def test_layout_of_one_continuation() -> None:
@@ -53,7 +60,7 @@ def test_equal_lengths_stand_together_behind_shorter_ones_and_what_is_cut_away_i
         scored=(0, 1, 4, 5, 9),
         targets=(21, 22, 12, 13, 33),
     )
-    assert layout.tokens == 11
+    assert layout.tokens([0, 2]) == 7
     assert [layout.length(member) for member in range(3)] == [3, 4, 4]
 
 
@@ -63,7 +70,7 @@ def test_nothing_is_laid_out_and_no_pack_planned_where_nothing_can_be_scored(
 ) -> None:
     layout = lay_out(continuations)
     assert layout == Layout((), (0,), (0,), (), (), (), ())
-    assert plan_packs(layout, prefixes=3, token_budget=8) == []
+    assert plan_packs(layout, behind(layout, 3), token_budget=8) == []
 
 
 def test_response_start_0_is_refused_because_nothing_predicts_the_first_token() -> None:
@@ -148,14 +155,14 @@ def test_the_opening_and_the_rest_are_the_continuation_and_no_longer_opening_wou
 
 
 def grouped(lengths: Sequence[int], *, layout_tokens: int, token_budget: int, alone: Sequence[int] = ()) -> list[str]:
-    """Each group as the lengths of its prefixes."""
-    groups = group_prefixes(
-        [(0,) * length for length in lengths],
-        layout_tokens=layout_tokens,
+    """Each group as the lengths of its prefixes, behind all of which everything is wanted."""
+    groups = group_requests(
+        [Request((0,) * length, (0,), (0,)) for length in lengths],
+        of_lengths(layout_tokens),
         token_budget=token_budget,
-        alone=lambda prefix: len(prefix) in alone,
+        alone=lambda request: len(request.prefix) in alone,
     )
-    return [" ".join(str(len(prefix)) for prefix in group) for group in groups]
+    return [" ".join(str(len(request.prefix)) for request in group) for group in groups]
 
 
 def test_a_group_has_as_many_prefixes_as_fill_four_packs() -> None:
@@ -165,11 +172,11 @@ def test_a_group_has_as_many_prefixes_as_fill_four_packs() -> None:
 
 
 def test_a_group_keeps_to_the_budget_unless_it_is_a_single_prefix() -> None:
-    assert grouped([4, 6, 1, 30, 2, 8, 1], layout_tokens=1, token_budget=10) == ["4 6", "1", "30", "2 8", "1"]
+    assert grouped([4, 6, 1, 30, 2, 8, 1], layout_tokens=2, token_budget=10) == ["4 6", "1", "30", "2 8", "1"]
 
 
 def test_some_prefixes_are_a_group_of_their_own() -> None:
-    assert grouped([1, 0, 2, 3, 0, 0, 4], layout_tokens=1, token_budget=99, alone=[0]) == [
+    assert grouped([1, 0, 2, 3, 0, 0, 4], layout_tokens=2, token_budget=99, alone=[0]) == [
         "1",
         "0",
         "2 3",
@@ -180,80 +187,138 @@ def test_some_prefixes_are_a_group_of_their_own() -> None:
 
 
 def test_no_prefixes_make_no_group() -> None:
-    assert grouped([], layout_tokens=1, token_budget=9) == []
+    assert grouped([], layout_tokens=2, token_budget=9) == []
+
+
+def test_what_a_group_holds_counts_by_what_is_wanted() -> None:
+    """Four packs of 10 tokens, from continuations of 15 and 5 tokens: 40 tokens are reached by the third prefix."""
+    layout = of_lengths(15, 5)  # whose members are 5 and 15 tokens long
+    wanted = [(0, 1), (1,), (0,), (0,), (1,), (0, 1)]
+    groups = group_requests(
+        [Request((0,), (), members) for members in wanted], layout, token_budget=10, alone=lambda request: False
+    )
+    assert [[request.members for request in group] for group in groups] == [
+        [(0, 1), (1,), (0,)],
+        [(0,), (1,), (0, 1)],
+    ]
+
+
+def endless() -> Iterator[tuple[int, ...]]:
+    while True:
+        yield (7, 7)
+
+
+def counted(items: Iterable[Any], taken: list[Any]) -> Iterator[Any]:
+    for item in items:
+        taken.append(item)
+        yield item
 
 
 def test_a_group_is_there_as_soon_as_the_first_prefix_behind_it_is() -> None:
-    asked = 0
-
-    def prefixes() -> Iterator[tuple[int, ...]]:
-        nonlocal asked
-        while True:
-            asked += 1
-            yield (7, 7)
-
-    groups = group_prefixes(prefixes(), layout_tokens=20, token_budget=10, alone=lambda prefix: False)
-    assert asked == 0
+    asked: list[Request] = []
+    requests = counted((Request(prefix, (0,), (0,)) for prefix in endless()), asked)
+    groups = group_requests(requests, of_lengths(20), token_budget=10, alone=lambda request: False)
+    assert asked == []
     for number in (1, 2, 3):
         assert len(next(groups)) == 2
-        assert asked == 2 * number + 1
+        assert len(asked) == 2 * number + 1
 
 
-@given(
-    st.lists(st.integers(0, 20), max_size=30),
-    st.integers(1, 200),
-    some_budget,
-    st.sets(st.integers(0, 20), max_size=3),
-)
+def test_a_group_ends_even_if_nothing_is_ever_wanted() -> None:
+    requests = (Request((), (), ()) for _ in endless())
+    groups = group_requests(requests, of_lengths(20), token_budget=10, alone=lambda request: False)
+    assert [len(next(groups)) for _ in range(3)] == [10, 10, 10]
+
+
+def test_a_request_names_what_is_wanted_by_its_place_in_the_layout() -> None:
+    layout = lay_out([LONG, CUT_AWAY, SHORT, EQUAL])  # in which SHORT stands first
+    each = [((1,), (3, 2)), ((2,), (1, 0)), ((3,), ()), ((), (1,)), ((), range(4))]
+    assert list(requests_for(layout, each)) == [
+        Request((1,), (3, 2), [0, 2]),
+        Request((2,), (1, 0), [1]),
+        Request((), (), []),  # nothing to compute, so no demonstration either
+        Request((), (1,), []),
+        Request((), range(4), [0, 1, 2]),
+    ]
+
+
+def test_prefixes_and_what_is_wanted_behind_them_are_asked_for_together() -> None:
+    prefixes: list[Any] = []
+    wanted: list[Any] = []
+    each = each_with_wanted(counted(endless(), prefixes), counted(iter([[0], [], [2, 1]]), wanted), 3)
+    assert [next(each), next(each)] == [((7, 7), (0,)), ((7, 7), ())]
+    assert len(prefixes) == len(wanted) == 2
+    assert list(each_with_wanted([(1,), (2,)], None, 2)) == [((1,), range(2)), ((2,), range(2))]
+
+
+@pytest.mark.parametrize("indices", [[3], [-1], [0, 1, 0]])
+def test_an_index_of_nothing_and_one_given_twice_are_refused(indices: list[int]) -> None:
+    with pytest.raises(ValueError, match="wanted="):
+        list(each_with_wanted([()], [indices], 3))
+
+
+some_wanted = st.lists(st.sets(st.integers(0, 29)), min_size=1, max_size=8)
+
+
+def among(layout: Layout, wanted: list[set[int]]) -> list[list[int]]:
+    """What of this there is in the layout, in order."""
+    return [sorted(member for member in members if member < len(layout.columns)) for members in wanted]
+
+
+@given(st.lists(st.integers(0, 20), max_size=8), some_wanted, some_layout, some_budget, st.sets(st.integers(0, 20)))
 def test_groups_are_consecutive_within_their_limits_and_as_large_as_these_allow(
-    lengths: list[int], layout_tokens: int, token_budget: int, alone: set[int]
+    lengths: list[int], wanted: list[set[int]], layout: Layout, token_budget: int, alone: set[int]
 ) -> None:
-    prefixes = [(index,) * length for index, length in enumerate(lengths)]
+    requests = [
+        Request((index,) * length, (), members)
+        for index, (length, members) in enumerate(zip(lengths, among(layout, wanted), strict=False))
+    ]
     groups = list(
-        group_prefixes(
-            prefixes,
-            layout_tokens=layout_tokens,
-            token_budget=token_budget,
-            alone=lambda prefix: len(prefix) in alone,
-        )
+        group_requests(requests, layout, token_budget=token_budget, alone=lambda request: len(request.prefix) in alone)
     )
-    assert [prefix for group in groups for prefix in group] == prefixes
-    most = ceil(4 * token_budget / layout_tokens)
+    assert [request for group in groups for request in group] == requests
+
+    def places(group: Sequence[Request]) -> int:
+        return sum(len(request.prefix) if request.members else 1 for request in group)
+
+    def packs(group: Sequence[Request]) -> float:
+        return sum(layout.tokens(request.members) for request in group) / token_budget
+
     for group in groups:
-        assert 1 <= len(group) <= most
-        assert len(group) == 1 or sum(map(len, group)) <= token_budget
-        assert len(group) == 1 or not {len(prefix) for prefix in group} & alone
+        assert packs(group[:-1]) < 4
+        assert len(group) == 1 or places(group) <= token_budget
+        assert len(group) == 1 or not {len(request.prefix) for request in group} & alone
     for group, following in pairwise(groups):
-        apart = {len(group[-1]), len(following[0])} & alone
-        assert apart or len(group) == most or sum(map(len, group)) + len(following[0]) > token_budget
+        apart = {len(group[-1].prefix), len(following[0].prefix)} & alone
+        assert apart or packs(group) >= 4 or places([*group, following[0]]) > token_budget
 
 
 def test_packs_by_hand() -> None:
     """Members of 2, 3 and 3 tokens behind two prefixes: 16 tokens are two packs of 8, or within 6 three or four."""
     layout = of_lengths(3, 2, 3)
-    assert plan_packs(layout, prefixes=2, token_budget=99) == [(Run(0, 0, 3), Run(1, 0, 3))]
-    assert plan_packs(layout, prefixes=2, token_budget=10) == [(Run(0, 0, 3),), (Run(1, 0, 3),)]
-    assert plan_packs(layout, prefixes=2, token_budget=6) == [
+    assert plan_packs(layout, behind(layout, 2), token_budget=99) == [(Run(0, 0, 3), Run(1, 0, 3))]
+    assert plan_packs(layout, behind(layout, 2), token_budget=10) == [(Run(0, 0, 3),), (Run(1, 0, 3),)]
+    assert plan_packs(layout, behind(layout, 2), token_budget=6) == [
         (Run(0, 0, 2),),
         (Run(0, 2, 3), Run(1, 0, 1)),
         (Run(1, 1, 3),),
     ]
-    assert plan_packs(layout, prefixes=1, token_budget=8) == [(Run(0, 0, 3),)]
+    assert plan_packs(layout, behind(layout, 1), token_budget=8) == [(Run(0, 0, 3),)]
 
 
 def test_what_needs_two_packs_is_cut_in_the_middle_and_not_where_the_first_is_full() -> None:
-    packs = plan_packs(of_lengths(*[10] * 6), prefixes=1, token_budget=50)
+    packs = plan_packs(of_lengths(*[10] * 6), [range(6)], token_budget=50)
     assert packs == [(Run(0, 0, 3),), (Run(0, 3, 6),)]
 
 
 def test_a_continuation_longer_than_the_budget_gets_a_pack_of_its_own() -> None:
     layout = of_lengths(4, 3, 4)
-    assert plan_packs(layout, prefixes=1, token_budget=1) == [(Run(0, 0, 1),), (Run(0, 1, 2),), (Run(0, 2, 3),)]
-    assert plan_packs(of_lengths(2, 2, 9), prefixes=1, token_budget=4) == [(Run(0, 0, 2),), (Run(0, 2, 3),)]
+    assert plan_packs(layout, behind(layout, 1), token_budget=1) == [(Run(0, 0, 1),), (Run(0, 1, 2),), (Run(0, 2, 3),)]
+    assert plan_packs(of_lengths(2, 2, 9), [range(3)], token_budget=4) == [(Run(0, 0, 2),), (Run(0, 2, 3),)]
 
 
 def test_a_pack_may_hold_what_is_left_of_one_prefix_and_the_whole_of_the_next_two() -> None:
-    packs = plan_packs(of_lengths(2, 2, 2), prefixes=5, token_budget=16)
+    packs = plan_packs(of_lengths(2, 2, 2), [range(3)] * 5, token_budget=16)
     assert packs == [
         (Run(0, 0, 3), Run(1, 0, 3), Run(2, 0, 2)),
         (Run(2, 2, 3), Run(3, 0, 3), Run(4, 0, 3)),
@@ -264,7 +329,7 @@ def test_a_pack_may_hold_what_is_left_of_one_prefix_and_the_whole_of_the_next_tw
 def test_every_member_is_behind_every_prefix_exactly_once_and_in_order(
     layout: Layout, prefixes: int, token_budget: int
 ) -> None:
-    packs = plan_packs(layout, prefixes=prefixes, token_budget=token_budget)
+    packs = plan_packs(layout, behind(layout, prefixes), token_budget=token_budget)
     assert [pair for pack in packs for pair in pairs_of(pack)] == [
         (prefix, member) for prefix in range(prefixes) for member in range(len(layout.columns))
     ]
@@ -272,11 +337,44 @@ def test_every_member_is_behind_every_prefix_exactly_once_and_in_order(
     assert all(len({run.prefix for run in pack}) == len(pack) for pack in packs)  # one run per prefix
 
 
+def test_packs_of_some_members_by_hand() -> None:
+    """4 + 2 + 5 tokens within 8: two packs, of which the second begins nearest to 5.5."""
+    layout = of_lengths(2, 2, 2, 3)
+    wanted = [(0, 2), (), (1,), (0, 3)]
+    assert plan_packs(layout, wanted, token_budget=99) == [
+        (Run(0, 0, 1), Run(0, 2, 3), Run(2, 1, 2), Run(3, 0, 1), Run(3, 3, 4))
+    ]
+    assert plan_packs(layout, wanted, token_budget=8) == [
+        (Run(0, 0, 1), Run(0, 2, 3), Run(2, 1, 2)),
+        (Run(3, 0, 1), Run(3, 3, 4)),
+    ]
+    assert plan_packs(layout, [(), ()], token_budget=8) == []
+
+
+@given(some_layout, some_wanted, some_budget)
+def test_what_is_wanted_stands_in_exactly_one_pack_and_nothing_else_does(
+    layout: Layout, wanted: list[set[int]], token_budget: int
+) -> None:
+    needed = among(layout, wanted)
+    packs = plan_packs(layout, needed, token_budget=token_budget)
+    assert [pair for pack in packs for pair in pairs_of(pack)] == [
+        (prefix, member) for prefix, members in enumerate(needed) for member in members
+    ]
+    assert all(pack and all(run.first < run.stop for run in pack) for pack in packs)
+    for pack in packs:
+        assert tokens_of(layout, pack) <= token_budget or len(pairs_of(pack)) == 1
+        # Neighbours are one run.
+        assert all(run.prefix != after.prefix or run.stop < after.first for run, after in pairwise(pack))
+        cut = halves(layout, pack)
+        if cut is not None:
+            assert pairs_of(cut[0]) + pairs_of(cut[1]) == pairs_of(pack)
+
+
 @given(some_layout, some_prefixes, some_budget)
 def test_packs_keep_to_the_budget_unless_they_hold_a_single_continuation(
     layout: Layout, prefixes: int, token_budget: int
 ) -> None:
-    for pack in plan_packs(layout, prefixes=prefixes, token_budget=token_budget):
+    for pack in plan_packs(layout, behind(layout, prefixes), token_budget=token_budget):
         assert tokens_of(layout, pack) <= token_budget or len(pairs_of(pack)) == 1
 
 
@@ -285,8 +383,10 @@ def test_there_are_hardly_more_packs_than_needed_and_they_are_of_about_equal_siz
     layout: Layout, prefixes: int, token_budget: int
 ) -> None:
     """Continuations have at most a tenth of the budget, so a pack of which nothing is left over is 0.9 full."""
-    sizes = [tokens_of(layout, pack) for pack in plan_packs(layout, prefixes=prefixes, token_budget=token_budget)]
-    needed = ceil(prefixes * layout.tokens / token_budget)
+    sizes = [
+        tokens_of(layout, pack) for pack in plan_packs(layout, behind(layout, prefixes), token_budget=token_budget)
+    ]
+    needed = ceil(prefixes * len(layout.ids) / token_budget)
     assert needed <= len(sizes) <= 1.12 * needed + 1
     longest = layout.length(len(layout.columns) - 1)
     *all_but_last, last = sizes
@@ -314,7 +414,7 @@ def test_halves_by_hand() -> None:
 def test_halves_hold_the_packs_members_in_order_and_differ_by_no_more_than_the_longest(
     layout: Layout, prefixes: int, token_budget: int
 ) -> None:
-    for pack in plan_packs(layout, prefixes=prefixes, token_budget=token_budget):
+    for pack in plan_packs(layout, behind(layout, prefixes), token_budget=token_budget):
         cut = halves(layout, pack)
         assert (cut is None) == (len(pairs_of(pack)) == 1)
         if cut is not None:

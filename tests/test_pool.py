@@ -1,15 +1,20 @@
 """Ingest: from a file to shards of distinct, usable examples, with an account of everything else."""
 
 import json
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nuggets.pool
 from nuggets.errors import InputError, StoreError
 from nuggets.examples import Example, example_id
 from nuggets.pool import Candidate, Pool, ingest_pool, read_candidates, read_ids, read_pool_record, read_records
@@ -38,9 +43,11 @@ EXAMPLES = [
     Example("Name a colour.", "", "Red."),
     Example("Add.", "2 2", "4"),
 ]
+BY_ID = sorted(range(5), key=lambda number: example_id(EXAMPLES[number]))  # the order of shards
 # Row 2 repeats row 0 with other extra fields, rows 3 and 6 can't be used, row 7 repeats row 4 (GOOD[2]).
 MIXED = [GOOD[0], GOOD[1], {**GOOD[0], "source": "later"}, "just text", GOOD[2], GOOD[3],
          {"instruction": "Empty.", "output": ""}, {**GOOD[2]}, GOOD[4]]  # fmt: skip
+ROWS_OF_EXAMPLES = (0, 1, 4, 5, 8)
 
 
 @pytest.fixture
@@ -54,7 +61,15 @@ def jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def ingested(store: Store, path: Path, *, shard_size: int = 2, share: float = 0.5, row_bytes: int = 10_000) -> Pool:
+def ingested(
+    store: Store,
+    path: Path,
+    *,
+    shard_size: int = 2,
+    share: float = 0.5,
+    row_bytes: int = 10_000,
+    memory: int = 1 << 20,
+) -> Pool:
     source = find_source(str(path))
     return ingest_pool(
         store,
@@ -63,6 +78,7 @@ def ingested(store: Store, path: Path, *, shard_size: int = 2, share: float = 0.
         shard_size=shard_size,
         max_row_bytes=row_bytes,
         max_rejected_share=share,
+        memory=memory,
     )
 
 
@@ -98,22 +114,24 @@ def test_a_pool_is_counted_whole(store, tmp_path):
     assert read_pool_record(store, pool.id) == pool
 
 
-def test_of_equal_examples_the_first_row_is_kept(store, tmp_path):
+def test_shards_are_in_the_order_of_ids_and_of_equal_examples_the_first_row_is_kept(store, tmp_path):
     pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED))
-    candidates = [candidate for shard in pool.shards for candidate in read_candidates(store, shard)]
-    assert candidates == [
-        Candidate(example_id(example), row, example) for example, row in zip(EXAMPLES, (0, 1, 4, 5, 8), strict=True)
-    ]
-    assert read_ids(store, pool.shards) == ([example_id(example) for example in EXAMPLES], [0, 1, 4, 5, 8])
-    assert read_ids(store, pool.shards[1:2]) == ([example_id(example) for example in EXAMPLES[2:4]], [4, 5])
+    expected = [Candidate(example_id(EXAMPLES[number]), ROWS_OF_EXAMPLES[number], EXAMPLES[number]) for number in BY_ID]
+    assert [candidate.id for candidate in expected] == sorted(candidate.id for candidate in expected)
+    assert [candidate for shard in pool.shards for candidate in read_candidates(store, shard)] == expected
+    for number, shard in enumerate(pool.shards):
+        ids, rows = read_ids(store, shard)
+        of_shard = expected[2 * number : 2 * number + 2]
+        assert (ids.type, ids.to_pylist()) == (pa.string(), [candidate.id for candidate in of_shard])
+        assert (rows.dtype, rows.tolist()) == (np.int64, [candidate.row for candidate in of_shard])
 
 
 def test_original_rows_come_back_with_their_extra_fields_their_order_and_all_characters(store, tmp_path):
     pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED))
     found = list(read_records(store, pool.shards))
-    assert [original for _, original in found] == GOOD
-    assert [list(original) for _, original in found] == [list(row) for row in GOOD]
-    assert [candidate.example for candidate, _ in found] == EXAMPLES
+    assert [original for _, original in found] == [GOOD[number] for number in BY_ID]
+    assert [list(original) for _, original in found] == [list(GOOD[number]) for number in BY_ID]
+    assert [candidate.example for candidate, _ in found] == [EXAMPLES[number] for number in BY_ID]
 
 
 def test_rejects_are_listed_with_row_reason_and_what_was_found(store, tmp_path):
@@ -152,7 +170,58 @@ def test_shards_have_the_asked_size_but_for_the_last(store, tmp_path, shard_size
     pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED), shard_size=shard_size)
     assert pool.shard_examples == sizes
     assert tuple(len(read_candidates(store, shard)) for shard in pool.shards) == sizes
-    assert [candidate.example for shard in pool.shards for candidate in read_candidates(store, shard)] == EXAMPLES
+    found = [candidate.example for shard in pool.shards for candidate in read_candidates(store, shard)]
+    assert found == [EXAMPLES[number] for number in BY_ID]
+
+
+def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_leave_no_files(
+    store, tmp_path, monkeypatch
+):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(nuggets.pool, "_ROWS_AT_ONCE", 3)
+    # Far more than memory, all of it three times, the ids of 400 examples in most of the buckets.
+    rows = [{"instruction": f"Count to {number % 400}.", "output": "x" * 50, "at": number} for number in range(1200)]
+    path = jsonl(tmp_path / "pool.jsonl", [*MIXED, *rows])
+    other = Store(str(tmp_path / "other"))
+    pool = ingested(store, path, shard_size=64)
+    assert ingested(other, path, shard_size=64, memory=1000) == pool
+    assert (pool.rows, pool.examples, pool.duplicates) == (1209, 405, 802)
+    assert {name: other.read(name) for name in other.list("")} == {name: store.read(name) for name in store.list("")}
+    assert list(folder.iterdir()) == []
+    found = [row for _, row in read_records(other, pool.shards) if "at" in row]
+    assert sorted(row["at"] for row in found) == list(range(400))
+
+
+def test_the_order_of_the_source_does_not_matter_for_the_ids_of_shards(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    pools = [ingested(store, path), ingested(store, jsonl(tmp_path / "back.jsonl", MIXED[::-1]))]
+    assert pools[0].id != pools[1].id
+    ids = [[read_ids(store, shard)[0].to_pylist() for shard in pool.shards] for pool in pools]
+    assert ids[0] == ids[1]
+    assert [read_ids(store, shard)[1].tolist() for shard in pools[1].shards] == [
+        [(6, 7, 1, 3, 0)[number] for number in BY_ID[start : start + 2]] for start in (0, 2, 4)
+    ]
+
+
+def test_a_disk_without_room_for_temporary_files_is_an_error_that_names_tmpdir(store, tmp_path, monkeypatch):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    rows = [{"instruction": f"Count to {number}.", "output": "x" * 50} for number in range(300)]
+    path = jsonl(tmp_path / "pool.jsonl", rows)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine lets us mount no small disk")
+    try:
+        with pytest.raises(StoreError, match=f"^no space left for temporary files in {folder}: .* set TMPDIR "):
+            ingested(store, path, memory=1000)
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert store.list("") == []
+    assert ingested(store, path).examples == 300
 
 
 def test_the_same_content_at_another_path_is_taken_from_the_store(store, tmp_path):
@@ -238,6 +307,7 @@ def test_nan_and_infinity_in_other_columns_become_null(store, tmp_path):
         {"instruction": "Add.", "output": "3", "score": None, "more": [1.0, None], "deep": {"x": None}},
         {"instruction": "Count.", "output": "1", "score": 0.25, "more": [], "deep": {"x": 1.0}},
     ]
+    expected.sort(key=lambda row: example_id(Example(row["instruction"], "", row["output"])))
     assert [original for _, original in read_records(store, pool.shards)] == expected
     stored = pq.read_table(Path(store.url, pool.shards[0]))["original"].to_pylist()
     assert [strict_json(text) for text in stored] == expected
@@ -269,10 +339,10 @@ ROWS = st.lists(
 )
 
 
-@given(rows=ROWS, shard_size=st.integers(1, 5))
-@settings(deadline=None, max_examples=40)
+@given(rows=ROWS, shard_size=st.integers(1, 5), memory=st.sampled_from([0, 100, 1 << 20]))
+@settings(max_examples=40)
 def test_every_row_is_an_example_a_duplicate_or_a_reject_and_shards_partition_the_examples(
-    tmp_path_factory, rows, shard_size
+    tmp_path_factory, rows, shard_size, memory
 ):
     folder = tmp_path_factory.mktemp("pool")
     store = Store(str(folder / "store"))
@@ -287,11 +357,11 @@ def test_every_row_is_an_example_a_duplicate_or_a_reject_and_shards_partition_th
         with pytest.raises(InputError):
             ingested(store, path, share=1.0)
         return
-    pool = ingested(store, path, shard_size=shard_size, share=1.0)
+    pool = ingested(store, path, shard_size=shard_size, share=1.0, memory=memory)
     assert pool.rows == len(rows) == pool.examples + pool.duplicates + sum(pool.rejects.values())
     found = [candidate for shard in pool.shards for candidate in read_candidates(store, shard)]
     assert [(candidate.example, candidate.row) for candidate in found] == sorted(
-        first.items(), key=lambda item: item[1]
+        first.items(), key=lambda item: example_id(item[0])
     )
     assert len(store.read(pool.rejects_path).splitlines()) == len(rows) - len(usable)
     for candidate, original in read_records(store, pool.shards):

@@ -1,17 +1,28 @@
 """Runs that are what their name says, and reports compared word for word."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.errors import UsageError
-from nuggets.report import RankedExample, ReportData, examples_table, histogram, render_report
+from nuggets.report import (
+    QUANTILES,
+    RankedExample,
+    ReportData,
+    examples_table,
+    histogram,
+    render_report,
+    score_quantiles,
+)
 from nuggets.runs import RunState, list_runs, list_selections, note_outcome, open_run, read_run, save_run, versions
+from nuggets.selection import Levels, RankedRow
+from nuggets.standing import Standing
 from nuggets.store import Store
 
 IDENTITY = {"pool": "1f", "model": "2e", "seed": 0}
@@ -117,31 +128,38 @@ def test_a_saved_run_keeps_all_characters(store):
 
 
 def example(rank: int, *, instruction: str = "Add.", output: str = "3", **known: object) -> RankedExample:
-    facts = {"golden_score": 0.5, "wins": 10, "anchors": 20, "mean_gain": 0.25, "kept": True} | known
+    facts = {"wins": 10, "cells": 20, "anchors": 20, "mean_gain": 0.25, "kept": True} | known
     return RankedExample(
-        rank=rank, example_id="1f", row=rank + 10, instruction=instruction, output=output, **facts
+        RankedRow(rank=rank, candidate_id="1f", row=rank + 10, shard=0, **facts), instruction, output
     )  # fmt: skip
 
 
+def levels(*rows: tuple[int, int, int, int]) -> Levels:
+    """Of rows of (candidates, wins, cells, anchors)."""
+    count, wins, cells, anchors = np.array(rows, dtype=np.int32).reshape(-1, 4).T
+    return Levels(Standing(wins, cells - wins, anchors), count.astype(np.int64))
+
+
 TINY = ReportData(
-    title="tiny: golden score above 0.5",
-    facts={"cut": "golden score above 0.5", "kept": "1 of 4 candidates", "pool": "a|b\n.jsonl: 6 rows"},
+    title="tiny: golden score above 0.3",
+    facts={"cut": "golden score above 0.3", "kept": "1 of 4 candidates", "pool": "a|b\n.jsonl: 6 rows"},
     rejects={"missing_output": 1, "too_large": 1},
-    scores=np.array([0.15, 0.2, 0.35, 0.15]),
-    kept=np.array([False, False, True, False]),
-    best=[example(1, golden_score=0.35, wins=7, mean_gain=1.25)],
+    levels=levels((2, 3, 20, 20), (1, 4, 20, 20), (1, 7, 20, 20)),
+    kept=np.array([0, 0, 1]),
+    cells={20: 4},
+    best=[example(1, wins=7, mean_gain=1.25)],
     worst=[
-        example(3, golden_score=0.15, wins=3, mean_gain=-0.0625, kept=False, output="a | b\n\n<i>c</i>"),
-        example(4, golden_score=0.15, wins=3, mean_gain=float("nan"), kept=False, instruction="`rm`\t\\ it"),
+        example(3, wins=3, mean_gain=-0.0625, kept=False, output="a | b\n\n<i>c</i>"),
+        example(4, wins=3, mean_gain=float("nan"), kept=False, instruction="`rm`\t\\ it"),
     ],
     files={"scores.parquet": "everyone's scores", "report.md": "this page"},
 )
 TINY_REPORT = """\
-# tiny: golden score above 0.5
+# tiny: golden score above 0.3
 
 |  |  |
 | --- | --- |
-| cut | golden score above 0.5 |
+| cut | golden score above 0.3 |
 | kept | 1 of 4 candidates |
 | pool | a\\|b .jsonl: 6 rows |
 
@@ -165,16 +183,16 @@ score        examples  (# kept, . dropped)
 
 ## Best
 
-| rank | score | wins | mean gain | kept | row | instruction | output |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| 1 | 0.350 | 7/20 | +1.250 | yes | 11 | Add. | 3 |
+| rank | score | wins | cells | mean gain | kept | row | instruction | output |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 | 0.350 | 7 | 20/20 | +1.250 | yes | 11 | Add. | 3 |
 
 ## Worst
 
-| rank | score | wins | mean gain | kept | row | instruction | output |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| 3 | 0.150 | 3/20 | -0.062 | no | 13 | Add. | a \\| b &lt;i>c&lt;/i> |
-| 4 | 0.150 | 3/20 | unknown | no | 14 | 'rm' \\\\ it | 3 |
+| rank | score | wins | cells | mean gain | kept | row | instruction | output |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 3 | 0.150 | 3 | 20/20 | -0.062 | no | 13 | Add. | a \\| b &lt;i>c&lt;/i> |
+| 4 | 0.150 | 3 | 20/20 | unknown | no | 14 | 'rm' \\\\ it | 3 |
 
 ## Rows that could not be used
 
@@ -196,14 +214,113 @@ def test_a_whole_report():
     assert render_report(TINY) == TINY_REPORT
 
 
-def test_a_report_of_a_pool_without_rejects_does_not_speak_of_them():
-    clean = ReportData("t", {}, {}, np.array([1.0]), np.array([True]), [], [], {})
+RACED = replace(
+    TINY,
+    levels=levels((1, 7, 20, 20), (2, 1, 8, 20), (1, 0, 16, 20)),
+    kept=np.array([1, 0, 0]),
+    cells={20: 1, 8: 2, 16: 1},
+    worst=[example(4, wins=0, cells=16, mean_gain=float("nan"), kept=False)],
+)
+RACED_SCORES = """\
+| least | 10 % | 25 % | 50 % | 75 % | 90 % | most |
+| --- | --- | --- | --- | --- | --- | --- |
+| 0.000 to 0.200 | 0.015 to 0.245 | 0.037 to 0.312 | 0.050 to 0.500 | 0.125 to 0.650 | 0.260 to 0.650 | 0.350 to 0.650 |
+
+```text
+score        examples  (# kept, . dropped, : dropped early, at the highest score possible)
+0.20-0.25        1 ::::::::::::::::::::
+0.25-0.30        0
+0.30-0.35        0
+0.35-0.40        1 ####################
+0.40-0.45        0
+0.45-0.50        0
+0.50-0.55        0
+0.55-0.60        0
+0.60-0.65        0
+0.65-0.70        2 ::::::::::::::::::::::::::::::::::::::::
+```
+
+## Cells per candidate
+
+Candidates that could not reach the cut any more were dropped before they met all anchors: their score is known to lie \
+between two bounds. Those that are kept have all of their cells.
+
+| cells | candidates |
+| --- | --- |
+| 8 to 9 | 2 |
+| 16 to 17 | 1 |
+| 20 | 1 |
+
+## Best
+"""
+RACED_WORST = """\
+## Worst
+
+| rank | score | wins | cells | mean gain | kept | row | instruction | output |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 4 | 0.000 to 0.200 | 0 | 16/20 | unknown | no | 14 | Add. | 3 |
+"""
+
+
+def test_a_report_of_a_race_tells_bounds_and_how_many_cells_there_are():
+    report = render_report(RACED)
+    assert RACED_SCORES in report
+    assert RACED_WORST in report
+
+
+def test_a_report_does_not_speak_of_what_is_not_there():
+    clean = ReportData("t", {}, {}, levels((1, 4, 4, 4)), np.array([1]), {4: 1}, [], [], {})
     assert "could not be used" not in render_report(clean)
+    assert "ells per candidate" not in render_report(clean)
+
+
+@pytest.mark.parametrize(
+    ("cells", "rows"),
+    [
+        ({0: 5}, ["| 0 | 5 |"]),
+        ({10: 1, 3: 2, 0: 7}, ["| 0 | 7 |", "| 3 | 2 |", "| 10 | 1 |"]),
+        ({11: 1, 3: 2, 2: 1, 0: 7}, ["| 0 to 1 | 7 |", "| 2 to 3 | 3 |", "| 10 to 11 | 1 |"]),
+        ({100: 3, 99: 1, 41: 5, 49: 1}, ["| 40 to 49 | 6 |", "| 90 to 99 | 1 |", "| 100 | 3 |"]),
+    ],
+)
+def test_candidates_are_counted_by_cells(cells: dict[int, int], rows: list[str]):
+    report = render_report(replace(RACED, cells=cells))
+    assert "\n".join(["| cells | candidates |", "| --- | --- |", *rows, "", "## Best"]) in report
+
+
+LEVELS = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12
+)
+
+
+@given(LEVELS, st.data())
+def test_every_true_quantile_lies_between_its_bounds(rows, data):
+    pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
+    scores = [
+        (wins + data.draw(st.integers(0, left))) / max(1, wins + lost + left)
+        for count, wins, lost, left in rows
+        for _ in range(count)
+    ]
+    found = score_quantiles(pool)
+    assert list(found) == ["0", "0.1", "0.25", "0.5", "0.75", "0.9", "1"]
+    for (low, high), true in zip(found.values(), np.quantile(scores, QUANTILES), strict=True):
+        assert low - 1e-6 <= true <= high + 1e-6
+
+
+@given(LEVELS)
+def test_quantiles_of_known_scores_are_those_of_numpy(rows):
+    pool = levels(*((count, wins, wins + lost, wins + lost) for count, wins, lost, _ in rows))
+    scores = [wins / max(1, wins + lost) for count, wins, lost, _ in rows for _ in range(count)]
+    low, high = zip(*score_quantiles(pool).values(), strict=True)
+    assert low == high
+    np.testing.assert_allclose(low, np.quantile(scores, QUANTILES), atol=1e-6)
 
 
 def bars(scores: list[float], kept: list[bool] | None = None, **options: int) -> list[str]:
-    flags = np.array(kept if kept is not None else [True] * len(scores), dtype=bool)
-    return histogram(np.array(scores), flags, **options).splitlines()[1:]
+    """Of complete candidates; scores are rounded to a million anchors."""
+    flags = np.array(kept if kept is not None else [True] * len(scores), dtype=np.int64)
+    rows = levels(*((1, round(score * 10**6), 10**6, 10**6) for score in scores))
+    return histogram(rows, flags, **options).splitlines()[1:]
 
 
 @pytest.mark.parametrize(
@@ -246,20 +363,32 @@ def test_no_scores_make_no_bars():
     assert bars([]) == []
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50), st.integers(1, 20))
-@settings(deadline=None)
-def test_every_score_is_counted_once(rows, bins):
-    counted = bars([score for score, _ in rows], [kept for _, kept in rows], bins=bins)
-    assert sum(int(line.split()[1]) for line in counted) == len(rows)
+def test_kept_dropped_and_dropped_early_have_a_mark_each_and_the_last_stand_where_they_could_still_be():
+    pool = levels((6, 9, 10, 10), (3, 7, 10, 10), (2, 0, 4, 10), (1, 0, 10, 10))
+    assert histogram(pool, np.array([4, 0, 0, 0]), bins=2).splitlines() == [
+        "score        examples  (# kept, . dropped, : dropped early, at the highest score possible)",
+        "0.00-0.50        1 ....",
+        "0.50-1.00       11 " + "#" * 15 + "." * 18 + ":" * 7,
+    ]
+
+
+@given(LEVELS, st.integers(1, 20), st.data())
+def test_every_candidate_is_counted_once_and_no_bin_with_some_is_without_a_mark(rows, bins, data):
+    pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
+    kept = np.array([data.draw(st.integers(0, count)) if not left else 0 for count, _, _, left in rows])
+    lines = [line.split() for line in histogram(pool, kept, bins=bins).splitlines()[1:]]
+    assert sum(int(line[1]) for line in lines) == pool.candidates
+    for _, number, *marks in lines:
+        assert (int(number) > 0) == bool(marks)
+        assert all(re.fullmatch("#*[.]*:*", mark) and len(mark) <= 40 for mark in marks)
 
 
 @given(st.text(), st.text())
-@settings(deadline=None)
-def test_any_text_stays_one_line_of_eight_cells_without_tags(instruction: str, output: str):
+def test_any_text_stays_one_line_of_nine_cells_without_tags(instruction: str, output: str):
     lines = examples_table([example(1, instruction=instruction, output=output)]).splitlines()
     assert len(lines) == 3
     cells = lines[2].replace("\\\\", "").replace("\\|", "").split("|")
-    assert len(cells) == 10
+    assert len(cells) == 11
     assert "<" not in lines[2] and "`" not in lines[2]
 
 

@@ -1,5 +1,7 @@
-"""Scoring batches with a model whose sums can be told by hand, and stopping at any point."""
+"""Scoring a task's cells with a model whose sums can be told by hand, and stopping at any point."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,21 +12,24 @@ from hypothesis import strategies as st
 
 import nuggets.shard_scoring
 from nuggets.anchors import Anchor
-from nuggets.cells import CellBlock, group_of, read_cells, write_block
+from nuggets.cells import CellBlock, list_blocks, read_cells, write_block
+from nuggets.columns import table_bytes
 from nuggets.errors import InputError, Interrupted, StoreError
 from nuggets.examples import Example
+from nuggets.pool import Candidate, read_candidates
 from nuggets.prompts import PromptProfile
 from nuggets.scoring.door import Continuation
-from nuggets.shard_scoring import Scorer, score_batches
+from nuggets.shard_scoring import Scorer, score_worklist
 from nuggets.store import Store
-from nuggets.worklist import Batch
+from nuggets.worklist import WorkItem, Worklist
 
-KEY = "key"
+FOLDER = "cells/key/c1-c5"
+SHARDS = {"pools/p/shard-0.parquet": ("c1", "c2", "c3"), "pools/p/shard-1.parquet": ("c4", "c5")}
 CANDIDATES = ("c1", "c2", "c3", "c4", "c5")
 ANCHORS = ("a1", "a2", "a3")
 # A candidate's demonstration is its number, an anchor's text too: the cell of c2 and a3 is -203.
-EXAMPLES = {name: Example(name, "", name[1:]) for name in CANDIDATES}
 EXPECTED = [[-(100.0 * row + column) for column in (1, 2, 3)] for row in (1, 2, 3, 4, 5)]
+PAIRS = [(100 * row, column) for row in (1, 2, 3, 4, 5) for column in (1, 2, 3)]
 PROFILE = PromptProfile(
     "plain",
     (0,),
@@ -34,24 +39,52 @@ PROFILE = PromptProfile(
 
 
 class SummingModel:
-    """A language model whose sum is minus all token ids, and which remembers each pair it was asked for."""
+    """A language model whose sum is minus all token ids, and which remembers each pair that it computed."""
 
     def __init__(self, *, broken: Mapping[tuple[int, int], float] | None = None) -> None:
         self.computed: list[tuple[int, int]] = []
         self.broken = broken or {}
 
     def log_prob_sums(
-        self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]
+        self,
+        prefixes: Iterable[Sequence[int]],
+        continuations: Sequence[Continuation],
+        *,
+        wanted: Iterable[Sequence[int]] | None = None,
     ) -> Iterator[np.ndarray]:
-        for prefix in prefixes:
-            pairs = [(sum(prefix), sum(item.ids)) for item in continuations]
-            self.computed += pairs
-            yield np.array([self.broken.get(pair, -float(sum(pair))) for pair in pairs])
+        assert wanted is not None
+        for prefix, places in zip(prefixes, wanted, strict=True):
+            assert len(set(places)) == len(places) > 0
+            sums = np.full(len(continuations), np.nan)
+            for place in places:
+                pair = (sum(prefix), sum(continuations[place].ids))
+                self.computed.append(pair)
+                sums[place] = self.broken.get(pair, -float(sum(pair)))
+            yield sums
+
+
+def put_shards(store: Store, shards: Mapping[str, Sequence[str]] = SHARDS) -> None:
+    for path, names in shards.items():
+        texts = {"instruction": names, "input": [""] * len(names), "output": [name[1:] for name in names]}
+        columns = {"example_id": names, "row": range(len(names)), **texts, "original": ["{}"] * len(names)}
+        store.write(path, table_bytes({name: list(column) for name, column in columns.items()}))
+
+
+def worklist(cells: Mapping[str, Sequence[int]] | None = None) -> Worklist:
+    """All cells, or the named ones: candidate -> anchors."""
+    asked = dict.fromkeys(CANDIDATES, (0, 1, 2)) if cells is None else cells
+    items = {
+        shard: [WorkItem(name, tuple(asked[name])) for name in names if name in asked]
+        for shard, names in SHARDS.items()
+    }
+    return {shard: of_shard for shard, of_shard in items.items() if of_shard}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path))
+    store = Store(str(tmp_path / "store"))
+    put_shards(store)
+    return store
 
 
 def anchor(name: str) -> Anchor:
@@ -61,18 +94,22 @@ def anchor(name: str) -> Anchor:
 def score(
     store: Store,
     model: SummingModel,
+    work: Worklist | None = None,
     *,
-    batches: Sequence[Batch] = (Batch(CANDIDATES, (0, 1, 2)),),
     anchors: Sequence[str] = ANCHORS,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    scorer = Scorer(store, KEY, PROFILE, model, should_stop)
-    return score_batches(scorer, batches, examples=EXAMPLES, anchors=[anchor(name) for name in anchors])
+    scorer = Scorer(store, FOLDER, PROFILE, model, should_stop)
+    return score_worklist(scorer, worklist() if work is None else work, anchors=[anchor(name) for name in anchors])
 
 
 def stored(store: Store, candidates: Sequence[str] = CANDIDATES, anchors: Sequence[str] = ANCHORS) -> list[list]:
-    cells = read_cells(store, KEY, candidates, anchors)
+    cells = read_cells(store, FOLDER, candidates, anchors)
     return [[None if np.isnan(value) else float(value) for value in row] for row in cells]
+
+
+def objects(store: Store) -> list[str]:
+    return list_blocks(store, "cells")
 
 
 def stop_after(candidates: int) -> Callable[[], bool]:
@@ -81,12 +118,12 @@ def stop_after(candidates: int) -> Callable[[], bool]:
     return lambda: next(looks) >= candidates
 
 
-def test_every_cell_is_computed_once_and_stored(store):
+def test_every_cell_is_computed_once_and_stored_as_one_object(store):
     model = SummingModel()
     assert score(store, model) == 15
     assert stored(store) == EXPECTED
-    assert model.computed == [(100 * row, column) for row in (1, 2, 3, 4, 5) for column in (1, 2, 3)]
-    assert len(store.list("cells")) == 1
+    assert model.computed == PAIRS
+    assert [path.rpartition("/")[0] for path in objects(store)] == [FOLDER]
 
 
 def test_what_is_stored_is_not_computed_again(store):
@@ -98,17 +135,49 @@ def test_what_is_stored_is_not_computed_again(store):
     assert {path: store.read(path) for path in store.list("")} == before
 
 
-def test_batches_are_scored_with_their_own_candidates_and_anchors(store):
+def test_every_candidate_is_measured_on_its_own_anchors_and_no_others(store):
     model = SummingModel()
-    assert score(store, model, batches=[Batch(("c4", "c1"), (2, 0)), Batch(("c2",), (1,))]) == 5
-    assert model.computed == [(400, 3), (400, 1), (100, 3), (100, 1), (200, 2)]
+    assert score(store, model, worklist({"c1": (2, 0), "c2": (1,), "c4": (0, 1, 2)})) == 6
+    assert model.computed == [(100, 1), (100, 3), (200, 2), (400, 1), (400, 2), (400, 3)]
+    assert stored(store) == [[-101.0, None, -103.0], [None, -202.0, None], [None] * 3, EXPECTED[3], [None] * 3]
+
+
+def test_a_shard_is_read_once_and_only_if_a_candidate_of_it_is_computed(store, monkeypatch):
+    read: list[str] = []
+
+    def counted(store: Store, shard: str) -> list[Candidate]:
+        read.append(shard)
+        return read_candidates(store, shard)
+
+    monkeypatch.setattr(nuggets.shard_scoring, "read_candidates", counted)
+    score(store, SummingModel(), worklist({"c1": (0,), "c3": (1,)}))
+    assert read == ["pools/p/shard-0.parquet"]
+    score(store, SummingModel(), worklist({"c1": (0,), "c5": (1,)}))
+    assert read == ["pools/p/shard-0.parquet", "pools/p/shard-1.parquet"]
+    score(store, SummingModel())
+    assert read == ["pools/p/shard-0.parquet", "pools/p/shard-1.parquet", *SHARDS]
+
+
+@given(data=st.data())
+@settings(max_examples=25)
+def test_whatever_is_asked_and_whatever_is_there_only_what_lacks_is_computed(tmp_path_factory, data):
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    put_shards(store)
+    tables = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=5, max_size=5).map(np.array)
+    known, asked = data.draw(tables), data.draw(tables)
+    for row in np.flatnonzero(known.any(axis=1)):
+        values = np.where(known[row : row + 1], EXPECTED[row], np.nan).astype(np.float32)
+        write_block(store, FOLDER, CellBlock((CANDIDATES[row],), ANCHORS, values))
+    model = SummingModel()
+    work = worklist({CANDIDATES[row]: np.flatnonzero(asked[row]).tolist() for row in np.flatnonzero(asked.any(axis=1))})
+    assert score(store, model, work) == len(model.computed)
+    assert model.computed == [PAIRS[cell] for cell in np.flatnonzero((asked & ~known).ravel())]
+    there = asked | known
     assert stored(store) == [
-        [-101.0, None, -103.0],
-        [None, -202.0, None],
-        [None, None, None],
-        [-401.0, None, -403.0],
-        [None, None, None],
+        [value if there[row, column] else None for column, value in enumerate(values)]
+        for row, values in enumerate(EXPECTED)
     ]
+    assert len(objects(store)) == there.any()
 
 
 @pytest.mark.parametrize("candidates", [1, 3, 4])
@@ -116,13 +185,14 @@ def test_a_stop_stores_what_was_computed_and_the_next_attempt_computes_only_the_
     first = SummingModel()
     with pytest.raises(Interrupted) as stopped:
         score(store, first, should_stop=stop_after(candidates))
-    assert str(stopped.value) == f"stopped on request; {candidates} of 5 candidates of this shard are stored"
+    assert str(stopped.value) == f"stopped on request; {candidates} of 5 candidates of this task are stored"
     assert len(first.computed) == 3 * candidates
     assert stored(store) == EXPECTED[:candidates] + [[None] * 3] * (5 - candidates)
     second = SummingModel()
     assert score(store, second) == 15 - 3 * candidates
-    assert second.computed == [(100 * row, column) for row in range(candidates + 1, 6) for column in (1, 2, 3)]
+    assert second.computed == PAIRS[3 * candidates :]
     assert stored(store) == EXPECTED
+    assert len(objects(store)) == 1
 
 
 def test_a_stop_after_the_last_candidate_has_nothing_left_to_stop(store):
@@ -130,24 +200,27 @@ def test_a_stop_after_the_last_candidate_has_nothing_left_to_stop(store):
     assert stored(store) == EXPECTED
 
 
-def test_what_was_computed_before_the_model_failed_is_stored(store):
+@pytest.mark.parametrize("failure", [MemoryError("CUDA out of memory"), KeyboardInterrupt("CUDA out of memory")])
+def test_what_was_computed_before_the_model_failed_is_stored(store, failure):
     class FailingModel(SummingModel):
-        def log_prob_sums(self, prefixes, continuations):
-            for row, sums in enumerate(super().log_prob_sums(prefixes, continuations)):
+        def log_prob_sums(self, prefixes, continuations, *, wanted=None):
+            for row, sums in enumerate(super().log_prob_sums(prefixes, continuations, wanted=wanted)):
                 if row == 3:
-                    raise MemoryError("CUDA out of memory")
+                    raise failure
                 yield sums
 
-    with pytest.raises(MemoryError, match="CUDA out of memory"):
+    with pytest.raises(type(failure), match="CUDA out of memory"):
         score(store, FailingModel())
     assert stored(store) == EXPECTED[:3] + [[None] * 3] * 2
     assert score(store, SummingModel()) == 6
+    assert (stored(store), len(objects(store))) == (EXPECTED, 1)
 
 
 @given(st.lists(st.integers(1, 5), max_size=6))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=20)
 def test_however_often_it_is_stopped_no_cell_is_computed_twice(tmp_path_factory, stops):
     store = Store(str(tmp_path_factory.mktemp("store")))
+    put_shards(store)
     model = SummingModel()
     for candidates in stops:
         try:
@@ -155,8 +228,8 @@ def test_however_often_it_is_stopped_no_cell_is_computed_twice(tmp_path_factory,
         except Interrupted:
             continue
     score(store, model)
-    assert sorted(model.computed) == [(100 * row, column) for row in (1, 2, 3, 4, 5) for column in (1, 2, 3)]
-    assert stored(store) == EXPECTED
+    assert sorted(model.computed) == PAIRS
+    assert (stored(store), len(objects(store))) == (EXPECTED, 1)
 
 
 def test_sums_that_are_no_numbers_are_counted_and_named_and_everything_else_is_stored(store):
@@ -181,68 +254,131 @@ def test_sums_that_are_no_numbers_are_counted_and_named_and_everything_else_is_s
     assert stored(store) == EXPECTED
 
 
+def test_cells_that_nobody_asked_for_are_not_taken_for_broken_ones(store):
+    assert score(store, SummingModel(broken={(100, 1): np.nan}), worklist({"c1": (1, 2)})) == 2
+    assert stored(store, ("c1",)) == [[None, -102.0, -103.0]]
+
+
 def test_a_sum_beyond_what_a_cell_can_hold_is_no_number(store):
     with pytest.raises(InputError, match="for 1 of the cells"):
         score(store, SummingModel(broken={(100, 1): -1e39}))
     assert stored(store)[0] == [None, -102.0, -103.0]
 
 
-def test_a_model_without_any_numbers_is_given_up_before_it_has_cost_the_whole_shard(store, monkeypatch):
+def test_a_model_without_any_numbers_is_given_up_before_it_has_cost_the_whole_task(store, monkeypatch):
     monkeypatch.setattr(nuggets.shard_scoring, "_BROKEN_AT_MOST", 2)
-    model = SummingModel(broken={(100 * row, column): np.nan for row in range(1, 6) for column in (1, 2, 3)})
+    model = SummingModel(broken=dict.fromkeys(PAIRS, np.nan))
     with pytest.raises(InputError, match="for 9 of the cells.* candidate c3 with anchor a1 and 2 more"):
         score(store, model)
     assert len(model.computed) == 9
-    assert store.list("") == []
+    assert store.list("cells") == []
 
 
 def test_an_anchor_that_stands_twice_is_computed_once(store):
     model = SummingModel()
     twice = ("a1", "a2", "a1")
-    assert score(store, model, batches=[Batch(("c1", "c2"), (0, 1, 2))], anchors=twice) == 6
+    assert score(store, model, worklist({"c1": (0, 1, 2), "c2": (0, 1, 2)}), anchors=twice) == 4
     assert model.computed == [(100, 1), (100, 2), (200, 1), (200, 2)]
     assert stored(store, ("c1", "c2"), twice) == [[-101.0, -102.0, -101.0], [-201.0, -202.0, -201.0]]
+    assert score(store, model, worklist({"c3": (2,)}), anchors=twice) == 1
+    assert stored(store, ("c3",), twice) == [[-301.0, None, -301.0]]
 
 
-def test_only_the_anchors_that_an_earlier_block_of_the_group_lacks_are_computed(store):
-    earlier = CellBlock(CANDIDATES, ("a2",), np.full((5, 1), -1.0, dtype=np.float32))
-    write_block(store, KEY, group_of(CANDIDATES), earlier)
-    model = SummingModel()
-    assert score(store, model) == 10
-    assert model.computed == [(100 * row, column) for row in (1, 2, 3, 4, 5) for column in (1, 3)]
-    assert stored(store) == [[row[0], -1.0, row[2]] for row in EXPECTED]
+def test_what_lies_in_other_folders_is_not_looked_at_because_the_plan_has_done_so(store):
+    values = np.full((5, 3), -1.0, dtype=np.float32)
+    other = write_block(store, "cells/key/c0-c9", CellBlock(CANDIDATES, ANCHORS, values))
+    assert score(store, SummingModel()) == 15
+    assert stored(store) == EXPECTED
+    assert other in objects(store)
 
 
-def test_blocks_are_committed_while_the_model_goes_on(store, monkeypatch):
-    monkeypatch.setattr(nuggets.shard_scoring, "COMMIT_SECONDS", 0)
+def test_a_damaged_block_of_an_earlier_attempt_is_computed_again(store, caplog):
+    with pytest.raises(Interrupted):
+        score(store, SummingModel(), should_stop=stop_after(3))
+    (path,) = objects(store)
+    Path(store.url, path).write_bytes(b"damaged")
+    assert score(store, SummingModel()) == 15
+    assert stored(store) == EXPECTED
+    assert store.list("damaged") == [f"damaged/{path}"]
+    assert len(caplog.records) == 1
+
+
+def test_cells_are_committed_every_so_many_candidates_and_joined_in_the_end(store):
+    names = tuple(f"c{number}" for number in range(1, 151))
+    put_shards(store, {"pools/p/shard-9.parquet": names})
+    work = {"pools/p/shard-9.parquet": [WorkItem(name, (0,)) for name in names]}
     seen: list[int] = []
 
     def look() -> bool:
-        seen.append(len(store.list("cells")))
+        seen.append(len(objects(store)))
+        return False
+
+    assert score(store, SummingModel(), work, should_stop=look) == 150
+    assert seen == [0] * 64 + [1] * 64 + [2] * 22  # looked at before each commit
+    assert len(objects(store)) == 1
+    assert stored(store, names, ("a1",)) == [[-(100.0 * number + 1)] for number in range(1, 151)]
+
+
+def test_cells_are_committed_every_so_many_seconds(store, monkeypatch):
+    monkeypatch.setattr(nuggets.shard_scoring, "COMMIT_SECONDS", -1)
+    seen: list[int] = []
+
+    def look() -> bool:
+        seen.append(len(objects(store)))
         return False
 
     assert score(store, SummingModel(), should_stop=look) == 15
-    assert seen == [0, 1, 2, 3, 4]  # looked at before each commit
-    assert len(store.list("cells")) == 5
-    assert stored(store) == EXPECTED
-    again = SummingModel()
-    assert score(store, again) == 0
-    assert again.computed == []
+    assert seen == [0, 1, 2, 3, 4]
+    assert (stored(store), len(objects(store))) == (EXPECTED, 1)
 
 
-def test_a_long_commit_interval_makes_one_block(store):
-    score(store, SummingModel())
-    assert len(store.list("cells")) == 1
-
-
-def test_no_batches_ask_the_model_nothing(store):
+def test_no_work_asks_the_model_nothing(store):
     model = SummingModel()
-    assert score(store, model, batches=[]) == 0
-    assert (model.computed, store.list("")) == ([], [])
+    before = store.list("")
+    assert score(store, model, {}) == 0
+    assert (model.computed, store.list("")) == ([], before)
 
 
-def test_a_store_that_takes_nothing_more_ends_scoring_with_its_address(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
+def test_commits_that_a_killed_task_left_are_joined_though_nothing_is_left_to_compute(store):
+    for row, name in enumerate(CANDIDATES):
+        write_block(store, FOLDER, CellBlock((name,), ANCHORS, np.array([EXPECTED[row]], dtype=np.float32)))
+    model = SummingModel()
+    assert score(store, model) == 0
+    assert (model.computed, stored(store), len(objects(store))) == ([], EXPECTED, 1)
+
+
+def test_a_store_that_takes_nothing_more_ends_scoring_with_its_address(store):
+    Path(store.url, "cells").write_text("not a folder")
+    model = SummingModel()
     with pytest.raises(StoreError) as refused:
-        score(Store(str(tmp_path / "file")), SummingModel())
-    assert str(refused.value).startswith(f"could not write {tmp_path}/file/cells/key/")
+        score(store, model)
+    assert str(refused.value).startswith(f"could not write {store.url}/{FOLDER}/")
+
+
+def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_stored_and_the_rest_is_computed_when_it_has_room(
+    store, monkeypatch
+):
+    monkeypatch.setattr(nuggets.shard_scoring, "COMMIT_CANDIDATES", 1)
+    names = tuple(f"c{number}" for number in range(1, 41))
+    put_shards(store, {"pools/p/shard-9.parquet": names})
+    work = {"pools/p/shard-9.parquet": [WorkItem(name, (0,)) for name in names]}
+    disk = Path(store.url, "cells")
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine lets us mount no small disk")
+    try:
+        first, second = SummingModel(), SummingModel()
+        with pytest.raises(StoreError, match=f"^could not write {store.url}/{FOLDER}/.* the disk or quota is full: "):
+            score(store, first, work)
+        kept = len(first.computed) - 1  # the one whose commit failed is lost
+        assert 5 < kept < 30
+        right = [[-(100.0 * number + 1)] for number in range(1, 41)]
+        assert stored(store, names, ("a1",)) == right[:kept] + [[None]] * (40 - kept)
+        subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+        assert score(store, second, work) == 40 - kept
+        assert second.computed == [(100 * number, 1) for number in range(kept + 1, 41)]
+        assert (stored(store, names, ("a1",)), len(objects(store))) == (right, 1)
+        assert store.leftovers() == {}
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

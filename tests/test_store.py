@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nuggets.errors import StoreError, UsageError
-from nuggets.store import Store, open_store
+from nuggets.store import Store, locate, open_store
 
 # Starts a child that may not write files of more than 64 KiB; without the signal this is an error like a full disk.
 _SMALL_FILES = """
@@ -228,6 +228,115 @@ def test_a_parent_that_can_not_be_made_is_a_store_error_too():
 def test_objects_of_a_shared_folder_can_be_read_by_colleagues(tmp_path):
     Store(str(tmp_path)).write("object", b"")
     assert (tmp_path / "object").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_object_is_opened_to_read_some_of_it(store):
+    content = bytes(range(256)) * 1000
+    store.write("a/object", content)
+    with store.open("a/object") as file:
+        assert file.seek(-10, os.SEEK_END) == len(content) - 10
+        assert file.read() == content[-10:]
+        file.seek(3)
+        assert file.read(4) == content[3:7]
+    with pytest.raises(FileNotFoundError) as missing:
+        store.open("a/none")
+    assert missing.value.filename == f"{store.url}/a/none"
+    assert str(missing.value) == f"[Errno {errno.ENOENT}] nothing is stored at: '{store.url}/a/none'"
+
+
+def test_what_is_open_stays_whole_while_it_is_replaced(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("object", b"old " * 100_000)
+    with store.open("object") as file:
+        start = file.read(4)
+        store.write("object", b"new")
+        assert start + file.read() == b"old " * 100_000
+    assert store.read("object") == b"new"
+
+
+def test_a_folder_can_not_be_opened_as_an_object(tmp_path):
+    Store(str(tmp_path)).write("a/b", b"")
+    with pytest.raises(StoreError, match=f"^could not read {tmp_path}/a: "):
+        Store(str(tmp_path)).open("a")
+
+
+@pytest.mark.parametrize("size", [0, 5, 20_000_000])
+def test_a_local_file_is_stored_whole_and_stays(store, tmp_path, size):
+    file = tmp_path / "file"
+    content = os.urandom(size)
+    file.write_bytes(content)
+    store.write("a/object", b"old")
+    store.write_file("a/object", file)
+    store.write_file("new/place/object", file)
+    assert store.list("") == ["a/object", "new/place/object"]
+    assert [store.read(path) == content for path in store.list("")] == [True, True]
+    assert file.read_bytes() == content
+    assert store.leftovers() == {}
+    filesystem, path = locate(f"{store.url}/a/object")
+    if "file" in filesystem.protocol:
+        assert os.stat(path).st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_does_not_fit_leaves_the_old_object_and_nothing_else(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(200_000))
+    folder = tmp_path / "store"
+    folder.mkdir()
+    store = Store(str(folder))
+    program = _SMALL_FILES.replace(
+        'store.write("a/object", bytes(200_000))',
+        'store.write_file("a/object", Path(sys.argv[1]).parent / "file")',
+    ).replace("import resource", "from pathlib import Path\nimport resource")
+    with small_disk(folder) as mounted:
+        store.write("a/object", b"old")
+        if mounted:
+            with pytest.raises(StoreError, match="^could not write .*/a/object: .* the disk or quota is full: "):
+                store.write_file("a/object", tmp_path / "file")
+        assert run(program, folder).startswith(f"{errno.ENOSPC if mounted else errno.EFBIG} could not write {folder}/")
+        assert [path.name for path in (folder / "a").iterdir()] == ["object"]
+        assert store.read("a/object") == b"old"
+
+
+def test_leftovers_are_what_killed_writers_left_with_their_ages(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("a/b/object", b"1")
+    assert store.leftovers() == {}
+    ages = {".pending-top": 7200.0, "a/.pending-x1": 0.0, "a/b/.pending-y2": -600.0}  # a clock that was set back since
+    now = time.time()
+    for path, age in ages.items():
+        (tmp_path / path).write_bytes(b"half an obj")
+        os.utime(tmp_path / path, (now, now - age))
+    found = store.leftovers()
+    assert found == pytest.approx(ages, abs=30)
+    assert store.list("") == ["a/b/object"]
+    assert Store(str(tmp_path / "none")).leftovers() == {}
+
+
+def test_elsewhere_than_on_a_disk_nothing_is_left_over():
+    store = open_store(f"memory://{uuid.uuid4()}")
+    store.write("a/.pending-x", b"")
+    assert store.leftovers() == {}
+
+
+def test_leftovers_of_killed_writers_are_found_and_whole_objects_are_not_among_them(tmp_path):
+    store = Store(str(tmp_path))
+    program = _WRITE_FOR_EVER.replace("letter * 3_000_000", "letter * 30_000_000")
+    for _ in range(20):
+        child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            while not (found := store.leftovers()) and child.poll() is None:
+                time.sleep(0.0001)
+        finally:
+            child.kill()
+            child.communicate()
+        if found := store.leftovers():
+            break
+    (path,) = found
+    assert path.startswith(".pending-") and (tmp_path / path).exists()
+    assert -1 <= found[path] < 60
+    store.remove(path)
+    assert (store.leftovers(), store.list("")) == ({}, ["object"])
 
 
 def test_two_writers_of_one_object_never_show_it_torn_and_listings_miss_nothing(store):

@@ -1,73 +1,85 @@
 """What is still to be scored."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nuggets.store import Store
-from nuggets.worklist import Batch, missing_batches, read_worklist, write_worklist
+from nuggets.worklist import WorkItem, count_cells, read_worklist, work_items, write_worklist
 
-NAN = float("nan")
+WORKLIST = {
+    "pools/p/shard-00001.parquet": [WorkItem("x", (0, 2)), WorkItem("y", (1,))],
+    "pools/p/shard-00000.parquet": [WorkItem("z", (2,))],
+}
 
 
-def test_candidates_that_lack_the_same_anchors_are_one_batch():
+def test_an_item_is_a_candidate_with_the_anchors_that_it_is_to_be_measured_on():
     cells = np.array(
-        [
-            [NAN, NAN, NAN],
-            [1.0, NAN, 3.0],
-            [1.0, 2.0, 3.0],
-            [NAN, NAN, NAN],
-            [4.0, NAN, 6.0],
-            [NAN, 5.0, NAN],
-        ],
-        dtype=np.float32,
+        [[True, True, True], [False, True, False], [False, False, False], [True, False, True]],
     )
-    assert missing_batches(list("uvwxyz"), cells) == [
-        Batch(("u", "x"), (0, 1, 2)),
-        Batch(("v", "y"), (1,)),
-        Batch(("z",), (0, 2)),
+    assert work_items(list("wxyz"), cells) == [
+        WorkItem("w", (0, 1, 2)),
+        WorkItem("x", (1,)),
+        WorkItem("z", (0, 2)),
     ]
 
 
-def test_a_full_table_and_an_empty_one_need_no_work():
-    assert missing_batches(["x"], np.zeros((1, 3), dtype=np.float32)) == []
-    assert missing_batches([], np.zeros((0, 3), dtype=np.float32)) == []
-    assert missing_batches(["x"], np.zeros((1, 0), dtype=np.float32)) == []
+def test_nothing_to_do_is_no_item():
+    assert work_items(["x"], np.zeros((1, 3), dtype=bool)) == []
+    assert work_items([], np.zeros((0, 3), dtype=bool)) == []
+    assert work_items(["x"], np.zeros((1, 0), dtype=bool)) == []
 
 
-def test_an_infinite_cell_is_a_cell():
-    assert missing_batches(["x"], np.array([[-np.inf]], dtype=np.float32)) == []
-
-
-def test_a_batch_counts_its_cells():
-    assert Batch(("x", "y"), (0, 4, 7)).cells == 6
-    assert Batch((), (0,)).cells == 0
-
-
-def test_candidates_and_cells_that_do_not_belong_together_are_refused():
-    with pytest.raises(ValueError):
-        missing_batches(["x", "y"], np.full((1, 2), NAN, dtype=np.float32))
-
-
-@given(arrays(np.float32, st.tuples(st.integers(0, 8), st.integers(0, 6)), elements=st.sampled_from([0.0, NAN])))
-@settings(deadline=None)
-def test_batches_hold_every_missing_cell_once_and_no_other(cells):
+@given(arrays(np.bool_, st.tuples(st.integers(0, 8), st.integers(0, 6))))
+def test_items_hold_every_true_once_and_no_other_in_the_order_of_the_candidates(cells):
     ids = [f"c{row}" for row in range(len(cells))]
-    batches = missing_batches(ids, cells)
-    listed = [(candidate, anchor) for item in batches for candidate in item.candidate_ids for anchor in item.anchors]
-    assert sorted(listed) == sorted(
-        (ids[row], column) for row, column in zip(*np.nonzero(np.isnan(cells)), strict=True)
-    )
-    assert len({item.anchors for item in batches}) == len(batches)
-    assert sum(item.cells for item in batches) == len(listed)
+    items = work_items(ids, cells)
+    assert [(item.candidate_id, anchor) for item in items for anchor in item.anchors] == [
+        (ids[row], column) for row, column in np.argwhere(cells).tolist()
+    ]
+    assert len({item.candidate_id for item in items}) == len(items)
+    assert count_cells({"shard": items}) == cells.sum()
 
 
-def test_a_worklist_comes_back_as_it_was_written(tmp_path):
+def test_cells_are_counted_over_all_shards():
+    assert count_cells(WORKLIST) == 4
+    assert count_cells({}) == 0
+
+
+def test_a_worklist_comes_back_as_it_was_written_shards_in_their_order(tmp_path):
     store = Store(str(tmp_path))
-    batches = [Batch(("x", "y"), (0, 2)), Batch(("z",), (1,))]
-    write_worklist(store, "runs/r/worklists/shard-00000.json", batches)
-    assert read_worklist(store, "runs/r/worklists/shard-00000.json") == batches
-    write_worklist(store, "runs/r/worklists/shard-00000.json", [])
-    assert read_worklist(store, "runs/r/worklists/shard-00000.json") == []
+    found = read_worklist(store, write_worklist(store, "runs/r/worklists", WORKLIST))
+    assert found == WORKLIST
+    assert list(found) == list(WORKLIST)
+    assert all(isinstance(index, int) for items in found.values() for item in items for index in item.anchors)
+    assert read_worklist(store, write_worklist(store, "runs/r/worklists", {})) == {}
+
+
+def test_a_worklists_content_names_it(tmp_path):
+    store = Store(str(tmp_path))
+    first = write_worklist(store, "runs/r/worklists", WORKLIST)
+    assert write_worklist(store, "runs/r/worklists", WORKLIST) == first
+    assert first.startswith("runs/r/worklists/") and first.endswith(".json")
+    assert store.list("") == [first]
+    others = [
+        {**WORKLIST, "pools/p/shard-00000.parquet": [WorkItem("z", (1,))]},
+        {**WORKLIST, "pools/p/shard-00000.parquet": [WorkItem("y", (2,))]},
+        {"pools/p/shard-00001.parquet": WORKLIST["pools/p/shard-00001.parquet"]},
+        {},
+    ]
+    assert len({first, *(write_worklist(store, "runs/r/worklists", other) for other in others)}) == 5
+    assert read_worklist(store, first) == WORKLIST
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
+        st.lists(st.builds(WorkItem, st.text(max_size=3), st.lists(st.integers(0, 99), max_size=3).map(tuple))),
+        max_size=3,
+    )
+)
+@settings(max_examples=40)
+def test_any_worklist_comes_back(tmp_path_factory, worklist):
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    assert read_worklist(store, write_worklist(store, "w", worklist)) == worklist

@@ -36,12 +36,20 @@ class LanguageModel(Protocol):
     """A frozen causal language model."""
 
     def log_prob_sums(
-        self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]
+        self,
+        prefixes: Iterable[Sequence[int]],
+        continuations: Sequence[Continuation],
+        *,
+        wanted: Iterable[Sequence[int]] | None = None,
     ) -> Iterator[NDArray[np.float64]]:
         """Summed log-probability (nats) of each continuation's response behind each prefix.
 
         Yields one array `(continuations,)` per prefix, in the order of the prefixes, as soon as it is computed. A
         prefix may be empty. A continuation without response tokens sums to 0. Positions of a continuation's tokens
         follow those of the prefix.
+
+        `wanted`: per prefix, and asked for together with it, the indices of the continuations that it needs, in any
+        order and each once; by default all of them. What is not wanted is NaN and not computed. Raises ValueError if
+        there are more or fewer of them than prefixes.
         """
         ...

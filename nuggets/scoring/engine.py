@@ -55,7 +55,7 @@ def _packed_engine(plain: PlainEngine) -> PackedEngine | None:
     model = plain.model
     prefixes, continuations = _probe(model, prefixes=(20, 7), continuations=(12, 9, 12))
     tokens = np.array([item.response_tokens for item in continuations])
-    expected = np.array([plain.row(prefix, continuations) for prefix in prefixes])
+    expected = np.array(list(plain.log_prob_sums(prefixes, continuations)))
     reason = ""
     for kernel in kernels_for(model.device, model.dtype):
         try:

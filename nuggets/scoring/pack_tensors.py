@@ -46,36 +46,48 @@ def on_device(layout: Layout, device: torch.device) -> DeviceLayout:
 
 
 def assemble(laid_out: DeviceLayout, pack: Pack, prefix_lengths: Sequence[int]) -> PackTensors:
-    """The tensors of a pack whose prefixes (of one group) have these lengths in tokens."""
+    """The tensors of a pack whose prefixes (of one group) have these lengths in tokens.
+
+    A prefix without tokens is one that nothing is wanted behind, or the only one.
+    """
     layout = laid_out.layout
-    ids, positions, scored, targets, owners = [], [], [], [], []
-    own: list[int] = []
-    behind: list[int] = []
-    tokens = members = 0
-    for run in pack:
-        start, stop = layout.starts[run.first], layout.starts[run.stop]
-        entries = slice(layout.response_starts[run.first], layout.response_starts[run.stop])
-        ids.append(laid_out.ids[start:stop])
-        positions.append(laid_out.offsets[start:stop] + prefix_lengths[run.prefix])
-        scored.append(laid_out.scored[entries] + (tokens - start))
-        targets.append(laid_out.targets[entries])
-        owners.append(laid_out.owners[entries] + (members - run.first))
-        own.extend(layout.length(member) for member in range(run.first, run.stop))
-        behind.append(stop - start)
-        tokens += stop - start
-        members += run.stop - run.first
-    keys = tuple(prefix_lengths[run.prefix] for run in pack)
+    members = [range(run.first, run.stop) for run in pack]
+    tokens = [range(layout.starts[run.first], layout.starts[run.stop]) for run in pack]
+    scored = [range(layout.response_starts[run.first], layout.response_starts[run.stop]) for run in pack]
+
+    # Runs may be many: so all of them are taken at once, by few operations.
+    def per_run(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, device=laid_out.ids.device)
+
+    def end_to_end(ranges: Sequence[range]) -> tuple[Tensor, Tensor]:
+        total = sum(map(len, ranges))
+        runs = torch.arange(len(ranges), device=laid_out.ids.device)
+        runs = runs.repeat_interleave(per_run([len(each) for each in ranges]), output_size=total)
+        return torch.arange(total, device=laid_out.ids.device) + per_run(_moves(ranges))[runs], runs
+
+    token, run_of_token = end_to_end(tokens)
+    entry, run_of_entry = end_to_end(scored)
+    own = tuple(layout.length(member) for run in members for member in run)
+    behind: dict[int, int] = {}  # all runs behind a prefix are one piece of queries, which sees all its keys
+    for run, taken in zip(pack, tokens, strict=True):
+        behind[run.prefix] = behind.get(run.prefix, 0) + len(taken)
+    keys = tuple(prefix_lengths[prefix] for prefix in behind)
     key_start = sum(prefix_lengths[: pack[0].prefix])
     return PackTensors(
-        ids=torch.cat(ids),
-        positions=torch.cat(positions),
-        scored=torch.cat(scored),
-        targets=torch.cat(targets),
-        owners=torch.cat(owners),
-        members=members,
-        own=Pieces(tuple(own), tuple(own), causal=True),
-        shared=Pieces(tuple(behind), keys, causal=False, key_start=key_start) if any(keys) else None,
+        ids=laid_out.ids[token],
+        positions=laid_out.offsets[token] + per_run([prefix_lengths[run.prefix] for run in pack])[run_of_token],
+        scored=laid_out.scored[entry] - per_run(_moves(tokens))[run_of_entry],
+        targets=laid_out.targets[entry],
+        owners=laid_out.owners[entry] - per_run(_moves(members))[run_of_entry],
+        members=len(own),
+        own=Pieces(own, own, causal=True),
+        shared=Pieces(tuple(behind.values()), keys, causal=False, key_start=key_start) if any(keys) else None,
     )
+
+
+def _moves(ranges: Sequence[range]) -> list[int]:
+    """How far each range stands from where it starts when they are laid end to end."""
+    return [each.start - place for each, place in zip(ranges, accumulate(map(len, ranges), initial=0), strict=False)]
 
 
 def prefix_positions(lengths: Sequence[int], device: torch.device, *, behind_themselves: bool = False) -> Tensor:

@@ -20,8 +20,9 @@ from nuggets.scoring.door import Continuation
 from nuggets.scoring.lanes import open_lanes
 from nuggets.scoring.memory import is_out_of_memory, too_large
 from nuggets.scoring.pack_tensors import DeviceLayout, assemble, on_device, prefix_positions
-from nuggets.scoring.packing import Pack, group_prefixes, halves, lay_out, plan_packs, share_opening
+from nuggets.scoring.packing import Layout, Pack, halves, lay_out, plan_packs, share_opening
 from nuggets.scoring.plain import PlainEngine
+from nuggets.scoring.requests import Request, each_with_wanted, group_requests, requests_for
 from nuggets.scoring.response_logits import response_log_probs
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ Update = Callable[[KeysValues, Callable[[KeysValues], KeysValues]], KeysValues]
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Prefixes whose forward passes have been handed to the lanes, and where their results will be."""
+    """Requests whose forward passes have been handed to the lanes, and where their results will be."""
 
-    prefixes: int
+    requests: Sequence[Request]
     packs: list["Future[PackSums]"]
     plain_row: Callable[[], Row] | None = None  # left to the caller's thread, which has all cores
 
@@ -68,20 +69,21 @@ class PackedEngine:
         self.update = update
 
     def log_prob_sums(
-        self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]
+        self,
+        prefixes: Iterable[Sequence[int]],
+        continuations: Sequence[Continuation],
+        *,
+        wanted: Iterable[Sequence[int]] | None = None,
     ) -> Iterator[NDArray[np.float64]]:
         """See LanguageModel."""
         if self.update is None:  # refined keys and values are those of a demonstration alone
             opening, continuations = share_opening(continuations)
             prefixes = ((*prefix, *opening) for prefix in prefixes)
-        layout = lay_out(continuations)
-        if not layout.columns:
-            yield from (np.zeros(len(continuations)) for _ in prefixes)
-            return
-        laid_out = on_device(layout, self.model.device)
+        laid_out = on_device(lay_out(continuations), self.model.device)
+        requests = requests_for(laid_out.layout, each_with_wanted(prefixes, wanted, len(continuations)))
         ahead: deque[_Group] = deque()
         with open_lanes(self.model.device) as lanes:
-            for group in self._groups(prefixes, continuations, laid_out, lanes):
+            for group in self._groups(requests, continuations, laid_out, lanes):
                 ahead.append(group)
                 if len(ahead) > 1:  # the lanes have work for after this group
                     yield from _rows(ahead.popleft(), laid_out, len(continuations))
@@ -90,7 +92,7 @@ class PackedEngine:
 
     def _groups(
         self,
-        prefixes: Iterable[Sequence[int]],
+        requests: Iterable[Request],
         continuations: Sequence[Continuation],
         laid_out: DeviceLayout,
         lanes: ThreadPoolExecutor,
@@ -100,32 +102,26 @@ class PackedEngine:
         So a demonstration's keys and values are there when its packs' turn comes, and no lane waits for them.
         """
         layout = laid_out.layout
-        longest = layout.length(len(layout.columns) - 1)
 
-        def beyond(prefix: Sequence[int]) -> bool:
-            # Refined, a demonstration stands behind itself.
-            behind = max(longest, len(prefix)) if self.update else longest
-            return self.context is not None and len(prefix) + behind > self.context
+        def alone(request: Request) -> bool:  # no keys to attend to, or no packing
+            return bool(request.members) and not (request.prefix and self._is_packable(request, layout))
 
-        groups = group_prefixes(
-            prefixes,
-            layout_tokens=layout.tokens,
-            token_budget=self.token_budget,
-            alone=lambda prefix: not prefix or beyond(prefix),  # no keys to attend to, or no packing
-        )
-        started: tuple[Prefixes, Future[KeysValues]] | None = None
+        started: tuple[list[Request], Future[KeysValues]] | None = None
         told = False
-        for group in groups:
-            packable = not beyond(group[0])
-            following = (group, lanes.submit(self.keys_values, group)) if packable else None
+        for group in group_requests(requests, layout, token_budget=self.token_budget, alone=alone):
+            packable = self._is_packable(group[0], layout)
+            prefixes = [request.prefix for request in group if request.prefix]
+            following = (group, lanes.submit(self.keys_values, prefixes)) if packable else None
             if started is not None:
                 yield self._submit_packs(*started, laid_out, lanes)
             if not packable:
-                if self.update and group[0]:
+                (request,) = group
+                tokens = len(request.prefix)
+                if self.update and tokens:
                     raise InputError(
-                        f"kv_iter above 1 can't refine a demonstration of {len(group[0])} tokens: with what stands "
-                        f"behind it, it is longer than the {self.context} tokens that this model's attention reaches "
-                        "back; lower demonstration_tokens or use kv_iter=1"
+                        f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
+                        f"it is longer than the {self.context} tokens that this model's attention reaches back; lower "
+                        "demonstration_tokens or use kv_iter=1"
                     )
                 if not told:
                     told = True
@@ -133,23 +129,29 @@ class PackedEngine:
                         "%d tokens in front of anchors of up to %d are more than the %d that can be packed for this "
                         "model's attention: such candidates are scored one pair per forward pass, which is right and "
                         "slower",
-                        len(group[0]),
-                        longest,
+                        tokens,
+                        layout.length(request.members[-1]),
                         self.context,
                     )
-                yield _Group(1, [], partial(self.plain.row, group[0], continuations))
+                yield _Group(group, [], partial(self.plain.row, request.prefix, continuations, request.wanted))
             started = following
         if started is not None:
             yield self._submit_packs(*started, laid_out, lanes)
 
+    def _is_packable(self, request: Request, layout: Layout) -> bool:
+        """Whether the prefix and the longest continuation wanted behind it are within the context."""
+        if self.context is None or not request.members:
+            return True
+        tokens, longest = len(request.prefix), layout.length(request.members[-1])
+        # Refined, a demonstration stands behind itself.
+        return tokens + (max(longest, tokens) if self.update else longest) <= self.context
+
     def _submit_packs(
-        self, prefixes: Prefixes, keys_values: "Future[KeysValues]", laid_out: DeviceLayout, lanes: ThreadPoolExecutor
+        self, group: list[Request], keys_values: "Future[KeysValues]", laid_out: DeviceLayout, lanes: ThreadPoolExecutor
     ) -> _Group:
-        packs = plan_packs(laid_out.layout, prefixes=len(prefixes), token_budget=self.token_budget)
-        lengths = [len(prefix) for prefix in prefixes]
-        return _Group(
-            len(prefixes), [lanes.submit(self._pack_sums, laid_out, pack, lengths, keys_values) for pack in packs]
-        )
+        packs = plan_packs(laid_out.layout, [request.members for request in group], token_budget=self.token_budget)
+        lengths = [len(request.prefix) for request in group]
+        return _Group(group, [lanes.submit(self._pack_sums, laid_out, pack, lengths, keys_values) for pack in packs])
 
     def _pack_sums(
         self, laid_out: DeviceLayout, pack: Pack, lengths: Sequence[int], keys_values: "Future[KeysValues]"
@@ -188,7 +190,7 @@ class PackedEngine:
         return result
 
     def keys_values(self, prefixes: Prefixes) -> KeysValues:
-        """Keys and values of prefixes laid end to end; of one after the other if memory runs out."""
+        """Keys and values of prefixes, none of them empty, laid end to end; of fewer at a time if memory runs out."""
         try:
             found = self._demonstration_pass(prefixes)
             if self.update is None:
@@ -207,7 +209,7 @@ class PackedEngine:
     @torch.inference_mode()
     def _demonstration_pass(self, prefixes: Prefixes, behind: KeysValues | None = None) -> KeysValues:
         """Keys and values of each prefix's tokens; with `behind`, of its tokens standing once more behind those."""
-        if not prefixes[0]:
+        if not prefixes:
             return {}
         lengths = tuple(map(len, prefixes))
         device = self.model.device
@@ -242,7 +244,9 @@ def _rows(group: _Group, laid_out: DeviceLayout, continuations: int) -> Iterator
     if group.plain_row is not None:
         yield group.plain_row()
         return
-    sums = np.zeros((group.prefixes, continuations))
+    sums = np.full((len(group.requests), continuations), np.nan)
+    for row, request in zip(sums, group.requests, strict=True):
+        row[list(request.wanted)] = 0.0  # stays where there is nothing to score
     columns = np.array(laid_out.layout.columns, dtype=np.intp)
     for future in group.packs:
         for pack, values in future.result():

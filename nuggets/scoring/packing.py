@@ -1,13 +1,11 @@
 """Continuations laid end to end without padding, so that linear layers see useful tokens only. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
 
 from nuggets.scoring.door import Continuation
-
-_GROUP_PACKS = 4  # a group fills so many packs, so that what is left over in the last one is a small share
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +25,13 @@ class Layout:
     scored: tuple[int, ...]
     targets: tuple[int, ...]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens behind each prefix."""
-        return len(self.ids)
-
     def length(self, member: int) -> int:
         """Tokens of one continuation."""
         return self.starts[member + 1] - self.starts[member]
+
+    def tokens(self, members: Iterable[int]) -> int:
+        """Tokens of some continuations."""
+        return sum(self.length(member) for member in members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,59 +88,27 @@ def lay_out(continuations: Sequence[Continuation]) -> Layout:
     )
 
 
-def group_prefixes(
-    prefixes: Iterable[Sequence[int]],
-    *,
-    layout_tokens: int,
-    token_budget: int,
-    alone: Callable[[Sequence[int]], bool],
-) -> Iterator[list[Sequence[int]]]:
-    """Consecutive prefixes whose keys and values are computed in one pass and whose continuations share packs.
-
-    As many as fill some packs, within the token budget for the prefixes themselves; `alone` says which are a group
-    of their own.
-    """
-    wanted = ceil(_GROUP_PACKS * token_budget / layout_tokens)
-    group: list[Sequence[int]] = []
-    tokens = 0
-    for prefix in prefixes:
-        full = len(group) == wanted or tokens + len(prefix) > token_budget
-        if group and (full or alone(prefix) or alone(group[-1])):
-            yield group
-            group, tokens = [], 0
-        group.append(prefix)
-        tokens += len(prefix)
-    if group:
-        yield group
-
-
-def plan_packs(layout: Layout, *, prefixes: int, token_budget: int) -> list[Pack]:
-    """All members behind each of a group's prefixes, in packs of about equal size within the token budget.
+def plan_packs(layout: Layout, wanted: Sequence[Sequence[int]], *, token_budget: int) -> list[Pack]:
+    """The members, in order, wanted behind each of a group's prefixes; in packs of about equal size within the budget.
 
     A continuation that is longer than the budget gets a pack of its own.
     """
-    if not layout.columns:
+    pairs = [(prefix, member) for prefix, members in enumerate(wanted) for member in members]
+    if not pairs:
         return []
-    members = len(layout.columns)
-    total = prefixes * layout.tokens
+    total = layout.tokens(member for _, member in pairs)
     even = total / ceil(total / token_budget)
     packs: list[Pack] = []
-    runs: list[Run] = []
-    before = tokens = 0  # of all packs, and of the one that is being filled
-    for prefix in range(prefixes):
-        first = 0
-        for member in range(members):
-            length = layout.length(member)
-            # A pack ends where it is nearest to its even share, so that none is much smaller than the others.
-            if tokens and (tokens + length > token_budget or before + length / 2 > (len(packs) + 1) * even):
-                if member > first:
-                    runs.append(Run(prefix, first, member))
-                packs.append(tuple(runs))
-                runs, tokens, first = [], 0, member
-            tokens += length
-            before += length
-        runs.append(Run(prefix, first, members))
-    packs.append(tuple(runs))
+    first = before = tokens = 0  # the pair that the pack begins with; tokens of all packs, and of this one
+    for place, (_, member) in enumerate(pairs):
+        length = layout.length(member)
+        # A pack ends where it is nearest to its even share, so that none is much smaller than the others.
+        if tokens and (tokens + length > token_budget or before + length / 2 > (len(packs) + 1) * even):
+            packs.append(_as_runs(pairs[first:place]))
+            first, tokens = place, 0
+        tokens += length
+        before += length
+    packs.append(_as_runs(pairs[first:]))
     return packs
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nuggets.scoring.door import Continuation
 from nuggets.scoring.memory import is_out_of_memory, too_large
+from nuggets.scoring.requests import each_with_wanted
 from nuggets.scoring.response_logits import log_probs
 
 
@@ -23,15 +24,25 @@ class PlainEngine:
     _one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def log_prob_sums(
-        self, prefixes: Iterable[Sequence[int]], continuations: Sequence[Continuation]
+        self,
+        prefixes: Iterable[Sequence[int]],
+        continuations: Sequence[Continuation],
+        *,
+        wanted: Iterable[Sequence[int]] | None = None,
     ) -> Iterator[NDArray[np.float64]]:
         """See LanguageModel."""
-        for prefix in prefixes:
-            yield self.row(prefix, continuations)
+        for prefix, indices in each_with_wanted(prefixes, wanted, len(continuations)):
+            yield self.row(prefix, continuations, indices)
 
-    def row(self, prefix: Sequence[int], continuations: Sequence[Continuation]) -> NDArray[np.float64]:
-        """The sums of one prefix."""
-        return np.array([self._sum(prefix, item) if item.response_tokens else 0.0 for item in continuations])
+    def row(
+        self, prefix: Sequence[int], continuations: Sequence[Continuation], wanted: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """The sums of one prefix: NaN but for the continuations of these indices."""
+        row = np.full(len(continuations), np.nan)
+        for index in wanted:
+            item = continuations[index]
+            row[index] = self._sum(prefix, item) if item.response_tokens else 0.0
+        return row
 
     def _sum(self, prefix: Sequence[int], item: Continuation) -> float:
         try:

@@ -1,0 +1,357 @@
+"""How many cells a race computes, on tables whose every cell is known, and whether its answer is the full table's.
+
+    python benchmarks/racing.py --json benchmarks/results/racing.json                 the whole programme
+    python benchmarks/racing.py --table FILE --top-fraction 0.05 --json FILE          one table, one cut
+
+A table is Parquet (or CSV) with the columns candidate_row, anchor_row, zero_shot and one_shot, sums in nats, one row
+per cell. Rounds, bounds and the final cut are those of the product. Candidates race in a shuffled order, as the ids of
+a pool are hashes. Exit code 1: the answer differs; 2: the table or an option is wrong.
+
+`fewest_possible`: a kept candidate needs all of its cells, as does one that is dropped with a score equal to the last
+one kept; every other needs just as many lost cells as prove that it is out, if all lost ones came first.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs where nuggets is not installed
+
+from machine import describe_machine, describe_versions
+
+from nuggets.config import SHARD_SIZE
+from nuggets.cuts import Cut, Threshold, TopFraction, cut_from_options, describe_cut, kept_count
+from nuggets.errors import InputError, NuggetsError
+from nuggets.golden import GoldenTable
+from nuggets.pool import MEMORY
+from nuggets.racing import Pace, Part, next_round
+from nuggets.ranking import rank_keys
+from nuggets.selection import count_levels, find_boundary
+from nuggets.standing import bar, standing_of
+
+PACES = {"production": Pace(), "fine": Pace(least=1, optimism=1.0, stride=0.5)}  # fine: more rounds, fewer cells
+REAL = Path(__file__).resolve().parents[2] / "shared" / "reference" / "matrix.csv"
+CUTS = (*map(TopFraction, (0.01, 0.05, 0.1, 0.25)), *map(Threshold, (0.3, 0.4, 0.5)))
+_COLUMNS = ("candidate_row", "anchor_row", "zero_shot", "one_shot")
+_SEEDS = 10  # orders in which the real table races
+_SMALL = 1000  # candidates below which rounds are cheap
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All gains `(candidates, anchors)` of a pool in nats, the least candidate row first; tokens where they matter."""
+
+    name: str
+    gains: NDArray[np.float64]
+    anchor_tokens: NDArray[np.float64] | None = None
+    demonstration_tokens: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a race came to, in cells; `tokens_share` is of the full table's tokens, None where they are not known."""
+
+    table: str
+    candidates: int
+    anchors: int
+    cut: str
+    pace: str
+    seed: int
+    cells_computed: int
+    fewest_possible: int
+    full_table: int
+    same_answer: bool
+    kept: int
+    rounds: int
+    visits_per_candidate: float
+    tokens_share: float | None
+    seconds: float
+
+
+def main() -> int:
+    """Race, print, write the JSON if asked to; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="race on this table only")
+    parser.add_argument("--top-fraction", type=float, metavar="F", help="cut: keep this share of the best, 0 to 1")
+    parser.add_argument("--threshold", type=float, metavar="X", help="cut: keep golden scores above this, 0 to 1")
+    parser.add_argument(
+        "--pace", choices=tuple(PACES), help=f"default: fine below {_SMALL} candidates, else production"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="order of candidates, and made-up tables (0)")
+    parser.add_argument("--candidates", nargs="+", type=int, metavar="N", help="sizes of the made-up tables")
+    parser.add_argument("--quick", action="store_true", help="leave out the table of 100,000 candidates")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
+    args = parser.parse_args()
+    record: dict[str, Any] = {
+        "machine": describe_machine(torch.device("cpu")),
+        "versions": describe_versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    print("\n".join(f"{key}: {value}" for key, value in record.items()), flush=True)
+    try:
+        cut = cut_from_options(args.threshold, None, args.top_fraction)
+        if args.table and cut is None:
+            parser.error("--table needs a cut: give --top-fraction or --threshold")
+        if args.table:
+            outcome = race(read_table(args.table), cut, pace=args.pace, seed=args.seed)
+            print("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in asdict(outcome).items()))
+            outcomes, found = [outcome], asdict(outcome)
+        else:
+            sizes = args.candidates or [1000, 10_000] + [100_000] * (not args.quick)
+            outcomes = list(
+                _programme([cut] if cut else CUTS, sizes, args.pace, seed=args.seed, real=not args.candidates)
+            )
+            found = {"same_answer": all(item.same_answer for item in outcomes), "races": list(map(asdict, outcomes))}
+    except NuggetsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(record | found, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(item.same_answer for item in outcomes) else 1
+
+
+def race(table: Table, cut: Cut, *, pace: str | None, seed: int) -> Outcome:
+    """Race to the end, as the product does, and hold the answer against the full table's."""
+    pace = pace or ("fine" if len(table.gains) < _SMALL else "production")
+    order = np.random.default_rng(seed).permutation(len(table.gains))
+    gains = table.gains[order]
+    ids = pa.array([f"{place:032d}" for place in order.tolist()])
+    revealed = _signed_float32(gains)
+    known = np.full(gains.shape, np.nan, dtype=np.float32)
+    tokens = table.anchor_tokens if table.anchor_tokens is not None else np.ones(gains.shape[1])
+    started = time.perf_counter()
+
+    def parts() -> Iterator[Part]:
+        for index, start in enumerate(range(0, len(known), SHARD_SIZE)):
+            some = known[start : start + SHARD_SIZE]
+            yield Part(index, ids[start : start + SHARD_SIZE], some, np.ones(some.shape, dtype=bool))
+
+    visits = np.zeros(len(gains), dtype=np.int64)
+    rounds = 0
+    while True:
+        before = int(visits.sum())
+        for choice in next_round(parts, cut, tokens, PACES[pace], round_number=rounds).choices:
+            here = slice(choice.part.index * SHARD_SIZE, (choice.part.index + 1) * SHARD_SIZE)
+            known[here][choice.cells] = revealed[here][choice.cells]
+            visits[here] += choice.cells.any(axis=1)
+        if visits.sum() == before:
+            break
+        rounds += 1
+    seconds = time.perf_counter() - started
+    found = _kept_by_race(ids, gains, known, cut)
+    return Outcome(
+        table=table.name,
+        candidates=gains.shape[0],
+        anchors=gains.shape[1],
+        cut=describe_cut(cut),
+        pace=pace,
+        seed=seed,
+        cells_computed=int((~np.isnan(known)).sum()),
+        fewest_possible=fewest_possible(gains, cut),
+        full_table=gains.size,
+        same_answer=bool(np.array_equal(order[found], kept_of_full_table(table.gains, cut))),
+        kept=len(found),
+        rounds=rounds,
+        visits_per_candidate=round(float(visits.mean()), 4),
+        tokens_share=_tokens_share(table, order, known, visits),
+        seconds=round(seconds, 1),
+    )
+
+
+def kept_of_full_table(gains: NDArray[np.float64], cut: Cut) -> NDArray[np.int64]:
+    """Positions of the candidates that a cut of all scores keeps, best first."""
+    wins = (gains > 0).sum(axis=1)
+    order = np.lexsort((np.arange(len(gains)), -gains.mean(axis=1), -wins))
+    if isinstance(cut, Threshold):
+        return order[wins[order] / gains.shape[1] > cut.value]
+    return order[: kept_count(cut, len(gains))]
+
+
+def fewest_possible(gains: NDArray[np.float64], cut: Cut) -> int:
+    """How many cells any method has to compute, even one that knows beforehand which of them are lost."""
+    anchors = gains.shape[1]
+    score = (gains > 0).sum(axis=1) / anchors
+    needed = bar(score, cut)
+    losses = int(np.argmax((anchors - np.arange(anchors + 2)) / anchors < needed))  # the fewest that prove it
+    return int(np.where(score >= needed, anchors, losses).sum())
+
+
+def _kept_by_race(ids: Any, gains: NDArray[np.float64], known: NDArray[np.float32], cut: Cut) -> NDArray[np.int64]:
+    """Positions of the candidates that the product's own cut keeps, best first."""
+    standing = standing_of(known, np.ones(known.shape, dtype=bool))
+    table = GoldenTable(
+        candidate_ids=ids,
+        candidate_rows=np.arange(len(ids)),
+        shards=np.zeros(len(ids), dtype=np.int32),
+        wins=standing.wins,
+        cells=standing.cells,
+        anchors=standing.anchors,
+        mean_gain=np.where(standing.complete, gains.mean(axis=1), np.nan),
+    )
+    boundary, _ = find_boundary(lambda: [table], count_levels([table]), cut, memory=MEMORY)
+    keys = rank_keys(table)
+    kept = np.flatnonzero(boundary.keeps(keys))
+    return kept[np.argsort(keys[kept])]
+
+
+def _tokens_share(
+    table: Table, order: NDArray[np.int64], known: NDArray[np.float32], visits: NDArray[np.int64]
+) -> float | None:
+    """Tokens computed over those of the full table: a demonstration once per visit, an anchor once per cell."""
+    if table.anchor_tokens is None or table.demonstration_tokens is None:
+        return None
+    computed = (~np.isnan(known)).sum(axis=0) @ table.anchor_tokens + visits @ table.demonstration_tokens[order]
+    full = len(order) * table.anchor_tokens.sum() + table.demonstration_tokens.sum()
+    return round(float(computed / full), 4)
+
+
+def read_table(file: Path) -> Table:
+    """A table of all cells from a file. Raises InputError if it is damaged, or if cells lack or stand there twice."""
+    reader = pyarrow.csv.read_csv if file.suffix == ".csv" else pq.read_table
+    try:
+        stored = reader(file)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} can't be read as a table ({error}): give a Parquet or CSV file") from error
+    if lacking := [name for name in _COLUMNS if name not in stored.column_names]:
+        raise InputError(f"{file} lacks {', '.join(lacking)}: a table has the columns {', '.join(_COLUMNS)}")
+    columns = {name: _column(file, name, stored[name]) for name in _COLUMNS}
+    if not stored.num_rows:
+        raise InputError(f"{file} has no rows: a table has one for each candidate and anchor")
+    rows, candidate = np.unique(columns["candidate_row"], return_inverse=True)
+    anchor_rows, anchor = np.unique(columns["anchor_row"], return_inverse=True)
+    counts = np.bincount(candidate)
+    if len(rows) * len(anchor_rows) > stored.num_rows:
+        place = int(counts.argmin())
+        raise InputError(
+            f"{file}: cells are missing, {len(rows)} candidates and {len(anchor_rows)} anchors need "
+            f"{len(rows) * len(anchor_rows)}, there are {stored.num_rows}: "
+            f"candidate_row {rows[place]} has {counts[place]}"
+        )
+    place = candidate * len(anchor_rows) + anchor
+    times = np.bincount(place, minlength=len(rows) * len(anchor_rows))
+    if (times != 1).any():
+        where = divmod(int(np.argmax(times != 1)), len(anchor_rows))
+        raise InputError(
+            f"{file}: candidate_row {rows[where[0]]} has {times[times != 1][0]} cells of anchor_row "
+            f"{anchor_rows[where[1]]}: give each cell once"
+        )
+    gains = np.empty(len(place))
+    gains[place] = columns["one_shot"] - columns["zero_shot"]
+    return Table(str(file), gains.reshape(len(rows), len(anchor_rows)))
+
+
+def _column(file: Path, name: str, column: Any) -> NDArray[Any]:
+    is_row = name.endswith("_row")
+    right = pa.types.is_integer(column.type) if is_row else _is_number(column.type)
+    if column.null_count or not right:
+        found = f"{column.null_count} empty values" if column.null_count else f"values of type {column.type}"
+        raise InputError(f"{file}: {name} has {found}: give {'whole numbers' if is_row else 'sums in nats'}")
+    values = column.to_numpy()
+    if not is_row and not np.isfinite(values).all():
+        place = int(np.argmax(~np.isfinite(values)))
+        raise InputError(f"{file}: {name} is {values[place]} in row {place}: a cell is a finite sum in nats")
+    return values if is_row else values.astype(np.float64)
+
+
+def _is_number(kind: Any) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _signed_float32(gains: NDArray[np.float64]) -> NDArray[np.float32]:
+    """As races hold them; what is too small for a float32 stays a win or a loss."""
+    least = np.finfo(np.float32).smallest_subnormal
+    rounded = gains.astype(np.float32)
+    return np.where((rounded == 0) & (gains > 0), least, rounded)
+
+
+def made_up_table(candidates: int, *, anchors: int = 100, seed: int = 0) -> Table:
+    """Wins with probability skill * ease, gains as skewed as real ones, and lengths as in the paper's data."""
+    rng = np.random.default_rng([seed, candidates])
+    skill, ease = rng.beta(4, 4, candidates), rng.beta(2, 2, anchors)
+    gains = rng.gamma(2, 2, (candidates, anchors))
+    gains[rng.random((candidates, anchors)) >= skill[:, None] * ease] *= -1
+    lengths = [np.ceil(rng.lognormal(np.log(mean), 0.6, size)) for mean, size in ((130, anchors), (120, candidates))]
+    return Table(f"made up, {candidates:,} x {anchors}", gains, *lengths)
+
+
+def _programme(
+    cuts: Iterable[Cut], sizes: Iterable[int], pace: str | None, *, seed: int, real: bool
+) -> Iterator[Outcome]:
+    """All races, each printed as it ends: the real table in several orders, then made-up ones."""
+    cuts = list(cuts)
+    if real and not REAL.is_file():
+        print(f"the real table is left out: {REAL} is not there")
+    elif real:
+        table = replace(read_table(REAL), name="real, matrix.csv")
+        print(f"\n{table.name}: {_SEEDS} orders, mean and worst\n{_row(_WIDTHS)}")
+        for cut in cuts:
+            outcomes = [race(table, cut, pace=pace, seed=seed + number) for number in range(_SEEDS)]
+            _print_races(outcomes)
+            yield from outcomes
+    for size in sizes:
+        table = made_up_table(size, seed=seed)
+        print(f"\n{table.name}\n{_row(_WIDTHS)}")
+        for cut in cuts:
+            outcome = race(table, cut, pace=pace, seed=seed)
+            _print_races([outcome])
+            yield outcome
+
+
+_WIDTHS = {
+    "cut": -24,
+    "pace": 12,
+    "of full": 16,
+    "of fewest": 14,
+    "rounds": 8,
+    "visits": 8,
+    "tokens": 8,
+    "same": 6,
+    "s": 8,
+}
+
+
+def _row(texts: Iterable[str]) -> str:
+    return "".join(
+        text.ljust(-width) if width < 0 else text.rjust(width)
+        for text, width in zip(texts, _WIDTHS.values(), strict=True)
+    )
+
+
+def _print_races(outcomes: list[Outcome]) -> None:
+    """One line for some races of one cut: means, and where there are several also the worst."""
+
+    def figures(values: list[float], form: str) -> str:
+        worst = f" {max(values):{form}}" if len(values) > 1 else ""
+        return f"{np.mean(values):{form}}{worst}"
+
+    tokens = outcomes[0].tokens_share
+    texts = (
+        outcomes[0].cut,
+        outcomes[0].pace,
+        figures([item.cells_computed / item.full_table for item in outcomes], ".3f"),
+        figures([item.cells_computed / max(1, item.fewest_possible) for item in outcomes], ".2f"),
+        f"{np.mean([item.rounds for item in outcomes]):.0f}",
+        f"{np.mean([item.visits_per_candidate for item in outcomes]):.2f}",
+        "-" if tokens is None else f"{tokens:.3f}",
+        "yes" if all(item.same_answer for item in outcomes) else "NO",
+        f"{np.mean([item.seconds for item in outcomes]):.1f}",
+    )
+    print(_row(texts), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""Ask whether a cut can be made as things stand."""
+
+from prefect import task
+
+from nuggets.cuts import Threshold, TopFraction, TopK
+from nuggets.publishing import undecided_candidates
+
+
+@task(task_run_name="undecided candidates of {run}")
+def count_undecided(store: str, run: str, cut: Threshold | TopK | TopFraction) -> int:
+    """How many of a run's candidates lack cells that the cut needs."""
+    return undecided_candidates(store, run, cut)

@@ -1,0 +1,157 @@
+"""Keys that compare as candidates rank, and the k-th of more keys than may be held."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nuggets.examples import EXAMPLE_ID_LENGTH
+from nuggets.golden import GoldenTable
+from nuggets.ranking import KEY_BYTES, Keys, nth_key, rank_keys
+
+NAN = float("nan")
+Row = tuple[str, int, int, int, float]
+
+
+def table(rows: list[Row]) -> GoldenTable:
+    """Of rows of (id, wins, cells, anchors, mean gain)."""
+    ids, wins, cells, anchors, gains = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    return GoldenTable(
+        candidate_ids=pa.array(ids, pa.string()),
+        candidate_rows=np.arange(len(rows), dtype=np.int64),
+        shards=np.zeros(len(rows), dtype=np.int32),
+        wins=np.array(wins, dtype=np.int32),
+        cells=np.array(cells, dtype=np.int32),
+        anchors=np.array(anchors, dtype=np.int32),
+        mean_gain=np.array(gains, dtype=np.float64),
+    )
+
+
+def place_of(row: Row) -> tuple[float, float, float, str]:
+    """The order in plain words: highest possible score, then lowest, then gain with an unknown one last, then id."""
+    key, wins, cells, anchors, gain = row
+    low, high = wins / max(1, anchors), (wins + anchors - cells) / max(1, anchors)
+    return -high, -low, float("inf") if gain != gain else -gain, key
+
+
+def ranked(rows: list[Row]) -> list[str]:
+    keys = rank_keys(table(rows))
+    assert keys.dtype == f"S{KEY_BYTES}"
+    assert keys.shape == (len(rows),)
+    return [rows[place][0] for place in np.argsort(keys)]
+
+
+def test_the_order_of_some_candidates():
+    rows = [
+        ("aa", 5, 10, 10, -0.5),
+        ("ab", 5, 10, 10, 0.25),
+        ("ac", 5, 10, 10, NAN),
+        ("ad", 5, 10, 10, 0.25),
+        ("ae", 5, 10, 10, 5e-324),
+        ("af", 5, 10, 10, 0.0),
+        ("ag", 5, 10, 10, -0.0),
+        ("ah", 5, 10, 10, -5e-324),
+        ("ai", 9, 10, 10, -99.0),
+        ("aj", 4, 9, 10, NAN),  # could still reach 0.5, and so could the next, which has shown less
+        ("ak", 0, 5, 10, NAN),
+        ("al", 0, 0, 0, 0.0),
+        ("am", 4, 8, 8, 0.5),
+        ("an", 4, 10, 10, 99.0),
+    ]
+    assert ranked(rows) == ["ai", "am", "ab", "ad", "ae", "af", "ag", "ah", "aa", "ac", "aj", "ak", "an", "al"]
+
+
+def test_no_candidates_have_no_keys():
+    assert ranked([]) == []
+
+
+GAINS = st.sampled_from([NAN, 0.0, -0.0, 5e-324, -5e-324, 1e-310, 1e300, -1e300]) | st.floats(-9, 9)
+ROWS = st.lists(
+    st.tuples(
+        st.text("0123456789abcdef", min_size=EXAMPLE_ID_LENGTH, max_size=EXAMPLE_ID_LENGTH),
+        st.integers(0, 3),
+        st.integers(0, 3),
+        st.integers(0, 2),
+        GAINS,
+    ),
+    unique_by=lambda row: row[0],
+    max_size=25,
+).map(lambda rows: [(key, won, won + lost, won + lost + left, gain) for key, won, lost, left, gain in rows])
+
+
+@given(ROWS)
+def test_keys_are_in_the_order_of_score_then_gain_then_id(rows):
+    assert ranked(rows) == [row[0] for row in sorted(rows, key=place_of)]
+
+
+@given(ROWS)
+def test_keys_compare_alike_as_bytes_and_in_arrays(rows):
+    keys = rank_keys(table(rows))
+    for one, other in itertools.product(keys[:6], repeat=2):
+        assert (bytes(one) < bytes(other)) == bool(np.array([one])[0] < np.array([other])[0])
+    assert (keys > b"").all()
+    assert (keys < b"\xff" * KEY_BYTES).all()
+
+
+class Counted:
+    """Keys in batches, as often as asked; counts the passes."""
+
+    def __init__(self, keys: Keys, size: int) -> None:
+        self.keys, self.size, self.passes = keys, size, 0
+
+    def __call__(self) -> Iterator[Keys]:
+        self.passes += 1
+        return (self.keys[start : start + self.size] for start in range(0, len(self.keys), self.size))
+
+
+def numbered(numbers: np.ndarray) -> Keys:
+    return np.array([b"%0*d" % (KEY_BYTES, number) for number in numbers.tolist()], dtype=f"S{KEY_BYTES}")
+
+
+SHAPES = {
+    "rising": lambda size, rng: np.arange(size),
+    "falling": lambda size, rng: np.arange(size)[::-1],
+    "shuffled": lambda size, rng: rng.permutation(size),
+    "in clumps": lambda size, rng: rng.permutation(np.concatenate([np.arange(size // 2), 10**15 + np.arange(size)])),
+    "ever sparser": lambda size, rng: rng.permutation(np.arange(size) ** 5),
+    "rising in turns": lambda size, rng: np.arange(size).reshape(-1, 10).T.ravel(),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("limit", [16, 100, 128, 1024, 10**6])
+def test_the_key_at_any_rank_is_that_of_the_sorted_keys(shape: str, limit: int):
+    keys = numbered(SHAPES[shape](4000, np.random.default_rng(limit)))
+    expected = np.sort(keys)
+    for rank in (1, 2, len(keys) // 3, len(keys) - 1, len(keys)):
+        counted = Counted(keys, 700)
+        assert nth_key(counted, rank, limit=limit) == bytes(expected[rank - 1])
+        assert (counted.passes == 1) == (len(keys) <= limit)
+
+
+def test_few_passes_are_enough_for_many_keys():
+    keys = numbered(np.random.default_rng(3).permutation(200_000))
+    for rank in (1, 10_000, 199_999):
+        counted = Counted(keys, 8192)
+        assert nth_key(counted, rank, limit=1024) == b"%0*d" % (KEY_BYTES, rank - 1)
+        assert counted.passes <= 6
+
+
+@given(st.sets(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(16, 70), st.integers(1, 20), st.data())
+@settings(max_examples=60)
+def test_the_key_at_a_rank_whatever_the_keys_the_limit_and_the_batches(numbers, limit, size, data):
+    keys = numbered(np.array(data.draw(st.permutations(sorted(numbers)))))
+    rank = data.draw(st.integers(1, len(keys)))
+    assert nth_key(Counted(keys, size), rank, limit=limit) == bytes(np.sort(keys)[rank - 1])
+
+
+@given(ROWS.filter(bool), st.integers(16, 18), st.data())
+@settings(max_examples=60)
+def test_the_key_at_a_rank_among_candidates(rows, limit, data):
+    keys = rank_keys(table(rows))
+    rank = data.draw(st.integers(1, len(rows)))
+    assert nth_key(Counted(keys, 5), rank, limit=limit) == bytes(np.sort(keys)[rank - 1])

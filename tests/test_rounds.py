@@ -1,0 +1,296 @@
+"""Racing as a user runs it: rounds in a real flow with a real (tiny) language model, and what they leave stored."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import EXAMPLES
+
+import tasks.score
+from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.errors import NuggetsError, UsageError
+from nuggets.publishing import Selection
+from nuggets.shard_scoring import score_unit
+
+NUGGETS = str(Path(sys.executable).with_name("nuggets"))
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def wide_pool(tmp_path: Path) -> Path:
+    """Sixty examples, so that a race has somebody to drop."""
+    rows = [
+        {**row, "instruction": f"{row['instruction'][:-1]}, {how}."}
+        for row in EXAMPLES
+        for how in ("please", "in one line", "as you would for a child of eight")
+    ]
+    path = tmp_path / "wide.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def anchor_file(tmp_path: Path) -> Path:
+    """All twenty examples as anchors."""
+    path = tmp_path / "anchors.json"
+    path.write_text(json.dumps(EXAMPLES), encoding="utf-8")
+    return path
+
+
+def run_flow(pool: Path, store: Path, model: Path, anchors: Path, **options: Any) -> Selection:
+    from flows.curate import curate
+
+    given = {"run": "r", "shard_size": 16, "top_fraction": 0.1} | options
+    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **given))
+
+
+def cut_again(store: Path, **cut: Any) -> Selection:
+    from flows.reselect import reselect
+
+    return reselect(ReselectConfig(run="r", store=str(store), **cut))
+
+
+def chosen(selection: Selection) -> list[tuple[str, float, int]]:
+    lines = (Path(selection.folder) / "selected.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(row["example_id"], row["golden_score"], row["rank"]) for row in map(json.loads, lines)]
+
+
+def stored_cells(store: Path) -> pd.DataFrame:
+    done = subprocess.run(
+        [NUGGETS, "cells", "r", "--store", str(store), "--out", str(store / "cells.parquet")], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return pd.read_parquet(store / "cells.parquet")
+
+
+def counts(store: Path) -> dict[str, int]:
+    return json.loads((store / "runs/r/manifest.json").read_text())["counts"]
+
+
+def test_a_race_keeps_what_the_full_table_keeps_in_its_order_and_computes_less(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    raced = run_flow(wide_pool, tmp_path / "race", tiny_model, anchor_file)
+    whole = run_flow(wide_pool, tmp_path / "whole", tiny_model, anchor_file, racing="off")
+    assert chosen(raced) == chosen(whole) and len(chosen(raced)) == 6
+    found = counts(tmp_path / "race")
+    assert counts(tmp_path / "whole")["cells_computed"] == found["cells"] == 1200
+    assert found["cells_computed"] == len(stored_cells(tmp_path / "race")) < 1000
+    assert found["rounds"] > 3
+
+    scores = pd.read_parquet(Path(raced.folder) / "scores.parquet").set_index("candidate_id")
+    truth = pd.read_parquet(Path(whole.folder) / "scores.parquet").set_index("candidate_id")["golden_score"]
+    complete = scores["cells"] == scores["anchors"]
+    assert complete[scores["kept"]].all() and not complete.all()
+    assert scores["golden_score"].isna().equals(~complete) and scores["mean_gain"].isna().equals(~complete)
+    assert (scores["score_low"] <= truth).all() and (truth <= scores["score_high"]).all()
+
+    report = (Path(raced.folder) / "report.md").read_text()
+    assert "## Cells per candidate" in report and " to " in report
+    by_cells = json.loads((Path(raced.folder) / "manifest.json").read_text())["candidates_by_cells"]
+    assert {int(cells): count for cells, count in by_cells.items()} == scores["cells"].value_counts().to_dict()
+
+
+def test_a_stricter_cut_computes_nothing_and_a_looser_one_goes_on_where_the_race_stopped(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    store = tmp_path / "store"
+    run_flow(wide_pool, store, tiny_model, anchor_file)
+    before = stored_cells(store)
+
+    cut_again(store, top_k=2)
+    pd.testing.assert_frame_equal(stored_cells(store), before)
+
+    looser = cut_again(store, top_fraction=0.4)
+    after = stored_cells(store)
+    assert len(before) < len(after) < 1200
+    pair = ["candidate_id", "anchor_id"]
+    pd.testing.assert_frame_equal(after.merge(before[pair], on=pair), before, check_like=True)
+
+    threshold = cut_again(store, threshold=0.45)
+    kept = [chosen(looser), chosen(threshold)]
+    run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
+    assert len(stored_cells(store)) == 1200
+    shutil.rmtree(store / "runs/r/selections")
+    assert [chosen(cut_again(store, top_fraction=0.4)), chosen(cut_again(store, threshold=0.45))] == kept
+
+
+def test_the_command_continues_a_race_for_a_looser_cut(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    store = tmp_path / "store"
+    run_flow(wide_pool, store, tiny_model, anchor_file, top_fraction=0.05)
+    done = subprocess.run(
+        [NUGGETS, "reselect", "r", "--store", str(store), "--top-fraction", "0.5"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "candidates lack cells that this cut needs; scoring goes on where it stopped" in done.stderr
+    assert "run r, cut best 50 %: kept 30 of 60" in done.stdout
+
+
+def test_a_run_whose_model_has_changed_is_not_continued(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    run_flow(wide_pool, tmp_path / "store", model, anchor_file, top_fraction=0.05)
+    weights = load_file(model / "model.safetensors")
+    name = next(key for key in weights if key.endswith("norm.weight"))
+    save_file({**weights, name: weights[name] * 1.5}, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match="cells of two kinds must not be mixed; start a new run with nuggets curate"):
+        cut_again(tmp_path / "store", top_fraction=0.5)
+
+
+def test_rounds_and_prunes_are_tasks_of_the_run(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import StateType
+
+    run_flow(wide_pool, tmp_path / "store", tiny_model, anchor_file)
+    with get_client(sync_client=True) as client:
+        latest = client.read_flow_runs(limit=1, sort="START_TIME_DESC")[0]
+        names: set[str] = set()
+        end = time.monotonic() + 30
+        while time.monotonic() < end and not any(name.startswith("prune before round 3") for name in names):
+            body = {"flow_runs": {"id": {"any_": [str(latest.id)]}}, "limit": 200}
+            answer = client.request("POST", "/task_runs/filter", json=body).json()
+            names = {run["name"] for run in answer if run["state_type"] == StateType.COMPLETED.value}
+            time.sleep(0.2)
+    assert {f"prune before round {number}" for number in range(4)} <= names
+    assert any(name.startswith("score round 0 part 000: ") for name in names)
+    assert any(name.startswith("score round 3 part ") for name in names)
+
+
+def test_a_round_does_not_wait_for_a_slow_shard(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    import flows.curate
+    import flows.rounds
+
+    expected = chosen(run_flow(wide_pool, tmp_path / "alone", tiny_model, anchor_file))
+    others_rounds: list[int] = []
+    slow = threading.Event()
+
+    def stalling(prepared: Any, unit: Any, anchors_path: str, **options: Any) -> int:
+        if 0 in unit.shards and unit.round >= 2 and not slow.is_set():
+            slow.set()
+            end = time.monotonic() + 60
+            while len(others_rounds) < 3 and time.monotonic() < end:  # until others are some rounds further
+                time.sleep(0.05)
+        elif slow.is_set():
+            others_rounds.append(unit.round)
+        return score_unit(prepared, unit, anchors_path, **options)
+
+    monkeypatch.setattr(tasks.score, "score_unit", stalling)
+    monkeypatch.setattr(flows.rounds, "WORKERS", 2)
+    two_at_once = flows.curate.curate.with_options(task_runner=ThreadPoolTaskRunner(max_workers=2))
+    monkeypatch.setattr(flows.curate, "curate", two_at_once)
+    assert chosen(run_flow(wide_pool, tmp_path / "two", tiny_model, anchor_file)) == expected
+    assert slow.is_set() and len(set(others_rounds[:3])) > 1
+
+
+def test_a_shard_that_fails_keeps_nobody_else_and_is_all_that_a_rerun_computes(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+
+    def failing(prepared: Any, unit: Any, anchors_path: str, **options: Any) -> int:
+        if 1 in unit.shards:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return score_unit(prepared, unit, anchors_path, **options)
+
+    monkeypatch.setattr(tasks.score, "score_unit", failing)
+    with pytest.raises(NuggetsError, match=r"1 tasks of stage 'score' failed \(shards 1\), first: CUDA error"):
+        run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
+    assert len(stored_cells(store)) == 1200 - 16 * 20
+    monkeypatch.undo()
+    run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
+    assert counts(store)["cells_computed"] == 16 * 20
+
+
+def test_new_anchors_and_a_second_pool_compute_just_the_missing_cells(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    store = tmp_path / "store"
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps(EXAMPLES[:12]))
+    run_flow(wide_pool, store, tiny_model, fewer, run="fewer", racing="off")
+    run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
+    found = counts(store)
+    assert (found["cells_found"], found["cells_computed"]) == (60 * 12, 60 * 8)
+    second = tmp_path / "second.jsonl"
+    second.write_text("".join(wide_pool.read_text().splitlines(keepends=True)[:30]) + json.dumps(EXAMPLES[0]) + "\n")
+    run_flow(second, store, tiny_model, anchor_file, run="second", racing="off", shard_size=5)
+    found = json.loads((store / "runs/second/manifest.json").read_text())["counts"]
+    assert (found["cells"], found["cells_found"], found["cells_computed"]) == (31 * 20, 30 * 20, 20)
+
+
+def test_two_runs_at_once_come_to_the_same_selection(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    store = tmp_path / "store"
+    command = [NUGGETS, "curate", str(wide_pool), "--store", str(store), "--run", "r", "--model", str(tiny_model)]
+    command += ["--anchor-file", str(anchor_file), "--shard-size", "16", "--top-fraction", "0.1"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    raced = store / "runs/r/selections/top-fraction-0.1/selected.jsonl"
+    alone = run_flow(wide_pool, tmp_path / "alone", tiny_model, anchor_file)
+    assert raced.read_bytes() == (Path(alone.folder) / "selected.jsonl").read_bytes()
+
+
+def test_a_damaged_block_is_computed_again(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    store = tmp_path / "store"
+    first = run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
+    blocks = sorted(store.glob("cells/*/*/*.parquet"))
+    blocks[0].write_bytes(blocks[0].read_bytes()[:-100])
+    kept = chosen(first)
+    shutil.rmtree(store / "runs/r/selections")
+    command = [NUGGETS, "curate", str(wide_pool), "--store", str(store), "--run", "r", "--model", str(tiny_model)]
+    command += ["--anchor-file", str(anchor_file), "--shard-size", "16", "--top-fraction", "0.1", "--racing", "off"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and chosen(first) == kept, done.stderr
+    assert f"warning: {blocks[0]} is damaged" in done.stderr and "set aside as" in done.stderr
+    assert 0 < counts(store)["cells_computed"] < 1200
+    assert [path.name for path in store.glob("damaged/cells/*/*/*")] == [blocks[0].name]
+
+
+def test_gc_sweeps_what_killed_writers_left_and_loses_no_cell(
+    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    store = tmp_path / "store"
+    run_flow(wide_pool, store, tiny_model, anchor_file)
+    before = stored_cells(store)
+    folder = next(store.glob("cells/*/*"))
+    (folder / ".pending-abc").write_bytes(b"half a block")
+    (store / "cells" / "notes.txt").write_text("somebody's")
+
+    def sweep(*options: str) -> str:
+        done = subprocess.run([NUGGETS, "gc", "--store", str(store), *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert sweep("--dry-run").startswith("0 files of killed writers, ")  # it is young: its writer may live
+    assert sweep("--hours", "0", "--dry-run").startswith("1 files of killed writers, ")
+    assert (folder / ".pending-abc").exists()
+    sweep("--hours", "0")
+    assert sweep("--hours", "0") == (
+        "0 files of killed writers, 0 work lists of ended runs, 0 folders with blocks to join, 0 damaged blocks\n"
+    )
+    assert (store / "cells" / "notes.txt").read_text() == "somebody's"
+    pd.testing.assert_frame_equal(stored_cells(store), before)
