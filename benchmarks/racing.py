@@ -23,18 +23,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs where nuggets is not installed
 
 from machine import describe_machine, describe_versions
+from racing_tables import Table, made_up_table, read_table
 
 from nuggets.config import SHARD_SIZE
 from nuggets.cuts import Cut, Threshold, TopFraction, cut_from_options, describe_cut, kept_count
-from nuggets.errors import InputError, NuggetsError
+from nuggets.errors import NuggetsError
 from nuggets.golden import GoldenTable
 from nuggets.pool import MEMORY
 from nuggets.racing import Pace, Part, next_round
@@ -42,22 +41,12 @@ from nuggets.ranking import rank_keys
 from nuggets.selection import count_levels, find_boundary
 from nuggets.standing import bar, standing_of
 
-PACES = {"production": Pace(), "fine": Pace(least=1, optimism=1.0, stride=0.5)}  # fine: more rounds, fewer cells
+# cells: where a visit costs nothing but its cells. patient: more rounds, fewer cells.
+PACES = {"production": Pace(), "cells": Pace(least=1), "patient": Pace(pilot=1, growth=1.3, least=1, optimism=6.0)}
 REAL = Path(__file__).resolve().parents[2] / "shared" / "reference" / "matrix.csv"
 CUTS = (*map(TopFraction, (0.01, 0.05, 0.1, 0.25)), *map(Threshold, (0.3, 0.4, 0.5)))
-_COLUMNS = ("candidate_row", "anchor_row", "zero_shot", "one_shot")
 _SEEDS = 10  # orders in which the real table races
 _SMALL = 1000  # candidates below which rounds are cheap
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """All gains `(candidates, anchors)` of a pool in nats, the least candidate row first; tokens where they matter."""
-
-    name: str
-    gains: NDArray[np.float64]
-    anchor_tokens: NDArray[np.float64] | None = None
-    demonstration_tokens: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +77,9 @@ def main() -> int:
     parser.add_argument("--top-fraction", type=float, metavar="F", help="cut: keep this share of the best, 0 to 1")
     parser.add_argument("--threshold", type=float, metavar="X", help="cut: keep golden scores above this, 0 to 1")
     parser.add_argument(
-        "--pace", choices=tuple(PACES), help=f"default: fine below {_SMALL} candidates, else production"
+        "--pace",
+        choices=tuple(PACES),
+        help=f"default: production where tokens are known, else patient below {_SMALL} candidates, else cells",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="order of candidates, and made-up tables (0)")
     parser.add_argument("--candidates", nargs="+", type=int, metavar="N", help="sizes of the made-up tables")
@@ -126,7 +117,7 @@ def main() -> int:
 
 def race(table: Table, cut: Cut, *, pace: str | None, seed: int) -> Outcome:
     """Race to the end, as the product does, and hold the answer against the full table's."""
-    pace = pace or ("fine" if len(table.gains) < _SMALL else "production")
+    pace = pace or _usual_pace(table)
     order = np.random.default_rng(seed).permutation(len(table.gains))
     gains = table.gains[order]
     ids = pa.array([f"{place:032d}" for place in order.tolist()])
@@ -170,6 +161,12 @@ def race(table: Table, cut: Cut, *, pace: str | None, seed: int) -> Outcome:
         tokens_share=_tokens_share(table, order, known, visits),
         seconds=round(seconds, 1),
     )
+
+
+def _usual_pace(table: Table) -> str:
+    if table.demonstration_tokens is not None:
+        return "production"
+    return "patient" if len(table.gains) < _SMALL else "cells"
 
 
 def kept_of_full_table(gains: NDArray[np.float64], cut: Cut) -> NDArray[np.int64]:
@@ -219,73 +216,11 @@ def _tokens_share(
     return round(float(computed / full), 4)
 
 
-def read_table(file: Path) -> Table:
-    """A table of all cells from a file. Raises InputError if it is damaged, or if cells lack or stand there twice."""
-    reader = pyarrow.csv.read_csv if file.suffix == ".csv" else pq.read_table
-    try:
-        stored = reader(file)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} can't be read as a table ({error}): give a Parquet or CSV file") from error
-    if lacking := [name for name in _COLUMNS if name not in stored.column_names]:
-        raise InputError(f"{file} lacks {', '.join(lacking)}: a table has the columns {', '.join(_COLUMNS)}")
-    columns = {name: _column(file, name, stored[name]) for name in _COLUMNS}
-    if not stored.num_rows:
-        raise InputError(f"{file} has no rows: a table has one for each candidate and anchor")
-    rows, candidate = np.unique(columns["candidate_row"], return_inverse=True)
-    anchor_rows, anchor = np.unique(columns["anchor_row"], return_inverse=True)
-    counts = np.bincount(candidate)
-    if len(rows) * len(anchor_rows) > stored.num_rows:
-        place = int(counts.argmin())
-        raise InputError(
-            f"{file}: cells are missing, {len(rows)} candidates and {len(anchor_rows)} anchors need "
-            f"{len(rows) * len(anchor_rows)}, there are {stored.num_rows}: "
-            f"candidate_row {rows[place]} has {counts[place]}"
-        )
-    place = candidate * len(anchor_rows) + anchor
-    times = np.bincount(place, minlength=len(rows) * len(anchor_rows))
-    if (times != 1).any():
-        where = divmod(int(np.argmax(times != 1)), len(anchor_rows))
-        raise InputError(
-            f"{file}: candidate_row {rows[where[0]]} has {times[times != 1][0]} cells of anchor_row "
-            f"{anchor_rows[where[1]]}: give each cell once"
-        )
-    gains = np.empty(len(place))
-    gains[place] = columns["one_shot"] - columns["zero_shot"]
-    return Table(str(file), gains.reshape(len(rows), len(anchor_rows)))
-
-
-def _column(file: Path, name: str, column: Any) -> NDArray[Any]:
-    is_row = name.endswith("_row")
-    right = pa.types.is_integer(column.type) if is_row else _is_number(column.type)
-    if column.null_count or not right:
-        found = f"{column.null_count} empty values" if column.null_count else f"values of type {column.type}"
-        raise InputError(f"{file}: {name} has {found}: give {'whole numbers' if is_row else 'sums in nats'}")
-    values = column.to_numpy()
-    if not is_row and not np.isfinite(values).all():
-        place = int(np.argmax(~np.isfinite(values)))
-        raise InputError(f"{file}: {name} is {values[place]} in row {place}: a cell is a finite sum in nats")
-    return values if is_row else values.astype(np.float64)
-
-
-def _is_number(kind: Any) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
 def _signed_float32(gains: NDArray[np.float64]) -> NDArray[np.float32]:
     """As races hold them; what is too small for a float32 stays a win or a loss."""
     least = np.finfo(np.float32).smallest_subnormal
     rounded = gains.astype(np.float32)
     return np.where((rounded == 0) & (gains > 0), least, rounded)
-
-
-def made_up_table(candidates: int, *, anchors: int = 100, seed: int = 0) -> Table:
-    """Wins with probability skill * ease, gains as skewed as real ones, and lengths as in the paper's data."""
-    rng = np.random.default_rng([seed, candidates])
-    skill, ease = rng.beta(4, 4, candidates), rng.beta(2, 2, anchors)
-    gains = rng.gamma(2, 2, (candidates, anchors))
-    gains[rng.random((candidates, anchors)) >= skill[:, None] * ease] *= -1
-    lengths = [np.ceil(rng.lognormal(np.log(mean), 0.6, size)) for mean, size in ((130, anchors), (120, candidates))]
-    return Table(f"made up, {candidates:,} x {anchors}", gains, *lengths)
 
 
 def _programme(
@@ -302,13 +237,18 @@ def _programme(
             outcomes = [race(table, cut, pace=pace, seed=seed + number) for number in range(_SEEDS)]
             _print_races(outcomes)
             yield from outcomes
-    for size in sizes:
-        table = made_up_table(size, seed=seed)
+    for table in (table for size in sizes for table in _by_cells_and_by_tokens(made_up_table(size, seed=seed))):
         print(f"\n{table.name}\n{_row(_WIDTHS)}")
         for cut in cuts:
             outcome = race(table, cut, pace=pace, seed=seed)
             _print_races([outcome])
             yield outcome
+
+
+def _by_cells_and_by_tokens(table: Table) -> tuple[Table, Table]:
+    """The same table twice: once every cell costs the same, as `fewest_possible` counts, once what its tokens cost."""
+    alike = replace(table, name=f"{table.name}, cells cost the same", anchor_tokens=None, demonstration_tokens=None)
+    return alike, replace(table, name=f"{table.name}, cells cost their tokens")
 
 
 _WIDTHS = {

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 FACTORS = 12
-_IMPUTATIONS = 3
+_PASSES = 4
 _PRIOR_ROWS = 8  # how many candidates' worth of trust the pool-wide spread has against an anchor's own
 _DOUBT = 1e-6  # no loss is taken to be more certain than by this: a sample in which all gains are alike shows no chance
-_COMMON = 0.5  # share of the sample covariance that is believed: the rest of it is chance in small samples
+_TRUST_ROWS = 20  # with so many candidates, half of the variance in common is believed; the rest may be chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,15 @@ def fit_gains(gains: NDArray[np.float32]) -> GainModel:
     scale = 2 * float(np.median(np.abs(gains[known], dtype=np.float64))) or 1.0
     squashed = _squashed(gains, scale)
     everywhere, spread = squashed[known].mean(), squashed[known].var() + 1e-3
-    count = known.sum(axis=0)
-    mean = (squashed.sum(axis=0) + everywhere) / (count + 1)
-    centred = np.where(known, squashed - mean, 0.0)
-    for _ in range(_IMPUTATIONS):
-        model = _factors(scale, mean, centred, spread)
-        factors, _ = _posterior(model, np.where(known, squashed - mean, 0.0), known)
-        centred = np.where(known, squashed - mean, factors @ model.loadings.T)
-    return _factors(scale, mean, centred, spread)
+    shared = np.zeros_like(squashed)  # what the factors say of each cell
+    for _ in range(_PASSES):
+        # Anchors that only the better candidates meet would look easier than they are, if not for what factors explain.
+        mean = (np.where(known, squashed - shared, 0.0).sum(axis=0) + everywhere) / (known.sum(axis=0) + 1)
+        observed = np.where(known, squashed - mean, 0.0)
+        model = _factors(scale, mean, np.where(known, observed, shared), observed, known, spread)
+        factors, _ = _posterior(model, observed, known)
+        shared = factors @ model.loadings.T
+    return model
 
 
 def loss_probabilities(model: GainModel, gains: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -69,12 +70,19 @@ def _squashed(gains: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
     return np.tanh(np.nan_to_num(gains, nan=0.0).astype(np.float64) / scale)
 
 
-def _factors(scale: float, mean: NDArray[np.float64], centred: NDArray[np.float64], spread: float) -> GainModel:
-    rows = len(centred)
-    width = max(1, min(FACTORS, rows, centred.shape[1]))
-    _, size, directions = np.linalg.svd(centred, full_matrices=False)
-    loadings = directions[:width].T * (size[:width] * np.sqrt(_COMMON / rows))
-    variance = ((centred**2).sum(axis=0) + _PRIOR_ROWS * spread) / (rows + _PRIOR_ROWS)
+def _factors(
+    scale: float,
+    mean: NDArray[np.float64],
+    imputed: NDArray[np.float64],
+    observed: NDArray[np.float64],
+    known: NDArray[np.bool_],
+    spread: float,
+) -> GainModel:
+    rows = len(imputed)
+    width = max(1, min(FACTORS, rows, imputed.shape[1]))
+    _, size, directions = np.linalg.svd(imputed, full_matrices=False)
+    loadings = directions[:width].T * (size[:width] / np.sqrt(rows + _TRUST_ROWS))
+    variance = ((observed**2).sum(axis=0) + _PRIOR_ROWS * spread) / (known.sum(axis=0) + _PRIOR_ROWS)
     noise = np.maximum(variance - (loadings**2).sum(axis=1), 0.05 * spread)
     return GainModel(scale, mean, loadings, noise)
 

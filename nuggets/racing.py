@@ -8,6 +8,7 @@ that is too low costs cells. Whatever is chosen here, the answer is exact, becau
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from nuggets.gain_model import GainModel, fit_gains, loss_probabilities
 from nuggets.standing import Standing, bar, joined, standing_of, undecided
 
 SAMPLE = 2048  # candidates that the gain model is learnt from
-_JOINING_ROUNDS = 10  # over which the whole pool joins: each tenfold step would learn from too few
+_PILOT_SHARE = 256
 _FIRST_AIM = 0.6  # where the bar is taken to be while nothing is known; costs one round at most
 
 
@@ -26,13 +27,14 @@ _FIRST_AIM = 0.6  # where the bar is taken to be while nothing is known; costs o
 class Pace:
     """How boldly a race proceeds.
 
-    `pilot`: share of the pool that begins alone, so that anchors are learnt cheaply. `stride`: share of the losses
-    still needed that a visit asks for. `least`: cells that a visit takes at least, because it computes the
-    demonstration once more. `optimism`: how far above its expectation the bar is aimed at, in standard deviations of
-    the scores that are plausible.
+    `pilot`: how many candidates begin alone, so that anchors are learnt cheaply, or one in 256 of a large pool.
+    `growth`: how many times as many take part in the next round. `stride`: share of the losses still needed that a visit asks
+    for; `least`: cells that a visit takes at least, because it computes the demonstration once more. `optimism`: how
+    far above its expectation the bar is aimed at, in standard deviations of the scores that are plausible.
     """
 
-    pilot: float = 1 / 256
+    pilot: int = 8
+    growth: float = 1.75
     stride: float = 0.5
     least: int = 4
     optimism: float = 0.5
@@ -194,10 +196,8 @@ def _joined(standing: Standing, pace: Pace) -> int:
     Ids are hashes, so the first of them are a random sample.
     """
     pool = len(standing.wins)
-    pilot = max(1, int(np.ceil(pool * pace.pilot)))
-    growth = (pool / pilot) ** (1 / _JOINING_ROUNDS)
     begun = int((standing.cells > 0).sum())
-    return min(pool, max(pilot, int(np.ceil(begun * growth)), begun + 1 if begun else 0))
+    return min(pool, max(pace.pilot, ceil(pool / _PILOT_SHARE), ceil(begun * pace.growth)))
 
 
 def _aim(standing: Standing, cut: Cut, plausible: NDArray[np.float64], pace: Pace) -> float:

@@ -47,6 +47,7 @@ class ReportData:
 def render_report(data: ReportData) -> str:
     """The whole report."""
     quantiles = score_quantiles(data.levels)
+    certain = bool(data.levels.standing.complete.all())
     names = {"0": "least", "1": "most"}
     parts = [
         f"# {data.title}",
@@ -60,14 +61,15 @@ def render_report(data: ReportData) -> str:
         ),
         "```text\n" + histogram(data.levels, data.kept) + "\n```",
     ]
-    if not data.levels.standing.complete.all():
+    if not certain:
         parts += [
             "## Cells per candidate",
             "Candidates that could not reach the cut any more were dropped before they met all anchors: their score is "
             "known to lie between two bounds. Those that are kept have all of their cells.",
             _table(("cells", "candidates"), _by_cells(data.cells)),
         ]
-    parts += ["## Best", examples_table(data.best), "## Worst", examples_table(data.worst)]
+    worst = "## Worst" if certain else "## Worst, by the highest score possible"
+    parts += ["## Best", examples_table(data.best, certain=certain), worst, examples_table(data.worst, certain=certain)]
     if data.rejects:
         rows = [(reason, str(count)) for reason, count in data.rejects.items()]
         parts += ["## Rows that could not be used", _table(("reason", "rows"), rows)]
@@ -130,13 +132,13 @@ def _by_cells(cells: Mapping[int, int], *, bins: int = 10) -> list[tuple[str, st
     ]
 
 
-def examples_table(examples: Sequence[RankedExample]) -> str:
-    """Some candidates as a Markdown table."""
+def examples_table(examples: Sequence[RankedExample], *, certain: bool = True) -> str:
+    """Some candidates as a Markdown table; ranks of dropped ones only if they are `certain`, all scores being known."""
     return _table(
         ("rank", "score", "wins", "cells", "mean gain", "kept", "row", "instruction", "output"),
         [
             (
-                str(place.rank),
+                str(place.rank) if place.kept or certain else "",
                 item.score,
                 str(place.wins),
                 f"{place.cells}/{place.anchors}",

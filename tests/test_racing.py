@@ -98,7 +98,8 @@ CUTS: st.SearchStrategy[Cut] = st.one_of(
 )  # fmt: skip
 PACES = st.just(Pace()) | st.builds(
     Pace,
-    pilot=st.floats(0, 1),
+    pilot=st.integers(1, 20),
+    growth=st.floats(1, 4),
     stride=st.floats(0.05, 1),
     least=st.integers(0, 9),
     optimism=st.floats(-3, 3),
@@ -274,7 +275,7 @@ def test_a_pilot_begins_alone():
     pool = made_up(300, 60)
     found = next_round(lambda: pool.parts(nothing(pool)), TopK(5), np.ones(60), Pace(), round_number=0)
     (choice,) = found.choices
-    assert (choice.part.index, choice.cells.sum(axis=1).tolist()) == (0, [13, 13] + [0] * 48)
+    assert (choice.part.index, choice.cells.sum(axis=1).tolist()) == (0, [13] * 8 + [0] * 42)
     assert (found.known, found.undecided) == (0, 300)
 
 

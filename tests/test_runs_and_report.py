@@ -254,11 +254,11 @@ between two bounds. Those that are kept have all of their cells.
 ## Best
 """
 RACED_WORST = """\
-## Worst
+## Worst, by the highest score possible
 
 | rank | score | wins | cells | mean gain | kept | row | instruction | output |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| 4 | 0.000 to 0.200 | 0 | 16/20 | unknown | no | 14 | Add. | 3 |
+|  | 0.000 to 0.200 | 0 | 16/20 | unknown | no | 14 | Add. | 3 |
 """
 
 
