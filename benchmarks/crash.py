@@ -91,16 +91,17 @@ class Outcome:
         return whole and self.cells_computed_twice <= self.twice_at_most
 
 
-def crash(job: Job, *, kills: int, seed: int) -> Outcome:
-    """Spend the kills."""
+def crash(job: Job, *, kills: int, minutes: float, seed: int) -> Outcome:
+    """Spend the kills, or those that fit into the time; a run that has begun is always finished."""
     rng = random.Random(seed)
     started = time.monotonic()
     outcome = Outcome()
     expected = _undisturbed(job)
-    while outcome.kills < kills:
+    end = started + 60 * minutes
+    while outcome.kills < kills and time.monotonic() < end:
         with tempfile.TemporaryDirectory(dir=job.folder) as store:
             job.log.unlink(missing_ok=True)
-            _one_run(job, Path(store), outcome, rng, kills)
+            _one_run(job, Path(store), outcome, rng, kills=kills, end=end)
             found = _selection(Path(store))
             if found != expected:
                 outcome.same_selections = False
@@ -109,16 +110,18 @@ def crash(job: Job, *, kills: int, seed: int) -> Outcome:
             outcome.cells_computed += count.total()
             outcome.cells_computed_twice += sum(number - 1 for number in count.values())
             outcome.runs += 1
+        print(f"{outcome.kills} kills, {outcome.runs} runs finished, {len(outcome.problems)} problems", flush=True)
     outcome.seconds = round(time.monotonic() - started, 1)
     return outcome
 
 
-def _one_run(job: Job, store: Path, outcome: Outcome, rng: random.Random, kills: int) -> None:
+def _one_run(job: Job, store: Path, outcome: Outcome, rng: random.Random, *, kills: int, end: float) -> None:
     """Lives of one run until it gets through."""
     before: Cells = {}
     while True:
         process = job.start(store)
-        scoring = _live(job, process, rng) if outcome.kills < kills else False
+        is_killed = outcome.kills < kills and time.monotonic() < end
+        scoring = _live(job, process, rng) if is_killed else False
         if process.wait() != -signal.SIGKILL:
             if process.returncode:
                 outcome.problems.append(f"exit code {process.returncode}: {job.said.read_text()[-2000:]}")
@@ -199,6 +202,7 @@ def main() -> None:
     """Run it, print what came of it, and end with exit code 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no kills after so many minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="default: the packaged SmolLM2-135M-Instruct")
     parser.add_argument("--examples", type=int, default=40)
@@ -221,7 +225,7 @@ def main() -> None:
                 anchors=options.anchors,
                 racing=options.racing,
             )
-            outcome = crash(job, kills=options.kills, seed=options.seed)
+            outcome = crash(job, kills=options.kills, minutes=options.minutes, seed=options.seed)
     report = asdict(outcome) | {"passed": outcome.passed, "racing": options.racing}
     print(json.dumps(report, indent=1))
     if options.json:

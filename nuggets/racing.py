@@ -28,9 +28,9 @@ class Pace:
     """How boldly a race proceeds.
 
     `pilot`: how many candidates begin alone, so that anchors are learnt cheaply, or one in 256 of a large pool.
-    `growth`: how many times as many take part in the next round. `stride`: share of the losses still needed that a visit asks
-    for; `least`: cells that a visit takes at least, because it computes the demonstration once more. `optimism`: how
-    far above its expectation the bar is aimed at, in standard deviations of the scores that are plausible.
+    `growth`: how many times as many take part in the next round. `stride`: share of the losses still needed that a
+    visit asks for; `least`: cells that a visit takes at least, because it computes the demonstration once more.
+    `optimism`: how far above its expectation the bar is aimed at, in standard deviations of plausible scores.
     """
 
     pilot: int = 8

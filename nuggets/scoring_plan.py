@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from nuggets.anchors import Anchor, read_anchors
 from nuggets.baseline import read_baseline
@@ -76,15 +77,19 @@ def plan_round(
             gains = shard.values - baseline.zero_shot
             yield Part(shard.index, shard.candidate_ids, gains, judged, free=shard.index not in busy)
 
-    if cut is None:
-        race = whole_table(parts)
-    else:
-        profile = open_profile(prepared.setup)
-        tokens = _tokens(profile, anchors)
-        pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
-        race = next_round(parts, cut, tokens, pace, round_number=number)
-    tasks = _tasks(race.choices, pool, cells_at_most=pool.shard_examples[0] * len(anchors))
-    units = tuple(_unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks))
+    # Small products: shared among threads they gain little, and wait long where something else is running.
+    with threadpool_limits(1):
+        if cut is None:
+            race = whole_table(parts)
+        else:
+            profile = open_profile(prepared.setup)
+            tokens = _tokens(profile, anchors)
+            pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
+            race = next_round(parts, cut, tokens, pace, round_number=number)
+        tasks = _tasks(race.choices, pool, cells_at_most=pool.shard_examples[0] * len(anchors))
+        units = tuple(
+            _unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks)
+        )
     plan = Round(number, pool.examples, pool.examples * len(anchors), race.known, race.undecided, units)
     _report(plan, racing=cut is not None)
     return plan

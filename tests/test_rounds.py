@@ -252,6 +252,22 @@ def test_two_runs_at_once_come_to_the_same_selection(
     assert raced.read_bytes() == (Path(alone.folder) / "selected.jsonl").read_bytes()
 
 
+def test_a_raised_scoring_version_begins_new_cells_and_leaves_the_old_ones_readable(
+    tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    run_flow(pool_file, store, tiny_model, anchor_file, top_fraction=0.05)
+    before = stored_cells(store)
+    monkeypatch.setattr("nuggets.addresses.SCORING_VERSION", 2)
+    pd.testing.assert_frame_equal(stored_cells(store), before)
+    assert cut_again(store, top_k=1).kept == 1
+    with pytest.raises(UsageError, match="this version of nuggets give .*: cells of two kinds must not be mixed"):
+        cut_again(store, top_k=15)
+    run_flow(pool_file, store, tiny_model, anchor_file, run="new", top_fraction=0.05)
+    counts_of_new = json.loads((store / "runs/new/manifest.json").read_text())["counts"]
+    assert counts_of_new["cells_found"] == 0 and len(list((store / "cells").iterdir())) == 2
+
+
 def test_a_damaged_block_is_computed_again(
     tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
