@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nuggets.columns import DamagedTable, read_table, table_bytes
-from nuggets.errors import StoreError
+from nuggets.columns import read_table, table_bytes
+from nuggets.errors import DamagedTable, StoreError
 from nuggets.store import Store
 
 logger = logging.getLogger(__name__)

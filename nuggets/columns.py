@@ -13,12 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nuggets.errors import StoreError
+from nuggets.errors import DamagedTable
 from nuggets.store import Store
-
-
-class DamagedTable(StoreError):
-    """An object that was read, and is no whole Parquet file."""
 
 
 def table_bytes(columns: Mapping[str, Any], *, metadata: Mapping[str, str] | None = None) -> bytes:

@@ -17,5 +17,9 @@ class StoreError(NuggetsError, OSError):
     """The store could not be read or written; what it already holds is untouched."""
 
 
+class DamagedTable(StoreError):
+    """What is stored at an address is not the table that was written there."""
+
+
 class Interrupted(NuggetsError):
     """Someone asked the run to stop; what was computed until then is in the store."""

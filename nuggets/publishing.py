@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,9 +17,9 @@ from nuggets.report import RankedExample, score_quantiles
 from nuggets.runs import Run, golden_path, read_run, selection_folder
 from nuggets.selection import (
     Boundary,
-    Levels,
     Survey,
     Tables,
+    candidates_by_cells,
     count_levels,
     find_boundary,
     survey,
@@ -87,7 +86,7 @@ def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = 
         already_there=store.exists(f"{folder}/manifest.json"),
     )
     if not selection.already_there:
-        _write_files(store, folder, run, pool, cut, selection, tables, boundary, found, memory=memory)
+        _write_files(store, folder, _Decided(run, pool, cut, tables, boundary, found), selection, memory=memory)
     return selection
 
 
@@ -109,29 +108,29 @@ def golden_tables(store: Store, run: Run) -> Tables:
     return tables
 
 
-def _write_files(
-    store: Store,
-    folder: str,
-    run: Run,
-    pool: Pool,
-    cut: Cut,
-    selection: Selection,
-    tables: Tables,
-    boundary: Boundary,
-    found: Survey,
-    *,
-    memory: int,
-) -> None:
-    cells = _cells_per_candidate(found.levels)
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A cut of a run that is certain, and what it comes to."""
+
+    run: Run
+    pool: Pool
+    cut: Cut
+    tables: Tables
+    boundary: Boundary
+    found: Survey
+
+
+def _write_files(store: Store, folder: str, decided: _Decided, selection: Selection, *, memory: int) -> None:
+    run, pool, cut, found = decided.run, decided.pool, decided.cut, decided.found
     with temporary_folder() as temporary:
         files = {name: temporary / name for name in ("selected.jsonl", "scores.parquet", "report.md")}
-        save_selected(files["selected.jsonl"], store, pool, tables, boundary, memory=memory)
-        save_scores(files["scores.parquet"], tables, boundary)
-        report = report_markdown(run, pool, cut, found, selection.shown, cells)
-        files["report.md"].write_text(report, encoding="utf-8")
+        save_selected(files["selected.jsonl"], store, pool, decided.tables, decided.boundary, memory=memory)
+        save_scores(files["scores.parquet"], decided.tables, decided.boundary)
+        files["report.md"].write_text(report_markdown(run, pool, cut, found, selection.shown), encoding="utf-8")
         hashes = {name: _sha256(file) for name, file in files.items()}
         for name, file in files.items():
             store.write_file(f"{folder}/{name}", file)
+    by_cells = sorted(candidates_by_cells(found.levels).items())
     manifest = {
         "name": selection.name,
         "cut": asdict(cut) | {"rule": type(cut).__name__, "meaning": describe_cut(cut)},
@@ -139,20 +138,12 @@ def _write_files(
         "candidates": selection.candidates,
         "kept": selection.kept,
         "golden_score_quantiles": selection.quantiles,
-        "candidates_by_cells": {str(number): count for number, count in sorted(cells.items())},
+        "candidates_by_cells": {str(cells): count for cells, count in by_cells},
         "sha256": hashes,
         "run": asdict(run),
     }
     # Last, because its presence says that the selection is whole.
     store.write(f"{folder}/manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-
-
-def _cells_per_candidate(levels: Levels) -> Counter[int]:
-    """How many candidates have how many of their cells."""
-    counted: Counter[int] = Counter()
-    for cells, count in zip(levels.standing.cells.tolist(), levels.count.tolist(), strict=True):
-        counted[cells] += count
-    return counted
 
 
 def _sha256(file: Path) -> str:

@@ -43,6 +43,14 @@ def count_levels(tables: Iterable[GoldenTable]) -> Levels:
     return Levels(Standing(wins, cells - wins, anchors), count)
 
 
+def candidates_by_cells(levels: Levels) -> dict[int, int]:
+    """How many candidates have how many of their cells."""
+    counted: Counter[int] = Counter()
+    for cells, count in zip(levels.standing.cells.tolist(), levels.count.tolist(), strict=True):
+        counted[cells] += count
+    return dict(counted)
+
+
 def undecided_count(levels: Levels, cut: Cut) -> int:
     """How many candidates lack cells that the cut needs; 0 if its answer is certain."""
     return int(levels.count[undecided(levels.standing, cut, levels.count)].sum())

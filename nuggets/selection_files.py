@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from nuggets.pool import Candidate, Pool, read_records
 from nuggets.ranking import Keys, rank_keys
 from nuggets.report import RankedExample, ReportData, render_report
 from nuggets.runs import Run
-from nuggets.selection import Boundary, Survey, Tables
+from nuggets.selection import Boundary, Survey, Tables, candidates_by_cells
 from nuggets.spill import spill
 from nuggets.store import Store
 
@@ -77,9 +77,7 @@ def _scores(table: GoldenTable, boundary: Boundary) -> Any:
     )
 
 
-def report_markdown(
-    run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequence[RankedExample], cells: Mapping[int, int]
-) -> str:
+def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequence[RankedExample]) -> str:
     """The report for people."""
     kept = int(found.kept.sum())
     facts = {
@@ -102,7 +100,7 @@ def report_markdown(
             rejects=pool.rejects,
             levels=found.levels,
             kept=found.kept,
-            cells=cells,
+            cells=candidates_by_cells(found.levels),
             best=shown[:SHOWN],
             worst=shown[SHOWN:],
             files=FILES,

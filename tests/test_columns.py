@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nuggets.columns import DamagedTable, read_batches, read_table, save_tables, table_bytes
-from nuggets.errors import StoreError
+from nuggets.columns import read_batches, read_table, save_tables, table_bytes
+from nuggets.errors import DamagedTable, StoreError
 from nuggets.store import Store
 
 COLUMNS = {
