@@ -42,7 +42,11 @@ from nuggets.selection import count_levels, find_boundary
 from nuggets.standing import bar, standing_of
 
 # cells: where a visit costs nothing but its cells. patient: more rounds, fewer cells.
-PACES = {"production": Pace(), "cells": Pace(least=1), "patient": Pace(pilot=1, growth=1.3, least=1, optimism=6.0)}
+PACES = {
+    "production": Pace(),
+    "cells": Pace(stride=0.5, least=1, optimism=0.5),
+    "patient": Pace(pilot=1, growth=1.3, stride=0.5, least=1, optimism=6.0),
+}
 REAL = Path(__file__).resolve().parents[2] / "shared" / "reference" / "matrix.csv"
 CUTS = (*map(TopFraction, (0.01, 0.05, 0.1, 0.25)), *map(Threshold, (0.3, 0.4, 0.5)))
 _SEEDS = 10  # orders in which the real table races

@@ -35,9 +35,9 @@ class Pace:
 
     pilot: int = 8
     growth: float = 1.75
-    stride: float = 0.5
+    stride: float = 1.0
     least: int = 4
-    optimism: float = 0.5
+    optimism: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,7 +275,7 @@ def test_a_pilot_begins_alone():
     pool = made_up(300, 60)
     found = next_round(lambda: pool.parts(nothing(pool)), TopK(5), np.ones(60), Pace(), round_number=0)
     (choice,) = found.choices
-    assert (choice.part.index, choice.cells.sum(axis=1).tolist()) == (0, [13] * 8 + [0] * 42)
+    assert (choice.part.index, choice.cells.sum(axis=1).tolist()) == (0, [25] * 8 + [0] * 42)
     assert (found.known, found.undecided) == (0, 300)
 
 
