@@ -16,7 +16,7 @@ SEED = 7
 RUN = "demo"
 SCORES = OUT / "scores.parquet"
 # Sized for two CPU cores: a candidate costs as many tokens as its own demonstration and all anchors have together.
-SETTINGS = ("--profile", "plain", "--anchors", "10", "--anchor-tokens", "80", "--shard-size", "50")
+SETTINGS = ("--profile", "plain", "--anchors", "10", "--anchor-tokens", "64", "--shard-size", "50")
 CUT = 0.25
 
 
