@@ -35,7 +35,7 @@ class RunDisplay(logging.Handler):
             console=self._console,
         )
         self._bar: TaskID | None = None
-        self._total = self._done = 0
+        self._total = self._done = self._uncounted = 0
         self._started = self._last_line = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -57,18 +57,20 @@ class RunDisplay(logging.Handler):
         self._done += computed
         if not self._total:
             return
-        if not self._started:
+        if self._bar is None and self._console.is_terminal:
+            self._bar = self._progress.add_task("cells", total=self._total)
+        if computed and not self._started:  # not before: loading the model is not scoring
             self._started = self._last_line = time.monotonic()
-            if self._console.is_terminal:
-                self._bar = self._progress.add_task("cells", total=self._total)
-                self._progress.start()
+            self._uncounted = self._done
         if self._bar is not None:
+            if not self._progress.live.is_started:  # another round
+                self._progress.start()
             self._progress.update(self._bar, total=self._total, completed=self._done)
             if self._done >= self._total:
                 self._progress.stop()
         elif computed and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
-            rate = self._done / (self._last_line - self._started)
+            rate = (self._done - self._uncounted) / (self._last_line - self._started)
             left = (self._total - self._done) / rate
             self._console.print(
                 f"scored {self._done} of {self._total} cells ({100 * self._done / self._total:.0f} %), "
