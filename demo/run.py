@@ -14,7 +14,6 @@ HERE = Path(__file__).parent
 OUT = HERE.parent / ".demo"
 SEED = 7
 RUN = "demo"
-SCORES = OUT / "scores.parquet"
 # Sized for two CPU cores: a candidate costs as many tokens as its own demonstration and all anchors have together.
 SETTINGS = ("--profile", "plain", "--anchors", "10", "--anchor-tokens", "64", "--shard-size", "50")
 CUT = 0.25
@@ -29,21 +28,8 @@ def main() -> None:
     command = [nuggets, "curate", str(pool), "--store", store, "--run", RUN, "--top-fraction", str(CUT), *SETTINGS]
     _run(command)
     raced = _counts()
-    print(
-        "\nthe cut is certain. For the table below every score is wanted: the cells that the race left out", flush=True
-    )
+    print("\nthe cut is certain; the table below wants every score, so the cells that the race left out:", flush=True)
     _run([*command, "--racing", "off"])
-    _run(
-        [
-            str(Path(sys.executable).with_name("nuggets")),
-            "scores",
-            RUN,
-            "--store",
-            str(OUT / "store"),
-            "--out",
-            str(SCORES),
-        ]
-    )
     folder = OUT / "store" / "runs" / RUN / "selections" / f"top-fraction-{CUT}"
     print(summary(folder, labels, raced, seconds=time.monotonic() - started))
     print(f"\nresults: {folder}")
@@ -52,7 +38,7 @@ def main() -> None:
 
 def summary(folder: Path, labels: dict[int, str], raced: dict[str, int], *, seconds: float) -> str:
     """The table that the demo ends with."""
-    scores = pd.read_parquet(SCORES)
+    scores = pd.read_parquet(folder / "scores.parquet")
     selection = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     counts = _counts()
     needed = raced["cells_found"] + raced["cells_computed"]

@@ -30,7 +30,7 @@ class Scored:
 
 def first_round(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None) -> Round:
     """What is stored, and what comes first."""
-    return plan(prepared, pool, anchors, cut, 0, [])
+    return plan(prepared, pool, anchors, cut, 0, [], WORKERS)
 
 
 def score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round) -> Scored:
@@ -61,7 +61,7 @@ def score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | 
                 break
         _raise_if_stopped(failed)
         busy = sorted({shard for unit in (*running.values(), *failed.values()) for shard in unit.shards})
-        plan_now = plan(prepared, pool, anchors, cut, plan_now.number + 1, busy)
+        plan_now = plan(prepared, pool, anchors, cut, plan_now.number + 1, busy, WORKERS)
     if failed:
         raise _failure(failed)
     there = 100 * (first.found + computed) / max(1, first.table)

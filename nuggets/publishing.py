@@ -17,6 +17,7 @@ from nuggets.report import RankedExample, score_quantiles
 from nuggets.runs import Run, golden_path, read_run, selection_folder
 from nuggets.selection import (
     Boundary,
+    Levels,
     Survey,
     Tables,
     candidates_by_cells,
@@ -28,6 +29,8 @@ from nuggets.selection import (
 from nuggets.selection_files import SHOWN, report_markdown, save_scores, save_selected, shown_examples
 from nuggets.store import Store, open_store
 from nuggets.temporary import temporary_folder
+
+FILES = ("selected.jsonl", "scores.parquet", "report.md")  # beside the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,9 @@ def undecided_candidates(store_url: str, run_name: str, cut: Cut) -> int:
 def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = MEMORY) -> Selection:
     """Apply a cut to a run's golden scores and publish what it keeps.
 
-    Rows beyond `memory` bytes are sorted by way of the disk. Nothing is overwritten: another cut makes another folder,
-    and the same cut finds its own and leaves it alone. Raises UsageError if the run has no golden scores yet, or lacks
-    cells that the cut needs.
+    Rows beyond `memory` bytes are sorted by way of the disk. Another cut makes another folder; the same cut finds its
+    own and leaves it alone, unless a file is missing there, or further scores are known by now. Raises UsageError
+    if the run has no golden scores yet, or lacks cells that the cut needs.
     """
     store = open_store(store_url)
     run = read_run(store, run_name)
@@ -83,11 +86,23 @@ def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = 
         kept=kept,
         quantiles=score_quantiles(levels),
         shown=shown_examples(store, pool, found),
-        already_there=store.exists(f"{folder}/manifest.json"),
+        already_there=_is_there(store, folder, levels),
     )
     if not selection.already_there:
         _write_files(store, folder, _Decided(run, pool, cut, tables, boundary, found), selection, memory=memory)
     return selection
+
+
+def _is_there(store: Store, folder: str, levels: Levels) -> bool:
+    """Whether a selection is published with all that is known now of its candidates' scores."""
+    there = set(store.list(folder))
+    if not {f"{folder}/{name}" for name in (*FILES, "manifest.json")} <= there:
+        return False
+    return bool(store.read_json(f"{folder}/manifest.json").get("candidates_by_cells") == _counts_by_cells(levels))
+
+
+def _counts_by_cells(levels: Levels) -> dict[str, int]:
+    return {str(cells): count for cells, count in sorted(candidates_by_cells(levels).items())}
 
 
 def read_report(store_url: str, selection: Selection) -> str:
@@ -123,14 +138,14 @@ class _Decided:
 def _write_files(store: Store, folder: str, decided: _Decided, selection: Selection, *, memory: int) -> None:
     run, pool, cut, found = decided.run, decided.pool, decided.cut, decided.found
     with temporary_folder() as temporary:
-        files = {name: temporary / name for name in ("selected.jsonl", "scores.parquet", "report.md")}
+        files = {name: temporary / name for name in FILES}
         save_selected(files["selected.jsonl"], store, pool, decided.tables, decided.boundary, memory=memory)
         save_scores(files["scores.parquet"], decided.tables, decided.boundary)
         files["report.md"].write_text(report_markdown(run, pool, cut, found, selection.shown), encoding="utf-8")
         hashes = {name: _sha256(file) for name, file in files.items()}
+        store.remove(f"{folder}/manifest.json")
         for name, file in files.items():
             store.write_file(f"{folder}/{name}", file)
-    by_cells = sorted(candidates_by_cells(found.levels).items())
     manifest = {
         "name": selection.name,
         "cut": asdict(cut) | {"rule": type(cut).__name__, "meaning": describe_cut(cut)},
@@ -138,7 +153,7 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         "candidates": selection.candidates,
         "kept": selection.kept,
         "golden_score_quantiles": selection.quantiles,
-        "candidates_by_cells": {str(cells): count for cells, count in by_cells},
+        "candidates_by_cells": _counts_by_cells(found.levels),
         "sha256": hashes,
         "run": asdict(run),
     }

@@ -71,18 +71,20 @@ class Race:
 
     known: int
     undecided: int
+    asked: int  # cells that the choices ask for
     choices: Iterator[Choice]
 
 
 def whole_table(parts: Parts) -> Race:
     """Everything that is missing, for those who want every score."""
-    known = undecided = 0
+    known = undecided = asked = 0
     for part in parts():
         missing = np.isnan(part.gains)
         known += missing.size - int(missing.sum())
         undecided += int(missing.any(axis=1).sum())
+        asked += int(missing.sum()) if part.free else 0
     choices = (Choice(part, np.isnan(part.gains)) for part in parts() if part.free)
-    return Race(known, undecided, (choice for choice in choices if choice.cells.any()))
+    return Race(known, undecided, asked, (choice for choice in choices if choice.cells.any()))
 
 
 def next_round(parts: Parts, cut: Cut, tokens: NDArray[np.float64], pace: Pace, *, round_number: int) -> Race:
@@ -100,7 +102,7 @@ def next_round(parts: Parts, cut: Cut, tokens: NDArray[np.float64], pace: Pace, 
     standing = joined(standings)
     is_open = undecided(standing, cut)
     if not is_open.any():
-        return Race(known, 0, iter(()))
+        return Race(known, 0, 0, iter(()))
     model = fit_gains(sample.rows())
     active = _joined(standing, pace)
     plausible = _plausible(parts, model, standing.low[:active], rng)
@@ -113,7 +115,8 @@ def next_round(parts: Parts, cut: Cut, tokens: NDArray[np.float64], pace: Pace, 
         in_play = can_play & (high >= aim)
     needed = np.where(in_play, losses_needed(high, standing.anchors, aim), 0)
     missing = standing.anchors - standing.cells
-    return Race(known, int(is_open.sum()), _choices(parts, model, tokens, visit_sizes(needed, missing, pace)))
+    sizes = visit_sizes(needed, missing, pace)
+    return Race(known, int(is_open.sum()), int(sizes.sum()), _choices(parts, model, tokens, sizes))
 
 
 def _plausible(

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +61,11 @@ def plan_round(
     *,
     number: int,
     busy: Sequence[int] = (),
+    workers: int = 1,
 ) -> Round:
     """The next round of a race for a cut, or without one all that is missing; no tasks if nothing is.
 
+    As many tasks as keep `workers` busy, where there are so many candidates to be looked at.
     `busy`: shards that are being scored still, or can't be: they count as they stand, and get no further work. So a
     round need not wait for a slow shard: a bar that lacks its cells is only lower than it could be.
     """
@@ -86,7 +90,8 @@ def plan_round(
             tokens = _tokens(profile, anchors)
             pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
             race = next_round(parts, cut, tokens, pace, round_number=number)
-        tasks = _tasks(race.choices, pool, cells_at_most=pool.shard_examples[0] * len(anchors))
+        share = min(pool.shard_examples[0] * len(anchors), ceil(race.asked / workers))
+        tasks = _tasks(race.choices, cells_at_most=share)
         units = tuple(
             _unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks)
         )
@@ -97,39 +102,54 @@ def plan_round(
 
 @dataclass(frozen=True, slots=True)
 class _ShardWork:
-    """A shard's part of a round: its items, and the first and last of all ids of the shard."""
+    """A shard's part of a round, or a piece of it: its items, and the first and last of all ids of the shard."""
 
     shard: int
     ids: tuple[str, str]
     items: Sequence[WorkItem]
 
+    @property
+    def cells(self) -> int:
+        return sum(len(item.anchors) for item in self.items)
 
-def _tasks(choices: Iterable[Choice], pool: Pool, *, cells_at_most: int) -> Iterator[list[_ShardWork]]:
+
+def _tasks(choices: Iterable[Choice], *, cells_at_most: int) -> Iterator[list[_ShardWork]]:
     """Neighbouring shards' work together, as much as makes a task: late rounds ask for little of each shard."""
     task: list[_ShardWork] = []
     cells = 0
-    for choice in choices:
-        ids = choice.part.candidate_ids
-        bounds = (ids[0].as_py(), ids[-1].as_py())
-        work = _ShardWork(choice.part.index, bounds, work_items(ids.to_pylist(), choice.cells))
-        more = int(choice.cells.sum())
-        if task and cells + more > cells_at_most:
+    for work in _pieces(choices, cells_at_most):
+        if task and cells + work.cells > cells_at_most:
             yield task
             task, cells = [], 0
         task.append(work)
-        cells += more
+        cells += work.cells
     if task:
         yield task
+
+
+def _pieces(choices: Iterable[Choice], cells_at_most: int) -> Iterator[_ShardWork]:
+    """The shards' work, in even pieces where a shard asks for more than one task is to do: a pilot is of one shard."""
+    for choice in choices:
+        ids = choice.part.candidate_ids
+        bounds = (ids[0].as_py(), ids[-1].as_py())
+        items = work_items(ids.to_pylist(), choice.cells)
+        pieces = min(len(items), ceil(int(choice.cells.sum()) / cells_at_most))
+        edges = [len(items) * piece // pieces for piece in range(pieces + 1)]
+        for start, stop in pairwise(edges):
+            yield _ShardWork(choice.part.index, bounds, items[start:stop])
 
 
 def _unit(
     store: Store, prepared: PreparedRun, pool: Pool, task: Sequence[_ShardWork], *, number: int, index: int
 ) -> ScoringUnit:
-    worklist = {pool.shards[work.shard]: work.items for work in task}
+    worklist: dict[str, Sequence[WorkItem]] = {}
+    for work in task:  # two pieces of one shard may stand side by side
+        path = pool.shards[work.shard]
+        worklist[path] = [*worklist.get(path, ()), *work.items]
     return ScoringUnit(
         round=number,
         index=index,
-        shards=tuple(work.shard for work in task),
+        shards=tuple(sorted({work.shard for work in task})),
         folder=cells_folder(prepared.setup.key, [end for work in task for end in work.ids]),
         worklist=write_worklist(store, f"{run_folder(prepared.name)}/worklists", worklist),
         candidates=sum(len(work.items) for work in task),

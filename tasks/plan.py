@@ -16,6 +16,7 @@ def plan(
     cut: Threshold | TopK | TopFraction | None,
     number: int,
     busy: list[int],
+    workers: int = 1,
 ) -> Round:
     """Drop who can't reach the cut any more, and leave a work list for every task of the round."""
-    return plan_round(prepared, pool, anchors_path, cut, number=number, busy=busy)
+    return plan_round(prepared, pool, anchors_path, cut, number=number, busy=busy, workers=workers)

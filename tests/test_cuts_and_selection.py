@@ -419,7 +419,7 @@ def merged(tables: Sequence[GoldenTable]) -> GoldenTable:
     )
 
 
-def test_a_published_selection_says_how_many_cells_there_are_and_is_left_alone_when_more_are_known(tmp_path: Path):
+def test_a_published_selection_says_how_many_cells_there_are_and_is_published_again_when_more_are_known(tmp_path: Path):
     here = Stored(tmp_path)
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
@@ -455,6 +455,14 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_left_alone_w
         parted([(key, wins, 4, 4, 0.5) for key, wins, *_ in rows], here.pool.shard_examples),
     )
     again = publish_selection(here.store.url, "first", TopK(1))
-    assert (again.already_there, again.kept, again.quantiles["0.5"]) == (True, 1, (0.0, 0.0))
-    assert {path: here.store.read(path) for path in here.store.list("runs/first/selections")} == before
+    assert (again.already_there, again.kept, again.quantiles["0.5"]) == (False, 1, (0.0, 0.0))
+    after = {path: here.store.read(path) for path in here.store.list("runs/first/selections")}
+    changed = [Path(path).name for path in before if after[path] != before[path]]
+    assert sorted(changed) == ["manifest.json", "report.md", "scores.parquet"]  # what is kept stays as it was
+    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+
+    lost = next(path for path in after if path.endswith("selected.jsonl"))
+    here.store.remove(lost)
+    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert here.store.read(lost) == before[lost]
     assert publish_selection(here.store.url, "first", TopK(2)).kept == 2
