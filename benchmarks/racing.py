@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs where nuggets is not installed
 
 from machine import describe_machine, describe_versions
+from racing_results import HEADING, Outcome, races_row
 from racing_tables import Table, made_up_table, read_table
 
 from nuggets.config import SHARD_SIZE
@@ -51,27 +52,6 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "reference" / "matrix.cs
 CUTS = (*map(TopFraction, (0.01, 0.05, 0.1, 0.25)), *map(Threshold, (0.3, 0.4, 0.5)))
 _SEEDS = 10  # orders in which the real table races
 _SMALL = 1000  # candidates below which rounds are cheap
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a race came to, in cells; `tokens_share` is of the full table's tokens, None where they are not known."""
-
-    table: str
-    candidates: int
-    anchors: int
-    cut: str
-    pace: str
-    seed: int
-    cells_computed: int
-    fewest_possible: int
-    full_table: int
-    same_answer: bool
-    kept: int
-    rounds: int
-    visits_per_candidate: float
-    tokens_share: float | None
-    seconds: float
 
 
 def main() -> int:
@@ -236,16 +216,16 @@ def _programme(
         print(f"the real table is left out: {REAL} is not there")
     elif real:
         table = replace(read_table(REAL), name="real, matrix.csv")
-        print(f"\n{table.name}: {_SEEDS} orders, mean and worst\n{_row(_WIDTHS)}")
+        print(f"\n{table.name}: {_SEEDS} orders, mean and worst\n{HEADING}")
         for cut in cuts:
             outcomes = [race(table, cut, pace=pace, seed=seed + number) for number in range(_SEEDS)]
-            _print_races(outcomes)
+            print(races_row(outcomes), flush=True)
             yield from outcomes
     for table in (table for size in sizes for table in _by_cells_and_by_tokens(made_up_table(size, seed=seed))):
-        print(f"\n{table.name}\n{_row(_WIDTHS)}")
+        print(f"\n{table.name}\n{HEADING}")
         for cut in cuts:
             outcome = race(table, cut, pace=pace, seed=seed)
-            _print_races([outcome])
+            print(races_row([outcome]), flush=True)
             yield outcome
 
 
@@ -253,48 +233,6 @@ def _by_cells_and_by_tokens(table: Table) -> tuple[Table, Table]:
     """The same table twice: once every cell costs the same, as `fewest_possible` counts, once what its tokens cost."""
     alike = replace(table, name=f"{table.name}, cells cost the same", anchor_tokens=None, demonstration_tokens=None)
     return alike, replace(table, name=f"{table.name}, cells cost their tokens")
-
-
-_WIDTHS = {
-    "cut": -24,
-    "pace": 12,
-    "of full": 16,
-    "of fewest": 14,
-    "rounds": 8,
-    "visits": 8,
-    "tokens": 8,
-    "same": 6,
-    "s": 8,
-}
-
-
-def _row(texts: Iterable[str]) -> str:
-    return "".join(
-        text.ljust(-width) if width < 0 else text.rjust(width)
-        for text, width in zip(texts, _WIDTHS.values(), strict=True)
-    )
-
-
-def _print_races(outcomes: list[Outcome]) -> None:
-    """One line for some races of one cut: means, and where there are several also the worst."""
-
-    def figures(values: list[float], form: str) -> str:
-        worst = f" {max(values):{form}}" if len(values) > 1 else ""
-        return f"{np.mean(values):{form}}{worst}"
-
-    tokens = outcomes[0].tokens_share
-    texts = (
-        outcomes[0].cut,
-        outcomes[0].pace,
-        figures([item.cells_computed / item.full_table for item in outcomes], ".3f"),
-        figures([item.cells_computed / max(1, item.fewest_possible) for item in outcomes], ".2f"),
-        f"{np.mean([item.rounds for item in outcomes]):.0f}",
-        f"{np.mean([item.visits_per_candidate for item in outcomes]):.2f}",
-        "-" if tokens is None else f"{tokens:.3f}",
-        "yes" if all(item.same_answer for item in outcomes) else "NO",
-        f"{np.mean([item.seconds for item in outcomes]):.1f}",
-    )
-    print(_row(texts), flush=True)
 
 
 if __name__ == "__main__":

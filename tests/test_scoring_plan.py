@@ -1,0 +1,80 @@
+"""How a round's work is shared out: every worker has a part, and no cell is in two of them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLES
+
+from nuggets.anchor_choice import choose_anchors
+from nuggets.baseline import measure_missing
+from nuggets.config import CurateConfig
+from nuggets.cuts import Cut, TopK
+from nuggets.pool import Pool, ingest_pool
+from nuggets.preparation import PreparedRun, prepare_run
+from nuggets.readers import find_source
+from nuggets.scoring_plan import Round, plan_round
+from nuggets.store import open_store
+from nuggets.worklist import read_worklist
+
+ANCHORS = 6
+
+
+@pytest.fixture
+def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[PreparedRun, Pool, str]:
+    """A run of twenty examples in shards of eight, ready to be scored."""
+    anchors = tmp_path / "anchors.json"
+    anchors.write_text(json.dumps(EXAMPLES[:ANCHORS]))
+    config = CurateConfig(
+        pool=str(pool_file), store=str(tmp_path / "store"), model=str(tiny_model), run="r", anchor_file=str(anchors)
+    )
+    prepared = prepare_run(config)
+    pool = ingest_pool(
+        open_store(config.store),
+        find_source(config.pool),
+        prepared.pool_fingerprint,
+        shard_size=8,
+        max_row_bytes=10_000,
+        max_rejected_share=0.5,
+    )
+    anchor_set = choose_anchors(prepared, config, pool, [])
+    measure_missing(prepared, anchor_set.path, 0, anchor_set.anchors)
+    return prepared, pool, anchor_set.path
+
+
+def cells(prepared: PreparedRun, plan: Round) -> Counter[tuple[str, int]]:
+    """How often each candidate and anchor stands in the work lists of a round."""
+    store = open_store(prepared.store)
+    lists = [read_worklist(store, unit.worklist) for unit in plan.units]
+    return Counter(
+        (item.candidate_id, anchor)
+        for worklist in lists
+        for items in worklist.values()
+        for item in items
+        for anchor in item.anchors
+    )
+
+
+@pytest.mark.parametrize("cut", [None, TopK(2)], ids=["whole table", "race"])
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 100])
+def test_a_round_has_a_part_for_every_worker(
+    planned: tuple[PreparedRun, Pool, str], workers: int, cut: Cut | None
+) -> None:
+    prepared, pool, anchors = planned
+    alone = plan_round(prepared, pool, anchors, cut, number=0)
+    plan = plan_round(prepared, pool, anchors, cut, number=0, workers=workers)
+    asked = cells(prepared, plan)
+    candidates = len({candidate for candidate, _ in asked})
+    assert asked == cells(prepared, alone) and set(asked.values()) == {1}
+    assert len(plan.units) >= min(workers, candidates)
+    assert sum(unit.cells for unit in plan.units) == len(asked)
+    assert all(unit.candidates for unit in plan.units)
+    assert len({unit.worklist for unit in plan.units}) == len(plan.units)
+
+
+def test_busy_shards_are_in_nobodys_part(planned: tuple[PreparedRun, Pool, str]) -> None:
+    prepared, pool, anchors = planned
+    for cut in (None, TopK(2)):
+        plan = plan_round(prepared, pool, anchors, cut, number=0, busy=[0], workers=4)
+        assert plan.units and all(0 not in unit.shards for unit in plan.units)
