@@ -56,6 +56,10 @@ class Job:
         """What the life that was started last has said."""
         return self.folder / "said.txt"
 
+    def is_scoring(self) -> bool:
+        """Whether the life that was started last has said its last line before the first cell."""
+        return "scoring " in self.said.read_text()
+
     @property
     def log(self) -> Path:
         """One line per candidate that the engine gave out: candidate and anchors."""
@@ -96,12 +100,12 @@ def crash(job: Job, *, kills: int, minutes: float, seed: int) -> Outcome:
     rng = random.Random(seed)
     started = time.monotonic()
     outcome = Outcome()
-    expected = _undisturbed(job)
+    expected, scoring_seconds = _undisturbed(job)
     end = started + 60 * minutes
     while outcome.kills < kills and time.monotonic() < end:
         with tempfile.TemporaryDirectory(dir=job.folder) as store:
             job.log.unlink(missing_ok=True)
-            _one_run(job, Path(store), outcome, rng, kills=kills, end=end)
+            _one_run(job, Path(store), outcome, rng, kills=kills, end=end, longest=scoring_seconds / 4)
             found = _selection(Path(store))
             if found != expected:
                 outcome.same_selections = False
@@ -115,13 +119,15 @@ def crash(job: Job, *, kills: int, minutes: float, seed: int) -> Outcome:
     return outcome
 
 
-def _one_run(job: Job, store: Path, outcome: Outcome, rng: random.Random, *, kills: int, end: float) -> None:
-    """Lives of one run until it gets through."""
+def _one_run(
+    job: Job, store: Path, outcome: Outcome, rng: random.Random, *, kills: int, end: float, longest: float
+) -> None:
+    """Lives of one run until it gets through; none is killed later than `longest` seconds after it begins to score."""
     before: Cells = {}
     while True:
         process = job.start(store)
         is_killed = outcome.kills < kills and time.monotonic() < end
-        scoring = _live(job, process, rng) if is_killed else False
+        scoring = _live(job, process, rng, longest) if is_killed else False
         if process.wait() != -signal.SIGKILL:
             if process.returncode:
                 outcome.problems.append(f"exit code {process.returncode}: {job.said.read_text()[-2000:]}")
@@ -131,16 +137,16 @@ def _one_run(job: Job, store: Path, outcome: Outcome, rng: random.Random, *, kil
         before = _compare(job, store, before, outcome)
 
 
-def _live(job: Job, process: "subprocess.Popen[bytes]", rng: random.Random) -> bool:
+def _live(job: Job, process: "subprocess.Popen[bytes]", rng: random.Random, longest: float) -> bool:
     """Let a life go on for a random time, then kill it if it still goes on; returns whether it had begun to score."""
     wait_for_scoring = rng.random() < 0.8
     end = time.monotonic() + (120 if wait_for_scoring else rng.uniform(0.1, 12))
     scoring = False
     while time.monotonic() < end and process.poll() is None:
-        if not scoring and "scoring " in job.said.read_text():  # its last line before the first cell
+        if not scoring and job.is_scoring():
             scoring = True
             if wait_for_scoring:
-                end = time.monotonic() + rng.uniform(0.0, 6.0)
+                end = time.monotonic() + rng.uniform(0.0, longest)
         time.sleep(0.02)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -174,11 +180,16 @@ def _stored(store: Path) -> Cells:
     return cells
 
 
-def _undisturbed(job: Job) -> list[Any]:
+def _undisturbed(job: Job) -> tuple[list[Any], float]:
+    """What a run chooses that is left alone, and how many seconds it takes from its first cell to its end."""
     with tempfile.TemporaryDirectory(dir=job.folder) as store:
-        if code := job.start(Path(store)).wait():
+        process = job.start(Path(store))
+        while process.poll() is None and not job.is_scoring():
+            time.sleep(0.02)
+        scoring = time.monotonic()
+        if code := process.wait():
             raise SystemExit(f"the undisturbed run failed with exit code {code}: {job.said.read_text()[-3000:]}")
-        return _selection(Path(store))
+        return _selection(Path(store)), time.monotonic() - scoring
 
 
 def _selection(store: Path) -> list[Any]:
