@@ -2,16 +2,28 @@
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.options import overridden, read_options_file, with_options
+from flows.s3_endpoint import s3_endpoint
 from nuggets import __version__
-from nuggets.config import DEFAULT_STORE, CurateConfig, ReselectConfig, config_from_mapping
+from nuggets.config import (
+    DEFAULT_STORE,
+    CurateConfig,
+    ReselectConfig,
+    check_address,
+    check_endpoint,
+    config_from_mapping,
+)
 from nuggets.errors import Interrupted, NuggetsError, UsageError
+
+if TYPE_CHECKING:
+    from nuggets.store import Store
 
 app = typer.Typer(
     help="Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302).",
@@ -23,6 +35,9 @@ app = typer.Typer(
 
 RunName = Annotated[str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False)]
 StoreUrl = Annotated[str, typer.Option("--store", help="Where runs live: a local folder or s3://bucket/prefix.")]
+S3Endpoint = Annotated[
+    str | None, typer.Option("--s3-endpoint", help="URL of the server that s3:// addresses mean.", show_default=False)
+]
 Out = Annotated[Path, typer.Option("--out", help="The Parquet file to write.", show_default=False)]
 
 
@@ -50,21 +65,22 @@ def reselect(**options: Any) -> None:
     from nuggets.publishing import publish_selection, undecided_candidates
 
     config = ReselectConfig(**{name: value for name, value in options.items() if value is not None})
-    if undecided_candidates(config.store, config.run, config.cut):
-        from flows.running import run_reselect
+    with s3_endpoint(config.s3_endpoint):
+        if undecided_candidates(config.store, config.run, config.cut):
+            from flows.running import run_reselect
 
-        _show_selection(run_reselect(config))
-    else:
-        _show_selection(publish_selection(config.store, config.run, config.cut, memory=config.memory_mib << 20))
+            _show_selection(run_reselect(config))
+        else:
+            _show_selection(publish_selection(config.store, config.run, config.cut, memory=config.memory_mib << 20))
 
 
 @app.command()
-def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE) -> None:
+def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
     """Write a run's cells: candidate_id, candidate_row, anchor_id, anchor_row, zero_shot, one_shot (nats)."""
     from nuggets.exporting import export_cells
-    from nuggets.store import open_store
 
-    count = export_cells(open_store(store), run, out)
+    with _given_store(store, endpoint) as place:
+        count = export_cells(place, run, out)
     typer.echo(f"{count} cells in {out}")
 
 
@@ -73,30 +89,30 @@ def scores(
     run: RunName,
     out: Out,
     store: StoreUrl = DEFAULT_STORE,
+    endpoint: S3Endpoint = None,
     selection: Annotated[str | None, typer.Option(help="Whose `kept` to show. Default: the newest selection.")] = None,
 ) -> None:
     """Write a run's scores: candidate_id, candidate_row, golden_score, wins, anchors, mean_gain (nats/token), kept."""
     from nuggets.exporting import export_scores
-    from nuggets.store import open_store
 
-    count = export_scores(open_store(store), run, out, selection)
+    with _given_store(store, endpoint) as place:
+        count = export_scores(place, run, out, selection)
     typer.echo(f"scores of {count} candidates in {out}")
 
 
 @app.command()
-def runs(store: StoreUrl = DEFAULT_STORE) -> None:
+def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
     """List the runs of a store with state, counts and cuts."""
     from nuggets.runs import list_runs, list_selections
-    from nuggets.store import open_store
 
-    place = open_store(store)
     rows: list[tuple[str, ...]] = [
         ("run", "state", "updated (UTC)", "examples", "anchors", "cells", "selections (cut: kept)")
     ]
-    for run in list_runs(place):
-        made = [f"{item['cut']['meaning']}: {item['kept']}" for item in list_selections(place, run.name)]
-        counts = [str(run.counts.get(name, "-")) for name in ("examples", "anchors", "cells")]
-        rows.append((run.name, run.state, run.updated_at[:19].replace("T", " "), *counts, "; ".join(made) or "-"))
+    with _given_store(store, endpoint) as place:
+        for run in list_runs(place):
+            made = [f"{item['cut']['meaning']}: {item['kept']}" for item in list_selections(place, run.name)]
+            counts = [str(run.counts.get(name, "-")) for name in ("examples", "anchors", "cells")]
+            rows.append((run.name, run.state, run.updated_at[:19].replace("T", " "), *counts, "; ".join(made) or "-"))
     if len(rows) == 1:
         typer.echo(f"no runs in {place.url}")
         return
@@ -108,23 +124,23 @@ def runs(store: StoreUrl = DEFAULT_STORE) -> None:
 @app.command()
 def gc(
     store: StoreUrl = DEFAULT_STORE,
+    endpoint: S3Endpoint = None,
     hours: Annotated[float, typer.Option(min=0, help="Age from which a writer's file counts as left behind.")] = 1.0,
     damaged: Annotated[bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.")] = False,
 ) -> None:
     """Sweep a store: files that killed writers left, work lists of ended runs, blocks not yet joined. Loses no cell."""
     from nuggets.garbage import find_garbage, sweep_garbage
-    from nuggets.store import open_store
 
-    place = open_store(store)
-    found = find_garbage(place, older_than=hours * 3600)
-    kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
-    typer.echo(
-        f"{len(found.leftovers)} files of killed writers, {len(found.worklists)} work lists of ended runs, "
-        f"{len(found.scattered)} folders with blocks to join, {len(found.damaged)} damaged blocks{kept}"
-    )
-    if not dry_run:
-        sweep_garbage(place, found, damaged=damaged)
+    with _given_store(store, endpoint) as place:
+        found = find_garbage(place, older_than=hours * 3600)
+        kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
+        typer.echo(
+            f"{len(found.leftovers)} files of killed writers, {len(found.worklists)} work lists of ended runs, "
+            f"{len(found.scattered)} folders with blocks to join, {len(found.damaged)} damaged blocks{kept}"
+        )
+        if not dry_run:
+            sweep_garbage(place, found, damaged=damaged)
 
 
 @app.command("import-scores")
@@ -135,16 +151,27 @@ def import_scores(
     pool: Annotated[str, typer.Option(help="The pool that was its --prompt_path.", show_default=False)],
     anchor_file: Annotated[str, typer.Option(help="The anchors that were its --test_path.", show_default=False)],
     store: StoreUrl = DEFAULT_STORE,
+    endpoint: S3Endpoint = None,
     run: Annotated[str | None, typer.Option(help="Name of the new run.")] = None,
 ) -> None:
     """Turn the score files of the authors' released program into a run that `reselect` works on."""
     from nuggets.imported_scores import import_scores as make_run
-    from nuggets.store import open_store
 
-    made = make_run(open_store(store), folder, pool=pool, anchor_file=anchor_file, run=run)
+    with _given_store(store, endpoint) as place:
+        made = make_run(place, folder, pool=pool, anchor_file=anchor_file, run=run)
     typer.echo(
         f"run {made.name}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in made.counts.items())
     )
+
+
+@contextmanager
+def _given_store(url: str, endpoint: str | None) -> "Iterator[Store]":
+    from nuggets.store import open_store
+
+    check_address("store", url)
+    check_endpoint(endpoint)
+    with s3_endpoint(endpoint):
+        yield open_store(url)
 
 
 def _version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.rounds import WORKERS, first_round, score_in_rounds
+from flows.s3_endpoint import s3_endpoint
 from nuggets.config import CurateConfig
 from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
@@ -52,6 +53,12 @@ def curate(config: CurateConfig) -> Selection:
     Args:
         config: What to curate, and how.
     """
+    with s3_endpoint(config.s3_endpoint):
+        return _recorded(config)
+
+
+def _recorded(config: CurateConfig) -> Selection:
+    """The whole job, with its outcome noted in the run's manifest whatever it is."""
     watch = Stopwatch()
     prepared = prepare(config)
     try:

@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.rounds import WORKERS, first_round, score_in_rounds
+from flows.s3_endpoint import s3_endpoint
 from nuggets.config import ReselectConfig
 from nuggets.publishing import Selection
 from tasks.judge import judge
@@ -23,10 +24,11 @@ def reselect(config: ReselectConfig) -> Selection:
     Args:
         config: The run, its store, and the new cut.
     """
-    undecided = count_undecided(config.store, config.run, config.cut)
-    if undecided:
-        prepared, pool, anchors = reopen(config.store, config.run, undecided)
-        first = first_round(prepared, pool, anchors, config.cut)
-        score_in_rounds(prepared, pool, anchors, config.cut, first)
-        judge(prepared, pool, anchors)
-    return publish(config.store, config.run, config.cut, config.memory_mib)
+    with s3_endpoint(config.s3_endpoint):
+        undecided = count_undecided(config.store, config.run, config.cut)
+        if undecided:
+            prepared, pool, anchors = reopen(config.store, config.run, undecided)
+            first = first_round(prepared, pool, anchors, config.cut)
+            score_in_rounds(prepared, pool, anchors, config.cut, first)
+            judge(prepared, pool, anchors)
+        return publish(config.store, config.run, config.cut, config.memory_mib)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.console import hide_progress, show_progress
+from flows.s3_endpoint import s3_endpoint
 from nuggets.config import CurateConfig, ReselectConfig
 from nuggets.preparation import check_config
 from nuggets.publishing import Selection
@@ -29,11 +30,12 @@ _SETTINGS = {
 
 def run_curate(config: CurateConfig) -> Selection:
     """Run the curate flow here, with the configured Prefect server or a temporary one."""
-    check_config(config)
-    with _surroundings():
-        from flows.curate import curate
+    with s3_endpoint(config.s3_endpoint):
+        check_config(config)
+        with _surroundings():
+            from flows.curate import curate
 
-        return curate(config)
+            return curate(config)
 
 
 def run_reselect(config: ReselectConfig) -> Selection:

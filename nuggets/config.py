@@ -17,6 +17,7 @@ SHARD_SIZE = 512
 MAX_ROW_BYTES = 1_000_000
 DEFAULT_CUT = TopFraction(0.05)
 MEMORY_MIB = 512
+_S3_ENDPOINT = "URL of the server that s3:// addresses mean. Default: AWS_ENDPOINT_URL or the AWS profile's, else AWS."
 _MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
 
 
@@ -91,6 +92,7 @@ class CurateConfig:
         0.5, "The run stops if more than this share of the pool's rows can't be used, 0 to 1.", ge=0, le=1
     )
     memory_mib: int = option(MEMORY_MIB, _MEMORY, ge=16)
+    s3_endpoint: str | None = option(None, _S3_ENDPOINT)
     trust_remote_code: str | None = option(
         None, "Name of the one model or encoder whose own Python code may be run. Default: none."
     )
@@ -102,6 +104,9 @@ class CurateConfig:
             raise UsageError("pool is empty: name the file or folder with the examples to choose from")
         if self.run is not None:
             check_run_name(self.run)
+        for name in ("pool", "store", "anchor_file"):
+            check_address(name, getattr(self, name))
+        check_endpoint(self.s3_endpoint)
         _check_choice("profile", self.profile, (None, "released", "plain", "chat"))
         _check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         _check_choice("racing", self.racing, ("on", "off"))
@@ -143,11 +148,14 @@ class ReselectConfig:
     top_k: int | None = option(None, "Keep this many of the best.", ge=1)
     top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", ge=0, le=1)
     memory_mib: int = option(MEMORY_MIB, _MEMORY, ge=16)
+    s3_endpoint: str | None = option(None, _S3_ENDPOINT)
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check_field(item, getattr(self, item.name))
         check_run_name(self.run)
+        check_address("store", self.store)
+        check_endpoint(self.s3_endpoint)
         if cut_from_options(self.threshold, self.top_k, self.top_fraction) is None:
             raise UsageError("no cut is given: give threshold, top_k or top_fraction")
 
@@ -182,6 +190,23 @@ def check_run_name(name: str) -> None:
         raise UsageError(
             f"run='{name}' can't be a run's name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
         )
+
+
+def check_address(name: str, address: str | None) -> None:
+    """Raise UsageError if an address holds credentials: it is stored in manifests and shown in messages."""
+    scheme, found, rest = (address or "").partition("://")
+    if found and "@" in rest.partition("/")[0]:
+        raise UsageError(
+            f"{name} holds credentials (before the '@' of its {scheme}:// address), which would be stored and shown "
+            "with it: leave them out, and give them by the AWS environment variables or a profile"
+        )
+
+
+def check_endpoint(url: str | None) -> None:
+    """Raise UsageError unless this can be the address of an S3 server."""
+    check_address("s3_endpoint", url)
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise UsageError(f"s3_endpoint='{url}' has to be a URL like https://s3.example.org or http://127.0.0.1:8333")
 
 
 def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -12,21 +12,33 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec.core
 
 from nuggets.errors import StoreError, UsageError
+from nuggets.patience import insist
+
+T = TypeVar("T")
 
 _PENDING = ".pending-"  # prefix of a file that is not whole yet; listings never show it
+
+_S3_OPTIONS = {
+    "use_listings_cache": False,  # it never expires, and would hide what other writers add
+    # Short pauses here; `insist` makes the long ones, and says so. A stalled connection is given up and opened again.
+    "config_kwargs": {
+        "connect_timeout": 10,
+        "read_timeout": 30,
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+    },
+}
 
 
 def locate(url: str) -> tuple[Any, str]:
     """The file system and the path on it that a local path or URL means."""
     if "://" not in url:
         url = os.path.abspath(os.path.expanduser(url))
-    # A listing cache never expires and would hide what other writers add. fsspec keeps one instance per set of options.
-    options = {"use_listings_cache": False} if url.startswith(("s3://", "s3a://")) else {}
+    options = _S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
@@ -35,7 +47,7 @@ def locate(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _explained(action: str, url: str, path: str) -> Iterator[None]:
+def _explained(action: str, url: str, path: str, filesystem: Any) -> Iterator[None]:
     try:
         yield
     except (TypeError, AttributeError):  # a mistake of the program, not of the store
@@ -43,19 +55,30 @@ def _explained(action: str, url: str, path: str) -> Iterator[None]:
     except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
         if isinstance(error, FileNotFoundError) and action == "read":
             raise
-        where = f"{url.rstrip('/')}/{path}"
+        where = f"{url.rstrip('/')}/{path}{_endpoint(filesystem)}"
         number = getattr(error, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT):
             advice = "the disk or quota is full: free some space or give another store; what is stored already is kept"
+        elif not _is_local(filesystem) and _is_refused(error):
+            advice = "the server refuses who asks: look at the AWS environment or profile, and at the permissions"
         elif isinstance(error, PermissionError) or number == errno.EROFS:
             advice = "no permission: give a store that this user may write, or mend its permissions"
         elif isinstance(error, FileNotFoundError):
             advice = "there is no such bucket or parent folder: create it, or give another store"
         else:
             advice = "see the cause, and run again: what is stored already is kept"
-        raise StoreError(
-            f"could not {action} {where}: {getattr(error, 'strerror', None) or error}. {advice}"
-        ) from error
+        cause = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise StoreError(f"could not {action} {where}: {cause}. {advice}") from error
+
+
+def _is_refused(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+
+
+def _endpoint(filesystem: Any) -> str:
+    """Which server was asked, where the address alone does not say."""
+    client = getattr(filesystem, "_s3", None)
+    return f" (endpoint {client.meta.endpoint_url})" if client is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +95,20 @@ class Store:
         filesystem, root = locate(self.url)
         return filesystem, posixpath.join(root, path)
 
+    def _ask(self, action: str, path: str, call: Callable[[Any, str], T]) -> T:
+        """What `call` returns, given the file system and the path there; a remote one gets several chances."""
+        filesystem, target = self._at(path)
+        with _explained(action, self.url, path, filesystem):
+            if _is_local(filesystem):
+                return call(filesystem, target)
+            return insist(lambda: call(filesystem, target), what=f"could not {action} {self.uri(path)}")
+
     def read(self, path: str) -> bytes:
         """Content of an object. Raises FileNotFoundError with its full address if it is not there."""
-        filesystem, target = self._at(path)
-        with _explained("read", self.url, path):
-            try:
-                data: bytes = filesystem.cat_file(target)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
+        try:
+            data: bytes = self._ask("read", path, lambda filesystem, target: filesystem.cat_file(target))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
         return data
 
     def open(self, path: str) -> BinaryIO:
@@ -90,7 +119,7 @@ class Store:
         filesystem, target = self._at(path)
         if not _is_local(filesystem):
             return io.BytesIO(self.read(path))
-        with _explained("read", self.url, path):
+        with _explained("read", self.url, path, filesystem):
             try:
                 return Path(target).open("rb")
             except FileNotFoundError as error:
@@ -108,40 +137,46 @@ class Store:
 
     def write(self, path: str, data: bytes) -> None:
         """Store an object: readers see all of it or nothing, also when this process is killed."""
-        filesystem, target = self._at(path)
-        with _explained("write", self.url, path):
+
+        def put(filesystem: Any, target: str) -> None:
             if _is_local(filesystem):
                 _replace_local(target, lambda pending: pending.write(data))
             else:
                 filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
 
+        self._ask("write", path, put)
+
     def write_file(self, path: str, file: Path) -> None:
         """Store a local file's content, of any size, with the promise of `write`."""
-        filesystem, target = self._at(path)
-        with _explained("write", self.url, path):
+
+        def put(filesystem: Any, target: str) -> None:
             if _is_local(filesystem):
                 with file.open("rb") as source:
                     _replace_local(target, lambda pending: shutil.copyfileobj(source, pending))
             else:
-                filesystem.put_file(
-                    str(file), target
-                )  # parts of a large upload appear together, when the last is there
+                filesystem.put_file(str(file), target)  # parts of a large one appear together, when the last is there
+
+        self._ask("write", path, put)
 
     def exists(self, path: str) -> bool:
         """Whether an object, or anything below a folder of that name, is there."""
-        filesystem, target = self._at(path)
-        with _explained("read", self.url, path):
-            return bool(filesystem.exists(target))
+        return bool(self._ask("read", path, lambda filesystem, target: filesystem.exists(target)))
 
     def list(self, folder: str) -> list[str]:
         """Paths of all objects below a folder, sorted; none if the folder is not there."""
-        filesystem, target = self._at(folder)
+
+        def find(filesystem: Any, target: str) -> list[str]:
+            if not filesystem.exists(target):
+                return []
+            if _is_local(filesystem):
+                # A folder that may not be read would be left out silently, and what is in it computed again.
+                return list(filesystem.find(target, on_error="raise"))
+            # Some servers keep an empty folder when the last object below it is deleted.
+            found = filesystem.find(target, detail=True)
+            return [name for name, entry in found.items() if entry["type"] != "directory"]
+
         _, root = locate(self.url)
-        with _explained("list", self.url, folder):
-            # A local folder that may not be read would be left out silently, and what is in it computed again.
-            strict = {"on_error": "raise"} if _is_local(filesystem) else {}
-            found = filesystem.find(target, **strict) if filesystem.exists(target) else []
-        paths = (posixpath.relpath(name, root) for name in found)
+        paths = (posixpath.relpath(name, root) for name in self._ask("list", folder, find))
         return sorted(path for path in paths if not posixpath.basename(path).startswith(_PENDING))
 
     def leftovers(self) -> dict[str, float]:
@@ -154,7 +189,7 @@ class Store:
             return {}
         now = datetime.now().timestamp()
         found: dict[str, float] = {}
-        with _explained("list", self.url, ""):
+        with _explained("list", self.url, "", filesystem):
             for folder, _, files in os.walk(root):
                 for name in files:
                     path = Path(folder, name)
@@ -165,9 +200,12 @@ class Store:
 
     def remove(self, path: str) -> None:
         """Delete an object; nothing happens if it is not there."""
-        filesystem, target = self._at(path)
-        with _explained("delete", self.url, path), contextlib.suppress(FileNotFoundError):
-            filesystem.rm_file(target)
+
+        def delete(filesystem: Any, target: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                filesystem.rm_file(target)
+
+        self._ask("delete", path, delete)
 
     def check_writable(self) -> None:
         """Raise StoreError at once, not after hours of scoring, if nothing can be stored here."""

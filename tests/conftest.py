@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tiny_models import save_tiny_llama  # noqa: E402
+
+from deployments.local_s3 import LocalS3, free_port  # noqa: E402
 
 # How long an example takes says more about what else the machine is doing than about the code.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -59,6 +62,22 @@ def pool_file(tmp_path: Path) -> Path:
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
+    """A real S3 server with a bucket `pools`; the environment says where it is, here and in child processes."""
+    import s3fs
+
+    server = LocalS3(tmp_path_factory.mktemp("s3"), free_port(), secret=f"secret-{uuid.uuid4().hex}")
+    server.start()
+    before = {name: os.environ.get(name) for name in server.environment()}
+    os.environ.update(server.environment())
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("pools")
+    yield server
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture(scope="session")

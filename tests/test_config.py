@@ -13,7 +13,7 @@ from nuggets.errors import UsageError
 FIELDS = [
     "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "profile", "threshold", "top_k",
     "top_fraction", "racing", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
-    "max_row_bytes", "max_rejected_share", "memory_mib", "trust_remote_code",
+    "max_row_bytes", "max_rejected_share", "memory_mib", "s3_endpoint", "trust_remote_code",
 ]  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def test_a_pool_is_all_that_has_to_be_given():
         "max_row_bytes": 1_000_000,
         "max_rejected_share": 0.5,
         "memory_mib": 512,
+        "s3_endpoint": None,
         "trust_remote_code": None,
     }
 

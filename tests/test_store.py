@@ -77,8 +77,11 @@ def small_disk(folder: Path) -> Iterator[bool]:
             subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def store(request, tmp_path) -> Store:
+    if request.param == "s3":
+        request.getfixturevalue("s3_server")
+        return open_store(f"s3://pools/{uuid.uuid4()}")
     return open_store(str(tmp_path / "store") if request.param == "folder" else f"memory://{uuid.uuid4()}/")
 
 

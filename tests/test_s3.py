@@ -1,0 +1,293 @@
+"""Everything on S3: a real server that stores durably, one that goes wrong now and then, one that dies."""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import s3fs
+from conftest import EXAMPLES
+from fault_proxy import FAULTS, FaultProxy, fault_proxy
+
+from deployments.local_s3 import LocalS3, free_port
+from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.errors import NuggetsError, StoreError, UsageError
+from nuggets.publishing import Selection
+from nuggets.store import _S3_OPTIONS, Store, open_store
+
+NUGGETS = str(Path(sys.executable).with_name("nuggets"))
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def anchor_file(tmp_path: Path) -> Path:
+    path = tmp_path / "anchors.json"
+    path.write_text(json.dumps(EXAMPLES[:8]))
+    return path
+
+
+@pytest.fixture
+def address(s3_server: LocalS3, pool_file: Path, anchor_file: Path) -> str:
+    """A prefix of its own with a pool and anchors."""
+    prefix = f"pools/{uuid.uuid4()}"
+    client = s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=s3_server.endpoint)
+    client.pipe_file(f"{prefix}/pool.jsonl", pool_file.read_bytes())
+    client.pipe_file(f"{prefix}/anchors.json", anchor_file.read_bytes())
+    return f"s3://{prefix}"
+
+
+def curate_here(pool: str, anchors: str, store: str, model: Path, **options: Any) -> Selection:
+    from flows.curate import curate
+
+    given = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"} | options
+    return curate(CurateConfig(pool=pool, anchor_file=anchors, store=store, model=str(model), **given))
+
+
+def curate_on_s3(address: str, model: Path, **options: Any) -> Selection:
+    return curate_here(f"{address}/pool.jsonl", f"{address}/anchors.json", f"{address}/store", model, **options)
+
+
+def on_disk(pool: Path, anchors: Path, store: Path, model: Path) -> bytes:
+    """What the same run chooses where nothing goes wrong."""
+    selection = curate_here(str(pool), str(anchors), str(store), model)
+    return Path(selection.folder, "selected.jsonl").read_bytes()
+
+
+def selected(selection: Selection) -> bytes:
+    return Store(selection.folder).read("selected.jsonl")
+
+
+def command(*arguments: str, said: list[str]) -> str:
+    done = subprocess.run([NUGGETS, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said += [done.stdout, done.stderr]
+    return done.stdout
+
+
+def test_every_command_works_on_s3_and_the_secret_is_nowhere(
+    tmp_path: Path, address: str, s3_server: LocalS3, pool_file: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
+    store = f"{address}/store"
+    place = Store(store)
+    said: list[str] = []
+    options = ["--store", store, "--anchor-file", f"{address}/anchors.json", "--run", "r", "--shard-size", "8"]
+    curate = ["curate", f"{address}/pool.jsonl", "--model", str(tiny_model), "--top-k", "5", *options]
+    assert f"{store}/runs/r/selections/top-k-5" in command(*curate, said=said)
+    assert place.read("runs/r/selections/top-k-5/selected.jsonl") == kept
+    assert "kept 3 of 20" in command("reselect", "r", "--store", store, "--top-k", "3", said=said)
+    assert "complete" in command("runs", "--store", store, said=said)
+    command("cells", "r", "--store", store, "--out", str(tmp_path / "cells.parquet"), said=said)
+    cells = pd.read_parquet(tmp_path / "cells.parquet")
+    assert 0 < len(cells) <= 20 * 8 and cells["one_shot"].notna().all()
+    command("scores", "r", "--store", store, "--out", str(tmp_path / "scores.parquet"), said=said)
+    assert len(pd.read_parquet(tmp_path / "scores.parquet")) == 20
+    assert command("gc", "--store", store, said=said).startswith("0 files of killed writers")
+
+    # Not in the store, nor with Prefect (parameters, artifacts, logs), nor in what commands say, of errors too.
+    wrong = os.environ | {"AWS_SECRET_ACCESS_KEY": "wrong-" + s3_server.secret}
+    refused = subprocess.run([NUGGETS, *curate], capture_output=True, text=True, env=wrong)
+    assert refused.returncode == 2 and "Check address, credentials and permissions" in refused.stderr
+    texts = [place.read(path) for path in place.list("")]
+    texts += [path.read_bytes() for path in Path(os.environ["PREFECT_HOME"]).rglob("*") if path.is_file()]
+    texts += [text.encode() for text in (*said, refused.stdout, refused.stderr)]
+    assert b"top_k" in b"".join(texts)
+    assert not [text for text in texts if s3_server.secret.encode() in text]
+
+
+def test_an_endpoint_can_be_given_where_the_environment_names_none(
+    address: str, s3_server: LocalS3, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    s3fs.S3FileSystem.clear_instance_cache()
+    endpoint = s3_server.endpoint
+    first = curate_on_s3(address, tiny_model, s3_endpoint=endpoint)
+    store = f"{address}/store"
+    assert "AWS_ENDPOINT_URL_S3" not in os.environ
+    given = ["--store", store, "--s3-endpoint", endpoint]
+    assert "kept 2 of 20" in command("reselect", "r", "--top-k", "2", *given, said=[])
+    assert "best 5: 5; best 2: 2" in command("runs", *given, said=[])
+    assert first.kept == 5
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("field", ["pool", "store", "s3_endpoint"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(field: str) -> None:
+    given = {"pool": "pool.jsonl", field: f"{'https' if field == 's3_endpoint' else 's3'}://me:hunter2@bucket/x"}
+    with pytest.raises(UsageError, match=f"^{field} holds credentials") as refused:
+        CurateConfig(**given)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_an_endpoint_that_is_no_url_is_refused() -> None:
+    with pytest.raises(UsageError, match="s3_endpoint='localhost:9000' has to be a URL"):
+        ReselectConfig(run="r", top_k=1, s3_endpoint="localhost:9000")
+
+
+def test_a_secret_that_is_wrong_is_named_as_the_reason(s3_server: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    with environment({"AWS_SECRET_ACCESS_KEY": "wrong"}, monkeypatch):
+        store = open_store("s3://pools/x")
+        for action in (store.check_writable, lambda: store.read("a"), lambda: store.list("a")):
+            with pytest.raises(StoreError, match="refuses who asks: look at the AWS environment") as refused:
+                action()
+            assert s3_server.endpoint in str(refused.value)
+
+
+def test_what_another_writer_adds_or_deletes_is_seen_at_once(address: str) -> None:
+    store = open_store(f"{address}/shared")
+    assert store.list("a") == [] and not store.exists("a/one")
+    program = f"""
+from nuggets.store import open_store
+store = open_store({store.url!r})
+store.write("a/one", b"1")
+store.write("a/two", b"22")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert store.list("a") == ["a/one", "a/two"] and store.read("a/two") == b"22"
+    program = program.replace('store.write("a/one", b"1")', 'store.remove("a/one")').replace('b"22"', 'b"333"')
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert store.list("a") == ["a/two"] and store.read("a/two") == b"333" and not store.exists("a/one")
+
+
+@contextlib.contextmanager
+def environment(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clients that are made anew, with these variables."""
+    with monkeypatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stalls are noticed after half a second, so that a test can afford some."""
+    config = _S3_OPTIONS["config_kwargs"] | {"connect_timeout": 0.5, "read_timeout": 0.5}
+    monkeypatch.setattr("nuggets.store._S3_OPTIONS", _S3_OPTIONS | {"config_kwargs": config})
+
+
+@pytest.fixture
+def proxy(s3_server: LocalS3, quick_timeouts: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    with fault_proxy(s3_server.endpoint, share=0.1, stall_seconds=1.0) as proxy:
+        with environment({"AWS_ENDPOINT_URL": proxy.endpoint}, monkeypatch):
+            yield proxy
+
+
+def test_a_server_that_fails_one_request_in_ten_changes_nothing(
+    tmp_path: Path, proxy: FaultProxy, address: str, pool_file: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
+    assert selected(curate_on_s3(address, tiny_model, racing="on")) == kept
+    assert proxy.passed > 50 and set(proxy.faults) == set(FAULTS)
+
+
+def test_objects_are_whole_behind_a_server_that_fails_one_request_in_ten(
+    proxy: FaultProxy, address: str, tmp_path: Path
+) -> None:
+    store = open_store(f"{address}/whole")
+    contents = {f"{number % 3}/{number}": bytes([number]) * (1 << number) for number in range(21)}
+    for path, content in contents.items():
+        if len(content) % 3:
+            store.write(path, content)
+        else:
+            file = tmp_path / "file"
+            file.write_bytes(content)
+            store.write_file(path, file)
+    for _ in range(3):
+        assert store.list("") == sorted(contents)
+        assert {path: store.read(path) for path in store.list("")} == contents
+    for path in contents:
+        store.remove(path)
+    assert store.list("") == []
+    assert proxy.faults.total() >= 10
+
+
+@pytest.fixture
+def mortal_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
+    """A server of its own, to be killed."""
+    server = LocalS3(tmp_path / "s3", free_port())
+    server.start()
+    with environment(server.environment(), monkeypatch):
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("pools")
+        yield server
+    server.kill()
+
+
+def kill_after(server: LocalS3, seconds: float, *, down: float | None) -> threading.Thread:
+    """Kill the server soon, and start it again after a while if `down` is given."""
+
+    def act() -> None:
+        time.sleep(seconds)
+        server.kill()
+        if down is not None:
+            time.sleep(down)
+            server.start()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def test_a_server_that_is_killed_and_started_again_is_waited_for(
+    tmp_path: Path,
+    mortal_s3: LocalS3,
+    quick_timeouts: None,
+    pool_file: Path,
+    anchor_file: Path,
+    tiny_model: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
+    with caplog.at_level(logging.WARNING, "nuggets.patience"):
+        killer = kill_after(mortal_s3, 0.5, down=6.0)
+        selection = curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
+        killer.join()
+    assert selected(selection) == kept
+    waited = [record.getMessage() for record in caplog.records if record.name == "nuggets.patience"]
+    assert waited and "s3://pools/store/" in waited[0] and "Trying again" in waited[0]
+
+
+def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
+    tmp_path: Path,
+    mortal_s3: LocalS3,
+    quick_timeouts: None,
+    pool_file: Path,
+    anchor_file: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import nuggets.shard_scoring
+
+    kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
+    scored: list[str] = []
+    died: list[str] = []
+    add = nuggets.shard_scoring._Rows.add
+
+    def die_at_the_tenth(rows: Any, candidate: str, values: Any) -> None:
+        scored.append(candidate)
+        add(rows, candidate, values)
+        if len(scored) == 10 and not died:
+            died.append(candidate)
+            mortal_s3.kill()
+
+    monkeypatch.setattr(nuggets.shard_scoring._Rows, "add", die_at_the_tenth)
+    monkeypatch.setattr("nuggets.patience.PATIENCE_SECONDS", 2.0)
+    with pytest.raises(NuggetsError, match=rf"could not \w+ s3://pools/store/.*\(endpoint {mortal_s3.endpoint}\)"):
+        curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
+    mortal_s3.start()
+    first = set(scored)
+    scored.clear()
+    assert selected(curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)) == kept
+    assert len(first) < 20 and len(scored) == 20 - 8  # the first shard's eight candidates are not computed again
