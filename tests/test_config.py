@@ -185,7 +185,8 @@ def test_an_unknown_key_is_named_beside_all_known_ones():
     assert str(refused.value) == (
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
         "anchor_file, profile, threshold, top_k, top_fraction, racing, shard_size, seed, anchor_tokens, "
-        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, memory_mib, trust_remote_code"
+        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, memory_mib, s3_endpoint, "
+        "trust_remote_code"
     )
 
 
