@@ -66,7 +66,7 @@ class Job:
         return self.folder / "engine.log"
 
     def computed(self) -> list[tuple[str, str]]:
-        """Every cell that the engine gave out, in order, as often as it did."""
+        """Every cell that the engine gave out since the run began, in order, as often as it did."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         whole = [json.loads(line) for line in lines if line.endswith("]")]
         return [(candidate, anchor) for candidate, anchors in whole for anchor in anchors]
@@ -125,6 +125,7 @@ def _one_run(
     """Lives of one run until it gets through; none is killed later than `longest` seconds after it begins to score."""
     before: Cells = {}
     while True:
+        earlier = len(job.computed())
         process = job.start(store)
         is_killed = outcome.kills < kills and time.monotonic() < end
         scoring = _live(job, process, rng, longest) if is_killed else False
@@ -134,7 +135,7 @@ def _one_run(
             return
         outcome.kills += 1
         outcome.kills_while_scoring += scoring
-        before = _compare(job, store, before, outcome)
+        before = _compare(store, before, job.computed()[earlier:], outcome)
 
 
 def _live(job: Job, process: "subprocess.Popen[bytes]", rng: random.Random, longest: float) -> bool:
@@ -153,12 +154,11 @@ def _live(job: Job, process: "subprocess.Popen[bytes]", rng: random.Random, long
     return scoring
 
 
-def _compare(job: Job, store: Path, before: Cells, outcome: Outcome) -> Cells:
-    """Look at the store after a kill: what was there is there, and what the engine gave out is, but for a block."""
+def _compare(store: Path, before: Cells, computed: list[tuple[str, str]], outcome: Outcome) -> Cells:
+    """Look at the store after a kill: what was there is there, and what this life computed is, but for a block."""
     now = _stored(store)
     lost = [cell for cell, value in before.items() if cell not in now or not np.isclose(now[cell], value, atol=1e-2)]
     outcome.cells_lost += len(lost)
-    computed = job.computed()
     missing = [cell for cell in dict.fromkeys(computed) if cell not in now]
     in_flight = {candidate for candidate, _ in missing}
     if len(in_flight) > BLOCK:
