@@ -16,7 +16,7 @@ from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
-from nuggets.stopping import check_stop
+from nuggets.stopping import check_stop, request_stop
 from tasks.anchor_set import choose_anchor_set
 from tasks.baseline import measure_baseline
 from tasks.embed import embed
@@ -62,14 +62,16 @@ def _recorded(config: CurateConfig) -> Selection:
     watch = Stopwatch()
     prepared = prepare(config)
     try:
-        selection = _curate(config, prepared, watch)
+        return _curate(config, prepared, watch)
     except BaseException as error:
-        state = RunState.INTERRUPTED if isinstance(error, (Interrupted, KeyboardInterrupt)) else RunState.FAILED
+        is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        if not is_failure:
+            request_stop()  # cancelled: tasks that are in other threads end soon too, and store what they have
         # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
         with contextlib.suppress(StoreError):
+            state = RunState.FAILED if is_failure else RunState.INTERRUPTED
             record.fn(prepared.store, prepared.name, state, f"{error}" or type(error).__name__, seconds=watch.seconds)
         raise
-    return selection
 
 
 def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Selection:

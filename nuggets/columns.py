@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,20 +47,27 @@ def save_tables(file: Path, tables: Iterable[Any]) -> int:
 def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> Any:
     """The pyarrow table stored at `path`, all or some of its columns. Raises DamagedTable naming the file."""
     with store.open(path) as file, _named_if_damaged(store, path):
-        return pq.read_table(
-            file, columns=list(columns) if columns is not None else None, page_checksum_verification=True
-        )
+        return _opened(file).read(_listed(columns), use_threads=False)
 
 
 def read_batches(store: Store, path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
     """A stored table, one row group in memory at a time. Raises DamagedTable naming the file."""
     with store.open(path) as file:
         with _named_if_damaged(store, path):
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            parquet = _opened(file)
         for group in range(parquet.num_row_groups):
             with _named_if_damaged(store, path):
-                table = parquet.read_row_group(group, columns=list(columns) if columns is not None else None)
+                table = parquet.read_row_group(group, _listed(columns), use_threads=False)
             yield table
+
+
+def _opened(file: BinaryIO) -> Any:
+    # No threads of Arrow's own: where the machine is busy, a process that ends while they do is sometimes aborted.
+    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+
+
+def _listed(columns: Sequence[str] | None) -> list[str] | None:
+    return list(columns) if columns is not None else None
 
 
 def _laid_down(schema: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 from nuggets.cuts import Cut, TopFraction, cut_from_options
@@ -11,7 +12,8 @@ Profile = Literal["released", "plain", "chat"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Racing = Literal["on", "off"]
 
-EXCLUSIVE = (("threshold", "top_k", "top_fraction"), ("anchors", "anchor_file"))  # at most one of each
+CUTS = ("threshold", "top_k", "top_fraction")
+EXCLUSIVE = (CUTS, ("anchors", "anchor_file"))  # at most one of each
 DEFAULT_STORE = "./nuggets-store"
 SHARD_SIZE = 512
 MAX_ROW_BYTES = 1_000_000
@@ -19,6 +21,16 @@ DEFAULT_CUT = TopFraction(0.05)
 MEMORY_MIB = 512
 _S3_ENDPOINT = "URL of the server that s3:// addresses mean. Default: AWS_ENDPOINT_URL or the AWS profile's, else AWS."
 _MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
+
+
+def _refused(*exclusive: tuple[str, ...], needed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """JSON schema of what a form made from a configuration has to refuse: two of a group at once, none of `needed`."""
+    given, left_out = {"not": {"type": "null"}}, {"type": "null"}
+    pairs = [pair for group in exclusive for pair in combinations(group, 2)]
+    refused: list[dict[str, Any]] = [{"required": [*pair], "properties": dict.fromkeys(pair, given)} for pair in pairs]
+    if needed:
+        refused.append({"properties": dict.fromkeys(needed, left_out)})
+    return {"json_schema_extra": {"not": {"anyOf": refused}}}  # as pydantic wants it, which makes the forms
 
 
 def option(default: Any, description: str, **bounds: float) -> Any:
@@ -29,6 +41,8 @@ def option(default: Any, description: str, **bounds: float) -> Any:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurateConfig:
     """What to curate, and how; a wrong value is refused by its field's name, the value, and what is allowed."""
+
+    __pydantic_config__ = _refused(*EXCLUSIVE)
 
     pool: str = field(
         metadata={
@@ -141,6 +155,8 @@ class CurateConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReselectConfig:
     """A finished run and a new cut for it; a wrong value is refused by its field's name and what is allowed."""
+
+    __pydantic_config__ = _refused(CUTS, needed=CUTS)
 
     run: str = field(metadata={"description": "Name of the run, as `nuggets runs` shows it."})
     store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")

@@ -14,7 +14,14 @@ class InputError(NuggetsError, ValueError):
 
 
 class StoreError(NuggetsError, OSError):
-    """The store could not be read or written; what it already holds is untouched."""
+    """The store could not be read or written; what it already holds is untouched.
+
+    `may_pass`: whether the same may succeed later, because a server was away or a disk full.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class DamagedTable(StoreError):

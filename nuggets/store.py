@@ -17,11 +17,13 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec.core
 
 from nuggets.errors import StoreError, UsageError
-from nuggets.patience import insist
+from nuggets.patience import insist, may_pass
 
 T = TypeVar("T")
 
 _PENDING = ".pending-"  # prefix of a file that is not whole yet; listings never show it
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _S3_OPTIONS = {
     "use_listings_cache": False,  # it never expires, and would hide what other writers add
@@ -57,7 +59,7 @@ def _explained(action: str, url: str, path: str, filesystem: Any) -> Iterator[No
             raise
         where = f"{url.rstrip('/')}/{path}{_endpoint(filesystem)}"
         number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT):
+        if number in _FULL:
             advice = "the disk or quota is full: free some space or give another store; what is stored already is kept"
         elif not _is_local(filesystem) and _is_refused(error):
             advice = "the server refuses who asks: look at the AWS environment or profile, and at the permissions"
@@ -68,7 +70,8 @@ def _explained(action: str, url: str, path: str, filesystem: Any) -> Iterator[No
         else:
             advice = "see the cause, and run again: what is stored already is kept"
         cause = str(getattr(error, "strerror", None) or error).rstrip(".")
-        raise StoreError(f"could not {action} {where}: {cause}. {advice}") from error
+        passing = number in _FULL or (not _is_local(filesystem) and may_pass(error))
+        raise StoreError(f"could not {action} {where}: {cause}. {advice}", may_pass=passing) from error
 
 
 def _is_refused(error: Exception) -> bool:

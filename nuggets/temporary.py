@@ -21,5 +21,6 @@ def temporary_folder() -> Iterator[Path]:
                 raise
             raise StoreError(
                 f"no space left for temporary files in {Path(name).parent}: free some, or set TMPDIR to a folder with "
-                f"room ({os.strerror(error.errno)})"
+                f"room ({os.strerror(error.errno)})",
+                may_pass=True,
             ) from error

@@ -8,9 +8,10 @@ from nuggets.preparation import PreparedRun
 from nuggets.progress import report_stage
 from nuggets.readers import find_source
 from nuggets.store import open_store
+from tasks.retrying import RETRYING
 
 
-@task(task_run_name="ingest {config.pool}")
+@task(task_run_name="ingest {config.pool}", **RETRYING)
 def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
     """Read the pool in whatever format it has; bad rows go to rejects.jsonl, duplicates are merged."""
     pool = ingest_pool(

@@ -6,9 +6,10 @@ from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.pool import Pool
 from nuggets.preparation import PreparedRun
 from nuggets.scoring_plan import Round, plan_round
+from tasks.retrying import RETRYING
 
 
-@task(task_run_name="prune before round {number}")
+@task(task_run_name="prune before round {number}", **RETRYING)
 def plan(
     prepared: PreparedRun,
     pool: Pool,

@@ -5,9 +5,10 @@ from prefect import task
 from nuggets.config import CurateConfig
 from nuggets.preparation import PreparedRun, prepare_run
 from nuggets.progress import report_stage
+from tasks.retrying import RETRYING
 
 
-@task(task_run_name="prepare {config.pool}")
+@task(task_run_name="prepare {config.pool}", **RETRYING)
 def prepare(config: CurateConfig) -> PreparedRun:
     """Hash pool, model and encoder, and open the run in its store."""
     prepared = prepare_run(config)

@@ -5,9 +5,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.publishing import Selection, publish_selection, read_report
+from tasks.retrying import RETRYING
 
 
-@task(task_run_name="publish {run}")
+@task(task_run_name="publish {run}", **RETRYING)
 def publish(store: str, run: str, cut: Threshold | TopK | TopFraction, memory_mib: int) -> Selection:
     """Apply the cut and publish what it keeps; its report and the best and worst ten become artifacts."""
     selection = publish_selection(store, run, cut, memory=memory_mib << 20)

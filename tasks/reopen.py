@@ -7,9 +7,10 @@ from nuggets.preparation import PreparedRun, reopen_run
 from nuggets.progress import report_stage
 from nuggets.runs import read_run
 from nuggets.store import open_store
+from tasks.retrying import RETRYING
 
 
-@task(task_run_name="reopen {run}")
+@task(task_run_name="reopen {run}", **RETRYING)
 def reopen(store: str, run: str, undecided: int) -> tuple[PreparedRun, Pool, str]:
     """The run as it was prepared, its pool, and the path of its anchors."""
     report_stage(f"run {run}: {undecided} candidates lack cells that this cut needs; scoring goes on where it stopped")

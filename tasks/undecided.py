@@ -4,9 +4,10 @@ from prefect import task
 
 from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.publishing import undecided_candidates
+from tasks.retrying import RETRYING
 
 
-@task(task_run_name="undecided candidates of {run}")
+@task(task_run_name="undecided candidates of {run}", **RETRYING)
 def count_undecided(store: str, run: str, cut: Threshold | TopK | TopFraction) -> int:
     """How many of a run's candidates lack cells that the cut needs."""
     return undecided_candidates(store, run, cut)

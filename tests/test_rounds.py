@@ -16,7 +16,7 @@ from conftest import EXAMPLES
 
 import tasks.score
 from nuggets.config import CurateConfig, ReselectConfig
-from nuggets.errors import NuggetsError, UsageError
+from nuggets.errors import UsageError
 from nuggets.publishing import Selection
 from nuggets.shard_scoring import score_unit
 
@@ -236,25 +236,6 @@ def test_a_round_does_not_wait_for_a_slow_shard(
     monkeypatch.setattr(flows.curate, "curate", two_at_once)
     assert chosen(run_flow(wide_pool, tmp_path / "two", tiny_model, anchor_file)) == chosen(raced.selection)
     assert over.is_set() and len(set(others_rounds)) > 1
-
-
-def test_a_shard_that_fails_keeps_nobody_else_and_is_all_that_a_rerun_computes(
-    tmp_path: Path, wide_pool: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = tmp_path / "store"
-
-    def failing(prepared: Any, unit: Any, anchors_path: str, **options: Any) -> int:
-        if 1 in unit.shards:
-            raise RuntimeError("CUDA error: device-side assert triggered")
-        return score_unit(prepared, unit, anchors_path, **options)
-
-    monkeypatch.setattr(tasks.score, "score_unit", failing)
-    with pytest.raises(NuggetsError, match=r"1 tasks of stage 'score' failed \(shards 1\), first: CUDA error"):
-        run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
-    assert len(stored_cells(store)) == 1200 - 16 * 20
-    monkeypatch.undo()
-    run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
-    assert counts(store)["cells_computed"] == 16 * 20
 
 
 def test_new_anchors_and_a_second_pool_compute_just_the_missing_cells(

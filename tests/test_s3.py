@@ -19,6 +19,8 @@ import s3fs
 from conftest import EXAMPLES
 from fault_proxy import FAULTS, FaultProxy, fault_proxy
 
+import tasks.plan
+import tasks.score
 from deployments.local_s3 import LocalS3, free_port
 from nuggets.config import CurateConfig, ReselectConfig
 from nuggets.errors import NuggetsError, StoreError, UsageError
@@ -283,7 +285,9 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
             mortal_s3.kill()
 
     monkeypatch.setattr(nuggets.shard_scoring._Rows, "add", die_at_the_tenth)
-    monkeypatch.setattr("nuggets.patience.PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr("nuggets.patience.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [0.1])
+    monkeypatch.setattr(tasks.plan.plan, "retry_delay_seconds", [0.1])
     with pytest.raises(NuggetsError, match=rf"could not \w+ s3://pools/store/.*\(endpoint {mortal_s3.endpoint}\)"):
         curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
     mortal_s3.start()

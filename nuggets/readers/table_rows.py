@@ -21,9 +21,9 @@ def read_parquet(address: str, max_row_bytes: int) -> Iterator[object]:
     """The rows of a Parquet file. Raises InputError where it is damaged. A row group is in memory at a time."""
     try:
         with open_stored(address) as file:
-            table = pq.ParquetFile(file)
+            table = pq.ParquetFile(file, pre_buffer=False)
             missing = table.metadata.num_rows
-            for batch in table.iter_batches(_BATCH_ROWS):
+            for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
                 missing -= batch.num_rows
                 yield from _batch_rows(batch, max_row_bytes)
             if missing:

@@ -1,0 +1,40 @@
+"""When a task that has failed is tried again: if that can help, after pauses that grow and differ by chance."""
+
+from typing import Any
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+
+from nuggets.errors import NuggetsError, StoreError
+from nuggets.progress import report_stage
+
+_PAUSES = (5.0, 20.0, 60.0)  # seconds, each up to half longer or shorter: shards that fail together come back apart
+
+
+def can_help(error: object) -> bool:
+    """Whether the same task may succeed next time: not so where data, parameters or the program are at fault.
+
+    A store that is away comes back and a full disk is made room on; a device runs out of memory because of somebody
+    else, or is lost. What was computed before is found in the store, so trying again is cheap.
+    """
+    if isinstance(error, NuggetsError):
+        return isinstance(error, StoreError) and error.may_pass
+    return isinstance(error, (RuntimeError, MemoryError, OSError)) and not isinstance(
+        error, (FileNotFoundError, PermissionError, NotImplementedError, RecursionError)
+    )
+
+
+def _try_again(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    if can_help(error):
+        report_stage(f"{run.name} failed and is tried again soon: {error}")
+        return True
+    return False
+
+
+RETRYING: dict[str, Any] = {
+    "retries": len(_PAUSES),
+    "retry_delay_seconds": list(_PAUSES),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _try_again,
+}

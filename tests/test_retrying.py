@@ -1,0 +1,153 @@
+"""Tasks that fail: tried again where that can help, not where it can't, and the others go on."""
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import EXAMPLES
+
+import tasks.ingest
+import tasks.score
+from nuggets.config import CurateConfig
+from nuggets.errors import DamagedTable, InputError, Interrupted, NuggetsError, StoreError, UsageError
+from nuggets.publishing import Selection
+from nuggets.shard_scoring import score_unit
+from tasks.retrying import can_help
+
+
+@pytest.mark.parametrize(
+    ("error", "helps"),
+    [
+        (StoreError("the server is away", may_pass=True), True),
+        (StoreError("no permission"), False),
+        (DamagedTable("not a table"), False),
+        (InputError("no finite log-probability"), False),
+        (UsageError("threshold=7"), False),
+        (Interrupted("stopped on request"), False),
+        (NuggetsError("anything"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (ConnectionResetError("reset by peer"), True),
+        (TimeoutError("stalled"), True),
+        (MemoryError(), True),
+        (FileNotFoundError("gone"), False),
+        (PermissionError("forbidden"), False),
+        (NotImplementedError("no such kernel"), False),
+        (KeyError("x"), False),
+        (TypeError("x"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_trying_again_helps_against_what_may_pass(error: Exception, helps: bool) -> None:
+    assert can_help(error) is helps
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in (tasks.score.score, tasks.ingest.ingest):
+        monkeypatch.setattr(task, "retry_delay_seconds", [0.05, 0.1, 0.2])
+
+
+@pytest.fixture
+def anchor_file(tmp_path: Path) -> Path:
+    path = tmp_path / "anchors.json"
+    path.write_text(json.dumps(EXAMPLES[:6]))
+    return path
+
+
+def run_flow(pool: Path, store: Path, model: Path, anchors: Path) -> Selection:
+    from flows.curate import curate
+
+    options = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"}
+    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **options))
+
+
+def counts(store: Path) -> dict[str, int]:
+    return json.loads((store / "runs/r/manifest.json").read_text())["counts"]
+
+
+class Failing:
+    """`score_unit` that fails for one shard so many times, and counts how often each was tried."""
+
+    def __init__(self, shard: int, error: Exception, times: int) -> None:
+        self.shard, self.error, self.times = shard, error, times
+        self.tries: Counter[int] = Counter()
+
+    def __call__(self, prepared: Any, unit: Any, anchors_path: str, **options: Any) -> int:
+        (shard,) = unit.shards
+        self.tries[shard] += 1
+        if shard == self.shard and self.tries[shard] <= self.times:
+            raise self.error
+        return score_unit(prepared, unit, anchors_path, **options)
+
+
+@pytest.mark.usefixtures("prefect_server", "short_pauses")
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), StoreError("the disk is full", may_pass=True)],
+    ids=["out of memory", "disk full"],
+)
+def test_a_shard_that_fails_for_a_while_is_tried_again_and_the_run_ends_well(
+    tmp_path: Path,
+    pool_file: Path,
+    anchor_file: Path,
+    tiny_model: Path,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failing = Failing(1, error, times=2)
+    monkeypatch.setattr(tasks.score, "score_unit", failing)
+    with caplog.at_level(logging.INFO, "nuggets.progress"):
+        assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
+    assert failing.tries == {0: 1, 1: 3, 2: 1}
+    said = [record.getMessage() for record in caplog.records if "is tried again soon" in record.getMessage()]
+    assert said == [f"score round 0 part 001: 48 cells failed and is tried again soon: {error}"] * 2
+
+
+@pytest.mark.usefixtures("prefect_server", "short_pauses")
+def test_a_shard_that_goes_on_failing_ends_the_run_by_name_when_all_others_are_done(
+    tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing(1, RuntimeError("CUDA error: device lost"), times=99)
+    monkeypatch.setattr(tasks.score, "score_unit", failing)
+    with pytest.raises(NuggetsError, match=r"1 tasks of stage 'score' failed \(shards 1\), first: CUDA error: device"):
+        run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
+    assert failing.tries == {0: 1, 1: 4, 2: 1}
+    manifest = json.loads((tmp_path / "store/runs/r/manifest.json").read_text())
+    assert manifest["state"] == "failed" and "shards 1" in manifest["message"]
+
+    failing.times = 0
+    failing.tries.clear()
+    assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
+    assert failing.tries == {1: 1} and counts(tmp_path / "store")["cells_computed"] == 8 * 6
+
+
+@pytest.mark.usefixtures("prefect_server", "short_pauses")
+@pytest.mark.parametrize("error", [InputError("no finite log-probability"), TypeError("a mistake")], ids=type)
+def test_what_no_repetition_mends_is_not_repeated(
+    tmp_path: Path,
+    pool_file: Path,
+    anchor_file: Path,
+    tiny_model: Path,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failing = Failing(1, error, times=99)
+    monkeypatch.setattr(tasks.score, "score_unit", failing)
+    with pytest.raises(NuggetsError, match=r"failed \(shards 1\)"):
+        run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
+    assert failing.tries == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.usefixtures("prefect_server", "short_pauses")
+def test_bad_parameters_fail_at_once(tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path) -> None:
+    run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(EXAMPLES[0]) + "\n")
+    with pytest.raises(UsageError, match="exists and was made from something else"):
+        run_flow(other, tmp_path / "store", tiny_model, anchor_file)
