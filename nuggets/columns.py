@@ -47,23 +47,27 @@ def save_tables(file: Path, tables: Iterable[Any]) -> int:
 def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> Any:
     """The pyarrow table stored at `path`, all or some of its columns. Raises DamagedTable naming the file."""
     with store.open(path) as file, _named_if_damaged(store, path):
-        return _opened(file).read(_listed(columns), use_threads=False)
+        parquet = _opened(file, columns)
+        return parquet.read(_listed(columns), use_threads=False)
 
 
 def read_batches(store: Store, path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
     """A stored table, one row group in memory at a time. Raises DamagedTable naming the file."""
     with store.open(path) as file:
         with _named_if_damaged(store, path):
-            parquet = _opened(file)
+            parquet = _opened(file, columns)
         for group in range(parquet.num_row_groups):
             with _named_if_damaged(store, path):
                 table = parquet.read_row_group(group, _listed(columns), use_threads=False)
             yield table
 
 
-def _opened(file: BinaryIO) -> Any:
+def _opened(file: BinaryIO, columns: Sequence[str] | None) -> Any:
     # No threads of Arrow's own: where the machine is busy, a process that ends while they do is sometimes aborted.
-    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+    parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+    if missing := set(columns or ()) - set(parquet.schema_arrow.names):  # they would be left out without a word
+        raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(missing))}")
+    return parquet
 
 
 def _listed(columns: Sequence[str] | None) -> list[str] | None:
@@ -86,7 +90,7 @@ def _laid_down(schema: Any) -> dict[str, Any]:
 def _named_if_damaged(store: Store, path: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:  # what damaged bytes raise
         raise DamagedTable(
             f"{store.uri(path)} is damaged and can't be read as Parquet ({error}): delete this file and run again; "
             "only what it held is computed anew"
