@@ -1,7 +1,8 @@
 # make demo   set up, then curate the demo pool and show what came of it
 # make test   set up, then linters, type checks and the whole test suite
-# make slow   set up, then the tests that take minutes: a run that is killed at random moments, 25 times
+# make slow   set up, then the tests that take minutes: runs that are killed, deployments with server and worker
 # make bench  set up, then the engine against three other algorithms; OPTIONS="--quick" for two minutes of it
+# make up     set up, then start Prefect server, worker and S3 server on loopback, and deploy;  make down  stop them
 # make check  linters and type checks only;  make fix  format and mend what can be mended
 
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 OPTIONS ?=
 
-.PHONY: demo test slow bench check fix clean
+.PHONY: demo test slow bench up down check fix clean
 
 demo: .venv/ready
 	$(BIN)/python demo/run.py
@@ -30,6 +31,12 @@ slow: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/engine.py $(OPTIONS)
+
+up: .venv/ready
+	$(BIN)/python deployments/local_stack.py up $(OPTIONS)
+
+down:
+	$(BIN)/python deployments/local_stack.py down $(OPTIONS)
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -50,4 +57,4 @@ fix: .venv/ready
 	@touch $@
 
 clean:
-	rm -rf .venv .prefect .cache .demo
+	rm -rf .venv .prefect .cache .demo .stack

@@ -1,0 +1,263 @@
+"""What users do with deployments: against a real server, a real worker and a real S3 server. Minutes: `make slow`."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import s3fs
+from conftest import EXAMPLES
+
+from deployments.local_s3 import free_port
+from deployments.local_stack import BUCKET, LocalStack, _family
+from nuggets.cells import list_blocks, read_block
+from nuggets.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+
+
+class Api:
+    """The server's REST API, as the UI uses it."""
+
+    def __init__(self, url: str) -> None:
+        self.client = httpx.Client(base_url=url, timeout=60)
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return self.client.get(f"/deployments/name/{name}").raise_for_status().json()
+
+    def start(self, name: str, **config: Any) -> str:
+        """Start a run as the form does; its id."""
+        return self.try_to_start(name, **config).raise_for_status().json()["id"]
+
+    def try_to_start(self, name: str, **config: Any) -> httpx.Response:
+        body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED", "name": "Scheduled"}}
+        return self.client.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", json=body)
+
+    def state(self, run: str) -> dict[str, Any]:
+        return self.client.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
+
+    def history(self, run: str) -> list[tuple[str, str, str]]:
+        """Every state that a run was in, and why."""
+        states = self.client.get("/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        return [(state["timestamp"], state["name"], state["message"]) for state in states]
+
+    def set_state(self, run: str, kind: str, name: str) -> dict[str, Any]:
+        """What the buttons Cancel and Retry do; neither forces anything."""
+        body = {"state": {"type": kind, "name": name}, "force": False}
+        answer = self.client.post(f"/flow_runs/{run}/set_state", json=body).raise_for_status().json()
+        assert answer["status"] == "ACCEPT", answer
+        return answer
+
+    def runs_of(self, name: str) -> list[dict[str, Any]]:
+        body = {"deployments": {"id": {"any_": [self.deployment(name)["id"]]}}, "sort": "START_TIME_DESC"}
+        return self.client.post("/flow_runs/filter", json=body).raise_for_status().json()
+
+    def await_end(self, run: str, *, seconds: float = 300) -> dict[str, Any]:
+        return wait_for(lambda: (state := self.state(run))["type"] in OVER and state, seconds=seconds)
+
+
+def wait_for(happens: Callable[[], Any], *, seconds: float) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := happens():
+            return found
+        time.sleep(0.3)
+    raise AssertionError(f"it did not happen within {seconds} seconds")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """All that `make up` starts; the environment says where it is."""
+    stack = LocalStack(tmp_path_factory.mktemp("stack"), free_port(), free_port())
+    before = dict(os.environ)
+    os.environ.update(stack.environment())
+    try:
+        stack.up()
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield stack
+    finally:
+        stack.down()
+        os.environ.clear()
+        os.environ.update(before)
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def api(stack: LocalStack) -> Api:
+    return Api(f"{stack.ui}/api")
+
+
+@pytest.fixture(scope="module")
+def pools(stack: LocalStack) -> dict[str, str]:
+    """A small pool, one that takes a minute or more to score in full, and anchors; on S3."""
+    client = s3fs.S3FileSystem()
+    many = [{**row, "instruction": f"{row['instruction']} ({number})"} for number in range(60) for row in EXAMPLES]
+    for name, rows in {"small": EXAMPLES, "long": many, "anchors": EXAMPLES}.items():
+        client.pipe_file(f"{BUCKET}/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return {name: f"s3://{BUCKET}/{name}.jsonl" for name in ("small", "long", "anchors")}
+
+
+@pytest.fixture
+def store(stack: LocalStack, request: pytest.FixtureRequest) -> Store:
+    return Store(f"s3://{BUCKET}/{request.node.name}")
+
+
+@pytest.fixture
+def job(pools: dict[str, str], store: Store, tiny_model: Path) -> dict[str, Any]:
+    return {
+        "pool": pools["long"],
+        "anchor_file": pools["anchors"],
+        "store": store.url,
+        "run": "r",
+        "model": str(tiny_model),
+        "top_fraction": 0.1,
+        "racing": "off",
+        "shard_size": 100,
+    }
+
+
+def manifest(store: Store) -> dict[str, Any]:
+    return store.read_json("runs/r/manifest.json")
+
+
+def stored_cells(store: Store) -> set[tuple[str, str]]:
+    blocks = [read_block(store, path) for path in list_blocks(store, "cells")]
+    return {
+        (candidate, anchor)
+        for block in blocks
+        if block is not None
+        for candidate, row in zip(block.candidate_ids, block.values, strict=True)
+        for anchor, value in zip(block.anchor_ids, row, strict=True)
+        if value == value
+    }
+
+
+def begin(api: Api, store: Store, job: dict[str, Any]) -> str:
+    """A run of which some cells are stored and most are still to come."""
+    run = api.start("curate/on-demand", **job)
+    wait_for(lambda: list_blocks(store, "cells"), seconds=200)
+    assert api.state(run)["type"] == "RUNNING"
+    return run
+
+
+def finish(api: Api, store: Store, run: str, before: set[tuple[str, str]]) -> None:
+    """A run that was broken off and is retried computes what is missing, and nothing else."""
+    state = api.await_end(run)
+    assert state["type"] == "COMPLETED", api.history(run)
+    counts = manifest(store)["counts"]
+    assert manifest(store)["state"] == "complete" and counts["cells"] == 1200 * 20
+    assert counts["cells_found"] >= len(before) > 0
+    assert counts["cells_found"] + counts["cells_computed"] == counts["cells"] == len(stored_cells(store))
+
+
+def test_a_schedule_fires_and_a_second_firing_does_not_double_the_work(
+    api: Api, store: Store, job: dict[str, Any]
+) -> None:
+    deployment = api.deployment("curate/nightly")
+    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
+    api.client.patch(f"/deployments/{deployment['id']}", json={"parameters": {"config": job}}).raise_for_status()
+    often = [{"schedule": {"interval": 5}, "active": True}]
+    url = f"/deployments/{deployment['id']}/schedules"
+    made = api.client.post(url, json=often).raise_for_status().json()
+
+    def states() -> list[str]:
+        return [run["state"]["type"] for run in api.runs_of("curate/nightly")]
+
+    wait_for(lambda: states().count("CANCELLED") >= 2 and states().count("RUNNING") == 1, seconds=200)
+    api.client.delete(f"{url}/{made[0]['id']}").raise_for_status()
+    (running,) = [run["id"] for run in api.runs_of("curate/nightly") if run["state"]["type"] == "RUNNING"]
+    assert api.await_end(running)["type"] == "COMPLETED"
+    assert manifest(store)["counts"]["cells_found"] == 0
+    assert "COMPLETED" in states() and states().count("COMPLETED") == 1
+
+
+def test_a_new_cut_from_the_form_takes_seconds_and_computes_nothing(
+    api: Api, store: Store, job: dict[str, Any], pools: dict[str, str]
+) -> None:
+    first = api.start("curate/on-demand", **{**job, "pool": pools["small"]})
+    assert api.await_end(first)["type"] == "COMPLETED"
+    cells = {path: store.read(path) for path in store.list("cells")}
+    start = time.monotonic()
+    again = api.start("reselect/on-demand", run="r", store=store.url, threshold=0.5)
+    assert api.await_end(again)["type"] == "COMPLETED"
+    assert time.monotonic() - start < 60  # most of it until the worker looks, and to import Prefect
+    assert {path: store.read(path) for path in store.list("cells")} == cells
+    names = {path.split("/")[3] for path in store.list("runs/r/selections")}
+    assert names == {"top-fraction-0.1", "threshold-0.5"}
+    body = {"flow_runs": {"id": {"any_": [again]}}}
+
+    def tasks() -> set[str]:
+        return {run["name"] for run in api.client.post("/task_runs/filter", json=body).json()}
+
+    wait_for(lambda: tasks() == {"undecided candidates of r", "publish r"}, seconds=30)
+    artifacts = api.client.post("/artifacts/filter", json=body).json()
+    assert "selection" in {artifact["key"] for artifact in artifacts}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"threshold": 1.4}, "1.4 is greater than the maximum of 1"),
+        ({"threshold": 0.4, "top_k": 3}, "should not be valid"),
+        ({}, "should not be valid"),
+        ({"top_k": "many"}, "many"),
+    ],
+    ids=["out of range", "two cuts", "no cut", "not a number"],
+)
+def test_the_form_refuses_what_is_wrong_before_a_run_is_made(api: Api, config: dict[str, Any], said: str) -> None:
+    before = len(api.runs_of("reselect/on-demand"))
+    answer = api.try_to_start("reselect/on-demand", run="r", store="s3://x/y", **config)
+    assert answer.status_code in (409, 422) and said in answer.text
+    assert len(api.runs_of("reselect/on-demand")) == before
+
+
+def test_cancelling_stops_within_seconds_and_keeps_what_was_computed(
+    api: Api, store: Store, job: dict[str, Any]
+) -> None:
+    run = begin(api, store, job)
+    before = stored_cells(store)
+    start = time.monotonic()
+    api.set_state(run, "CANCELLING", "Cancelling")
+    wait_for(lambda: manifest(store)["state"] == "interrupted", seconds=60)
+    stopped = time.monotonic() - start
+    assert api.await_end(run)["type"] == "CANCELLED"
+    after = stored_cells(store)
+    assert stopped < 30 and before <= after and len(after) < 1200 * 20
+    time.sleep(3)
+    assert stored_cells(store) == after  # nobody goes on behind our back
+    again = api.start("curate/on-demand", **job)
+    finish(api, store, again, after)
+
+
+def test_a_run_whose_process_is_killed_is_crashed_and_retry_scores_what_is_missing(
+    api: Api, stack: LocalStack, store: Store, job: dict[str, Any]
+) -> None:
+    run = begin(api, store, job)
+    (worker, *others) = _family(stack.pids()["worker"])
+    for process in others:
+        os.kill(process, signal.SIGKILL)
+    assert api.await_end(run)["type"] == "CRASHED" and worker == stack.pids()["worker"]
+    before = stored_cells(store)
+    time.sleep(5)  # Prefect's worker reports a crash twice, two seconds apart; nobody presses Retry in between
+    api.set_state(run, "SCHEDULED", "AwaitingRetry")
+    finish(api, store, run, before)
+
+
+def test_a_worker_that_dies_with_its_runs_leaves_none_that_runs_for_ever(
+    api: Api, stack: LocalStack, store: Store, job: dict[str, Any]
+) -> None:
+    run = begin(api, store, job)
+    stack.end("worker", signal.SIGKILL)
+    before = stored_cells(store)
+    assert api.state(run)["type"] == "RUNNING"
+    state = api.await_end(run, seconds=200)
+    assert state["type"] == "CRASHED" and "no heartbeat" in state["message"]
+    stack.start_worker()
+    api.set_state(run, "SCHEDULED", "AwaitingRetry")
+    finish(api, store, run, before)
