@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flows.meter import CellsMeter
+
 _LINE_SECONDS = 15.0
 
 
@@ -35,8 +37,8 @@ class RunDisplay(logging.Handler):
             console=self._console,
         )
         self._bar: TaskID | None = None
-        self._total = self._done = self._uncounted = 0
-        self._started = self._last_line = 0.0
+        self._meter = CellsMeter()
+        self._last_line = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
@@ -53,29 +55,22 @@ class RunDisplay(logging.Handler):
         super().close()
 
     def _count(self, more: int, computed: int) -> None:
-        self._total += more
-        self._done += computed
-        if not self._total:
+        self._meter.count(more, computed)
+        if not self._meter.total:
             return
         if self._bar is None and self._console.is_terminal:
-            self._bar = self._progress.add_task("cells", total=self._total)
-        if computed and not self._started:  # not before: loading the model is not scoring
-            self._started = self._last_line = time.monotonic()
-            self._uncounted = self._done
+            self._bar = self._progress.add_task("cells", total=self._meter.total)
         if self._bar is not None:
             if not self._progress.live.is_started:  # another round
                 self._progress.start()
-            self._progress.update(self._bar, total=self._total, completed=self._done)
-            if self._done >= self._total:
+            self._progress.update(self._bar, total=self._meter.total, completed=self._meter.done)
+            if self._meter.done >= self._meter.total:
                 self._progress.stop()
+        elif computed and not self._last_line:
+            self._last_line = time.monotonic()
         elif computed and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
-            rate = (self._done - self._uncounted) / (self._last_line - self._started)
-            left = (self._total - self._done) / rate
-            self._console.print(
-                f"scored {self._done} of {self._total} cells ({100 * self._done / self._total:.0f} %), "
-                f"{rate:.1f} cells/s, {_duration(left)} left"
-            )
+            self._console.print(self._meter.line())
 
 
 def show_progress() -> RunDisplay:
@@ -93,9 +88,3 @@ def hide_progress(display: RunDisplay) -> None:
     for name in ("nuggets", "nuggets.progress.cells"):
         logging.getLogger(name).removeHandler(display)
     display.close()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else (f"{minutes} min {rest} s" if minutes else f"{rest} s")

@@ -6,6 +6,7 @@ from typing import Any
 from prefect import unmapped
 from prefect.futures import PrefectFuture, as_completed
 
+from flows.progress_artifact import scoring_shown
 from nuggets.cuts import Cut
 from nuggets.errors import Interrupted, NuggetsError
 from nuggets.pool import Pool
@@ -40,6 +41,16 @@ def score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | 
     they stand and get no further work, so nobody waits for a slow one; nor for one that fails, which is reported when
     all others are done.
     """
+    with scoring_shown(sum(unit.cells for unit in first.units)):
+        scored = _score_in_rounds(prepared, pool, anchors, cut, first)
+    there = 100 * (first.found + scored.computed) / max(1, first.table)
+    report_stage(
+        f"cells: {scored.computed} computed in {scored.rounds} rounds, {there:.0f} % of the full table are there"
+    )
+    return scored
+
+
+def _score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round) -> Scored:
     running: dict[PrefectFuture[Any], ScoringUnit] = {}
     failed: dict[PrefectFuture[Any], ScoringUnit] = {}
     rounds = computed = 0
@@ -64,8 +75,6 @@ def score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | 
         plan_now = plan(prepared, pool, anchors, cut, plan_now.number + 1, busy, WORKERS)
     if failed:
         raise _failure(failed)
-    there = 100 * (first.found + computed) / max(1, first.table)
-    report_stage(f"cells: {computed} computed in {rounds} rounds, {there:.0f} % of the full table are there")
     return Scored(first, rounds, computed)
 
 

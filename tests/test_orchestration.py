@@ -200,6 +200,27 @@ def test_a_new_cut_from_the_form_takes_seconds_and_computes_nothing(
     assert "selection" in {artifact["key"] for artifact in artifacts}
 
 
+def test_the_ui_shows_what_a_run_does_and_how_far_it_is(api: Api, store: Store, job: dict[str, Any]) -> None:
+    run = api.start("curate/on-demand", **job)
+    of_run = {"flow_runs": {"id": {"any_": [run]}}}
+
+    def progress() -> dict[str, Any]:
+        artifacts = api.client.post("/artifacts/filter", json=of_run).json()
+        return next((item for item in artifacts if item["key"] == "scoring"), {"data": 0, "description": ""})
+
+    shown = wait_for(lambda: 0 < (found := progress())["data"] < 100 and found, seconds=200)
+    assert "cells/s" in shown["description"] and shown["description"].endswith(" left")
+    assert api.await_end(run)["type"] == "COMPLETED"
+    assert progress()["data"] == 100
+    logs = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
+
+    def lines() -> str:
+        return "\n".join(line["message"] for line in api.client.post("/logs/filter", json=logs).json())
+
+    wait_for(lambda: "% of the full table are there" in lines(), seconds=30)
+    assert "pool: 1200 rows, 1200 distinct examples" in lines()
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

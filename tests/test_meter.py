@@ -1,0 +1,39 @@
+"""What people read while cells are computed."""
+
+import pytest
+
+import flows.meter
+from flows.meter import CellsMeter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(flows.meter.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_nothing_to_do_is_all_done() -> None:
+    assert CellsMeter().percent == 100
+
+
+def test_the_rate_leaves_out_what_came_before_the_first_cell(clock: list[float]) -> None:
+    meter = CellsMeter()
+    meter.count(400, 0)
+    clock[0] += 60  # the model is loaded
+    assert meter.line() == "scored 0 of 400 cells (0 %)"
+    meter.count(0, 100)
+    assert meter.line() == "scored 100 of 400 cells (25 %)"
+    clock[0] += 10
+    meter.count(0, 100)
+    assert meter.line() == "scored 200 of 400 cells (50 %), 10.0 cells/s, 20 s left"
+
+
+def test_another_round_adds_to_what_is_to_be_done(clock: list[float]) -> None:
+    meter = CellsMeter(100)
+    meter.count(0, 50)
+    clock[0] += 1
+    meter.count(0, 50)
+    assert meter.line() == "scored 100 of 100 cells (100 %), 50.0 cells/s, 0 s left"
+    meter.count(400_000, 0)
+    assert meter.line().endswith("50.0 cells/s, 2 h 13 min left") and meter.percent < 1
