@@ -9,6 +9,7 @@ from prefect import flow, unmapped
 from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.cancelling import tasks_end_with_flow
 from flows.rounds import WORKERS, first_round, score_in_rounds
 from flows.s3_endpoint import s3_endpoint
 from nuggets.config import CurateConfig
@@ -16,7 +17,7 @@ from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
-from nuggets.stopping import check_stop, request_stop
+from nuggets.stopping import check_stop
 from tasks.anchor_set import choose_anchor_set
 from tasks.baseline import measure_baseline
 from tasks.embed import embed
@@ -62,11 +63,10 @@ def _recorded(config: CurateConfig) -> Selection:
     watch = Stopwatch()
     prepared = prepare(config)
     try:
-        return _curate(config, prepared, watch)
+        with tasks_end_with_flow():
+            return _curate(config, prepared, watch)
     except BaseException as error:
         is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-        if not is_failure:
-            request_stop()  # cancelled: tasks that are in other threads end soon too, and store what they have
         # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
         with contextlib.suppress(StoreError):
             state = RunState.FAILED if is_failure else RunState.INTERRUPTED

@@ -42,6 +42,9 @@ class _Shown(logging.Handler):
 @contextmanager
 def scoring_shown(cells: int) -> Iterator[None]:
     """Show the cells that are scored while this lasts: the `cells` of the first round, and those that others add."""
+    if not cells:
+        yield
+        return
     artifact = create_progress_artifact(0.0, key="scoring", description="no cell has been scored yet")
     shown = _Shown(cast(UUID, artifact), cells)  # a coroutine only where an event loop runs
     records = logging.getLogger(_CELLS)

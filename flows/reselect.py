@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.cancelling import tasks_end_with_flow
 from flows.rounds import WORKERS, first_round, score_in_rounds
 from flows.s3_endpoint import s3_endpoint
 from nuggets.config import ReselectConfig
@@ -24,7 +25,7 @@ def reselect(config: ReselectConfig) -> Selection:
     Args:
         config: The run, its store, and the new cut.
     """
-    with s3_endpoint(config.s3_endpoint):
+    with s3_endpoint(config.s3_endpoint), tasks_end_with_flow():
         undecided = count_undecided(config.store, config.run, config.cut)
         if undecided:
             prepared, pool, anchors = reopen(config.store, config.run, undecided)
