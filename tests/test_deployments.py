@@ -1,33 +1,91 @@
-"""prefect.yaml says what can be run: every entrypoint loads, every parameter is one that its flow knows."""
+"""prefect.yaml and the automations say what can be run: checked strictly, and without a server."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
+from prefect.automations import Automation
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
 ROOT = Path(__file__).resolve().parents[1]
+CONTENT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS = CONTENT["deployments"]
+KNOWN = {
+    "name", "entrypoint", "description", "tags", "enforce_parameter_schema", "parameters", "schedules",
+    "concurrency_limit", "work_pool",
+}  # fmt: skip
 
 
-def test_every_deployment_loads_and_its_parameters_are_known() -> None:
-    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    assert content["deployments"]
-    names = set()
-    for deployment in content["deployments"]:
-        flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
-        names.add(f"{flow.name}/{deployment['name']}")
-        assert set(deployment.get("parameters", {})) <= set(parameter_schema(flow).properties)
-        assert deployment["work_pool"]["name"] and deployment["description"]
-    assert names == {"curate/on-demand", "reselect/on-demand"}
+def flow_of(deployment: dict[str, Any]) -> Any:
+    return load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+
+
+def test_these_are_the_deployments() -> None:
+    names = [f"{flow_of(deployment).name}/{deployment['name']}" for deployment in DEPLOYMENTS]
+    assert names == ["curate/nightly", "curate/on-demand", "reselect/on-demand"]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: f"{item['entrypoint']}/{item['name']}")
+def test_a_deployment_says_nothing_that_prefect_would_ignore_or_refuse(deployment: dict[str, Any]) -> None:
+    assert set(deployment) <= KNOWN
+    assert deployment["description"] and "nuggets" in deployment["tags"]
+    assert deployment["enforce_parameter_schema"] is True
+    assert deployment["work_pool"] == CONTENT["definitions"]["work_pool"]
+    limit = deployment["concurrency_limit"]
+    assert limit["limit"] >= 1 and limit["collision_strategy"] in [item.value for item in ConcurrencyLimitStrategy]
+    schema = parameter_schema(flow_of(deployment)).model_dump()
+    given = deployment.get("parameters", {})
+    assert set(given) <= set(schema["properties"])
+    if given:
+        assert validate(given, schema, raise_on_error=True) == []
+    for schedule in deployment.get("schedules", []):
+        assert set(schedule) == {"slug", "cron", "timezone", "active"}
+        assert schedule["active"] is False  # whoever deploys decides what runs by itself
+        CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+def test_a_lost_run_is_noticed_after_more_than_two_heartbeats() -> None:
+    (automation,) = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())["automations"]
+    Automation(**automation)
+    environment = CONTENT["definitions"]["work_pool"]["job_variables"]["env"]
+    heartbeat = int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert heartbeat >= 30  # Prefect takes less as 30
+    assert automation["trigger"]["within"] > 2 * heartbeat
+    ends = {"Completed", "Failed", "Cancelled", "Crashed"}
+    assert {name.rpartition(".")[2] for name in automation["trigger"]["expect"]} == {*ends, "heartbeat"}
 
 
 def test_forms_describe_and_bound_every_field() -> None:
-    from flows.curate import curate
-    from flows.reselect import reselect
-
-    for flow in (curate, reselect):
-        schema = parameter_schema(flow)
+    for deployment in DEPLOYMENTS:
+        schema = parameter_schema(flow_of(deployment))
         (form,) = schema.definitions.values()
         assert all(field.get("description") for field in form["properties"].values())
         (number, _) = form["properties"]["threshold"]["anyOf"]
         assert (number["minimum"], number["maximum"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "config", "is_fine"),
+    [
+        (0, {"pool": "p.jsonl"}, True),
+        (0, {"pool": "p.jsonl", "threshold": 0.5}, True),
+        (0, {"pool": "p.jsonl", "threshold": 0.5, "top_k": None}, True),
+        (0, {"pool": "p.jsonl", "threshold": 0.5, "top_k": 3}, False),
+        (0, {"pool": "p.jsonl", "anchors": 5, "anchor_file": "a.json"}, False),
+        (0, {"pool": "p.jsonl", "threshold": 1.5}, False),
+        (0, {}, False),
+        (2, {"run": "r", "top_fraction": 0.5}, True),
+        (2, {"run": "r", "top_fraction": 0.5, "threshold": None, "top_k": None}, True),
+        (2, {"run": "r", "top_fraction": 0.5, "threshold": 0.5}, False),
+        (2, {"run": "r"}, False),
+        (2, {"run": "r", "threshold": None}, False),
+    ],
+)
+def test_a_form_refuses_two_cuts_and_none(deployment: int, config: dict[str, Any], is_fine: bool) -> None:
+    schema = parameter_schema(flow_of(DEPLOYMENTS[deployment])).model_dump()
+    assert (validate({"config": config}, schema) == []) is is_fine
