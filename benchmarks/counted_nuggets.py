@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,7 @@ def noted(log: str) -> None:
                     os.write(handle, line.encode())
                     yield row
 
-        score(
-            shard_scoring.Scorer(scorer.store, scorer.folder, scorer.profile, Counted(), scorer.should_stop),
-            missing,
-            anchors,
-        )
+        score(replace(scorer, model=Counted()), missing, anchors)
 
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     shard_scoring._score = with_note

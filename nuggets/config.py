@@ -105,6 +105,11 @@ class CurateConfig:
     max_rejected_share: float = option(
         0.5, "The run stops if more than this share of the pool's rows can't be used, 0 to 1.", ge=0, le=1
     )
+    max_bad_candidates: int = option(
+        0,
+        "How many candidates may be set aside because the model gives no number for them; with more the run fails.",
+        ge=0,
+    )
     memory_mib: int = option(MEMORY_MIB, _MEMORY, ge=16)
     s3_endpoint: str | None = option(None, _S3_ENDPOINT)
     trust_remote_code: str | None = option(

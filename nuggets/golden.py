@@ -4,7 +4,7 @@ A candidate wins an anchor if its cell is strictly above the anchor's baseline (
 loss. Where cells are missing the score is an interval, never a number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,8 @@ class GoldenTable:
 
     @property
     def golden_score(self) -> NDArray[np.float64]:
-        """Wins over anchors, 0 to 1; NaN where cells are missing; 0 for a candidate that is judged on no anchor."""
-        return np.where(self.cells == self.anchors, self.standing.low, np.nan)
+        """Wins over anchors, 0 to 1; NaN where cells are missing, and for a candidate that is judged on no anchor."""
+        return np.where((self.cells == self.anchors) & (self.anchors > 0), self.standing.low, np.nan)
 
 
 def golden_table(
@@ -75,10 +75,13 @@ def golden_table(
     )
 
 
-def judged_cells(candidate_ids: Any, anchor_ids: Sequence[str], *, keep_own_cell: bool) -> NDArray[np.bool_]:
+def judged_cells(
+    candidate_ids: Any, anchor_ids: Sequence[str], *, keep_own_cell: bool, set_aside: Collection[str] = ()
+) -> NDArray[np.bool_]:
     """On which anchors `(candidates, anchors)` candidates are judged: all, but for a candidate that is the anchor.
 
-    `keep_own_cell`: profile `released` judges it on itself too, as the authors' program does.
+    `keep_own_cell`: profile `released` judges it on itself too, as the authors' program does. Who is in `set_aside` is
+    judged on none.
     """
     judged = np.ones((len(candidate_ids), len(anchor_ids)), dtype=bool)
     if not keep_own_cell:
@@ -86,4 +89,6 @@ def judged_cells(candidate_ids: Any, anchor_ids: Sequence[str], *, keep_own_cell
         for anchor, candidate in enumerate(row.to_pylist()):
             if candidate is not None:
                 judged[candidate, anchor] = False
+    if set_aside:
+        judged[pc.is_in(candidate_ids, value_set=pa.array(sorted(set_aside), pa.string())).to_numpy(False)] = False
     return judged

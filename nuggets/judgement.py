@@ -15,6 +15,7 @@ from nuggets.golden import GoldenTable, golden_table, judged_cells
 from nuggets.pool import Pool
 from nuggets.preparation import PreparedRun
 from nuggets.runs import golden_path
+from nuggets.set_aside import read_set_aside
 from nuggets.store import Store, open_store
 from nuggets.temporary import temporary_folder
 
@@ -26,6 +27,7 @@ def judge_run(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
     store = open_store(prepared.store)
     anchor_ids = [anchor.id for anchor in read_anchors(store, anchors_path)]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
+    aside = read_set_aside(store, prepared.setup.key) if prepared.max_bad_candidates else frozenset[str]()
     write_golden(
         store,
         prepared.name,
@@ -38,7 +40,10 @@ def judge_run(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
                 candidate_rows=shard.candidate_rows,
                 shard=shard.index,
                 judged=judged_cells(
-                    shard.candidate_ids, anchor_ids, keep_own_cell=prepared.setup.profile == "released"
+                    shard.candidate_ids,
+                    anchor_ids,
+                    keep_own_cell=prepared.setup.profile == "released",
+                    set_aside=aside,
                 ),
             )
             for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids)

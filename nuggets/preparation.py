@@ -25,6 +25,7 @@ class PreparedRun:
     encoder_digest: str
     trust_encoder_code: bool
     pool_fingerprint: str
+    max_bad_candidates: int = 0
 
 
 def check_config(config: CurateConfig) -> None:
@@ -66,7 +67,16 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     }
     run: Run = open_run(store, name, config=config_as_mapping(config), identity=identity, inputs=inputs)
     trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
-    return PreparedRun(run.name, store.url, setup, encoder, encoder_digest, trust_encoder_code, pool_fingerprint)
+    return PreparedRun(
+        run.name,
+        store.url,
+        setup,
+        encoder,
+        encoder_digest,
+        trust_encoder_code,
+        pool_fingerprint,
+        config.max_bad_candidates,
+    )
 
 
 def reopen_run(store_url: str, name: str) -> PreparedRun:
@@ -94,7 +104,7 @@ def reopen_run(store_url: str, name: str) -> PreparedRun:
             f"run '{name}' was scored as {run.references['scoring_key']}, and its model, limits and this version of "
             f"nuggets give {setup.key}: cells of two kinds must not be mixed; start a new run with nuggets curate"
         )
-    return PreparedRun(name, store.url, setup, None, "", False, identity["pool"])
+    return PreparedRun(name, store.url, setup, None, "", False, identity["pool"], config.max_bad_candidates)
 
 
 def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:

@@ -79,11 +79,11 @@ def whole_table(parts: Parts) -> Race:
     """Everything that is missing, for those who want every score."""
     known = undecided = asked = 0
     for part in parts():
-        missing = np.isnan(part.gains)
+        missing = _missing(part)
         known += missing.size - int(missing.sum())
         undecided += int(missing.any(axis=1).sum())
         asked += int(missing.sum()) if part.free else 0
-    choices = (Choice(part, np.isnan(part.gains)) for part in parts() if part.free)
+    choices = (Choice(part, _missing(part)) for part in parts() if part.free)
     return Race(known, undecided, asked, (choice for choice in choices if choice.cells.any()))
 
 
@@ -170,6 +170,12 @@ def chosen_cells(lost: NDArray[np.float64], tokens: NDArray[np.float64], sizes: 
     places = np.broadcast_to(np.arange(worth.shape[1]), worth.shape)
     np.put_along_axis(rank, np.argsort(-worth, axis=1, kind="stable"), places, axis=1)
     return (rank < sizes[:, None]) & ~np.isnan(lost)
+
+
+def _missing(part: Part) -> NDArray[np.bool_]:
+    """What a table of everything lacks; it does not hold those who are judged on nothing."""
+    missing: NDArray[np.bool_] = np.isnan(part.gains) & part.judged.any(axis=1, keepdims=True)
+    return missing
 
 
 class _Sample:

@@ -20,7 +20,8 @@ def rank_keys(table: GoldenTable) -> Keys:
     """
     standing = table.standing
     gain = np.where(np.isnan(table.mean_gain), -np.inf, table.mean_gain)
-    parts = [_falling(standing.high), _falling(standing.low), _falling(gain), _letters(table)]
+    high = np.where(table.anchors > 0, standing.high, -1.0)  # who is judged on nothing stands behind everybody
+    parts = [_falling(high), _falling(standing.low), _falling(gain), _letters(table)]
     return np.ascontiguousarray(np.concatenate(parts, axis=1)).view(f"S{KEY_BYTES}").ravel()
 
 

@@ -24,6 +24,8 @@ class RankedExample:
     @property
     def score(self) -> str:
         """Its golden score, or where cells are missing the interval in which it lies."""
+        if self.place.anchors == 0:
+            return "none"
         low = self.place.wins / max(1, self.place.anchors)
         high = low + (self.place.anchors - self.place.cells) / max(1, self.place.anchors)
         return f"{low:.3f}" if self.place.cells == self.place.anchors else f"{low:.3f} to {high:.3f}"
@@ -47,6 +49,7 @@ class ReportData:
 def render_report(data: ReportData) -> str:
     """The whole report."""
     quantiles = score_quantiles(data.levels)
+    judged = data.levels.standing.anchors > 0
     certain = bool(data.levels.standing.complete.all())
     names = {"0": "least", "1": "most"}
     parts = [
@@ -59,7 +62,7 @@ def render_report(data: ReportData) -> str:
             [names.get(q, f"{100 * float(q):g} %") for q in quantiles],
             [[f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}" for low, high in quantiles.values()]],
         ),
-        "```text\n" + histogram(data.levels, data.kept) + "\n```",
+        "```text\n" + histogram(data.levels.judged, data.kept[judged]) + "\n```",
     ]
     if not certain:
         parts += [
@@ -79,6 +82,7 @@ def render_report(data: ReportData) -> str:
 
 def score_quantiles(levels: Levels) -> dict[str, tuple[float, float]]:
     """Quantiles of a pool's golden scores, each with the bounds between which it lies; equal where scores are known."""
+    levels = levels.judged if levels.judged.candidates else levels
     low, high = (_quantiles(values, levels.count) for values in (levels.standing.low, levels.standing.high))
     return {f"{q:g}": (round(a, 6), round(b, 6)) for q, a, b in zip(QUANTILES, low, high, strict=True)}
 

@@ -1,6 +1,6 @@
 """The plan of a scoring round: what is stored, what the cut still needs, and what each task is to compute next."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -14,6 +14,7 @@ from nuggets.baseline import read_baseline
 from nuggets.cell_sweep import sweep_cells
 from nuggets.cells import cells_folder
 from nuggets.cuts import Cut
+from nuggets.errors import InputError
 from nuggets.golden import judged_cells
 from nuggets.pool import Candidate, Pool, read_candidates
 from nuggets.preparation import PreparedRun
@@ -22,6 +23,7 @@ from nuggets.prompts import PromptProfile
 from nuggets.racing import Choice, Pace, Part, next_round, whole_table
 from nuggets.runs import run_folder
 from nuggets.scoring_setup import open_profile
+from nuggets.set_aside import read_set_aside
 from nuggets.store import Store, open_store
 from nuggets.worklist import WorkItem, count_cells, work_items, write_worklist
 
@@ -74,10 +76,13 @@ def plan_round(
     anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
     keep_own_cell = prepared.setup.profile == "released"
+    aside = read_set_aside(store, prepared.setup.key) if prepared.max_bad_candidates else frozenset[str]()
+    bad: set[str] = set()
 
     def parts() -> Iterator[Part]:
         for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
-            judged = judged_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell)
+            judged = judged_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell, set_aside=aside)
+            bad.update(aside.intersection(shard.candidate_ids.to_pylist()) if aside else ())
             gains = shard.values - baseline.zero_shot
             yield Part(shard.index, shard.candidate_ids, gains, judged, free=shard.index not in busy)
 
@@ -90,6 +95,7 @@ def plan_round(
             tokens = _tokens(profile, anchors)
             pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
             race = next_round(parts, cut, tokens, pace, round_number=number)
+        _check_bad(bad, prepared.max_bad_candidates)
         share = min(pool.shard_examples[0] * len(anchors), ceil(race.asked / workers))
         tasks = _tasks(race.choices, cells_at_most=share)
         units = tuple(
@@ -98,6 +104,15 @@ def plan_round(
     plan = Round(number, pool.examples, pool.examples * len(anchors), race.known, race.undecided, units)
     _report(plan, racing=cut is not None)
     return plan
+
+
+def _check_bad(candidates: Collection[str], allowed: int) -> None:
+    if len(candidates) > allowed:
+        named = ", ".join(sorted(candidates)[:10]) + (", ..." if len(candidates) > 10 else "")
+        raise InputError(
+            f"for {len(candidates)} candidates the model gives no number, and max_bad_candidates={allowed}: {named}. "
+            "Allow more, try dtype=float32, or remove them from the pool"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from nuggets.cuts import Cut, Threshold, kept_count
@@ -28,6 +29,13 @@ class Levels:
     def candidates(self) -> int:
         """Of the whole pool."""
         return int(self.count.sum())
+
+    @property
+    def judged(self) -> "Levels":
+        """Those of candidates that are judged on something: who was set aside has no score, and is never kept."""
+        some = self.standing.anchors > 0
+        standing = self.standing
+        return Levels(Standing(standing.wins[some], standing.losses[some], standing.anchors[some]), self.count[some])
 
 
 def count_levels(tables: Iterable[GoldenTable]) -> Levels:
@@ -78,7 +86,7 @@ def find_boundary(tables: Tables, levels: Levels, cut: Cut, *, memory: int) -> t
     if isinstance(cut, Threshold):
         kept = int(levels.count[levels.standing.low >= bar(levels.standing.low, cut)].sum())
     else:
-        kept = kept_count(cut, levels.candidates)
+        kept = min(kept_count(cut, levels.candidates), levels.judged.candidates)
     if kept in (0, levels.candidates):
         return Boundary(_EVERYBODY if kept else b""), kept
     limit = max(1024, memory // (8 * KEY_BYTES))  # keys, their draws, and what sorting takes
@@ -107,6 +115,7 @@ class Survey:
     levels: Levels
     kept: NDArray[np.int64]  # per level
     ends: tuple[RankedRow, ...]  # the best and the worst, in the order of rank
+    set_aside: tuple[str, ...]  # example ids of those that are judged on nothing, at most as many as there are ends
 
 
 def survey(tables: Tables, levels: Levels, boundary: Boundary, *, ends: int) -> Survey:
@@ -115,12 +124,14 @@ def survey(tables: Tables, levels: Levels, boundary: Boundary, *, ends: int) -> 
     kept = np.zeros(len(levels.count), dtype=np.int64)
     best: list[tuple[bytes, RankedRow]] = []
     worst: list[tuple[bytes, RankedRow]] = []
+    aside: list[str] = []
     for table in tables():
         keys = rank_keys(table)
         is_kept = boundary.keeps(keys)
         rows = np.stack([table.wins, table.cells, table.anchors], axis=1)[is_kept]
         for row, count in zip(*np.unique(rows, axis=0, return_counts=True), strict=True):
             kept[places[tuple(row.tolist())]] += count
+        aside += table.candidate_ids.take(pa.array(np.flatnonzero(table.anchors == 0))).to_pylist()
         order = np.argsort(keys)
         some = [(bytes(keys[place]), _ranked(table, int(place), kept=bool(is_kept[place]))) for place in order[:ends]]
         best = heapq.nsmallest(ends, [*best, *some], key=lambda item: item[0])
@@ -129,7 +140,7 @@ def survey(tables: Tables, levels: Levels, boundary: Boundary, *, ends: int) -> 
     total = levels.candidates
     top = [replace(row, rank=rank) for rank, (_, row) in enumerate(best, start=1)]
     bottom = [replace(row, rank=total - place) for place, (_, row) in enumerate(worst)]
-    return Survey(levels, kept, (*top, *(row for row in reversed(bottom) if row.rank > len(top))))
+    return Survey(levels, kept, (*top, *(row for row in reversed(bottom) if row.rank > len(top))), tuple(aside[:ends]))
 
 
 def _triples(levels: Levels) -> tuple[list[int], list[int], list[int]]:

@@ -60,18 +60,19 @@ def save_scores(file: Path, tables: Tables, boundary: Boundary) -> int:
 
 def _scores(table: GoldenTable, boundary: Boundary) -> Any:
     standing = table.standing
-    incomplete = ~standing.complete
+    judged = table.anchors > 0
+    unknown = ~standing.complete | ~judged
     return pa.table(
         {
             "candidate_id": table.candidate_ids,
             "candidate_row": table.candidate_rows,
-            "golden_score": pa.array(table.golden_score, mask=incomplete),
-            "score_low": standing.low,
-            "score_high": standing.high,
+            "golden_score": pa.array(table.golden_score, mask=unknown),
+            "score_low": pa.array(standing.low, mask=~judged),
+            "score_high": pa.array(standing.high, mask=~judged),
             "wins": table.wins,
             "cells": table.cells,
             "anchors": table.anchors,
-            "mean_gain": pa.array(table.mean_gain, mask=incomplete),
+            "mean_gain": pa.array(table.mean_gain, mask=unknown),
             "kept": boundary.keeps(rank_keys(table)),
         }
     )
@@ -87,6 +88,7 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequen
         f"{pool.duplicates} duplicates, {sum(pool.rejects.values())} rejected, "
         f"{pool.dropped_turns} later turns dropped",
         **{name.replace("_", " "): value for name, value in run.counts.items() if name not in ("rows", "examples")},
+        **_set_aside(found),
         "model": run.inputs["model"]["name"],
         "profile": run.identity["profile"],
         "numbers": run.identity["dtype"],
@@ -106,6 +108,14 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequen
             files=FILES,
         )
     )
+
+
+def _set_aside(found: Survey) -> dict[str, str]:
+    count = found.levels.candidates - found.levels.judged.candidates
+    if not count:
+        return {}
+    named = ", ".join(found.set_aside) + (", ..." if count > len(found.set_aside) else "")
+    return {"set aside": f"{count} candidates for which the model gives no number, never kept: {named}"}
 
 
 def shown_examples(store: Store, pool: Pool, found: Survey) -> tuple[RankedExample, ...]:

@@ -13,11 +13,12 @@ from nuggets.errors import InputError, Interrupted
 from nuggets.examples import Example
 from nuggets.pool import read_candidates
 from nuggets.preparation import PreparedRun
-from nuggets.progress import report_cells
+from nuggets.progress import report_cells, report_stage
 from nuggets.prompts import PromptProfile
 from nuggets.scoring.door import LanguageModel
 from nuggets.scoring_plan import ScoringUnit
 from nuggets.scoring_setup import open_model, open_profile
+from nuggets.set_aside import note_set_aside
 from nuggets.store import Store, open_store
 from nuggets.worklist import Worklist, read_worklist
 
@@ -36,6 +37,8 @@ class Scorer:
     profile: PromptProfile
     model: LanguageModel
     should_stop: Callable[[], bool]
+    scoring_key: str = ""
+    max_bad_candidates: int = 0  # so many of a task may be set aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,15 @@ def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, *, s
         raise Interrupted("stopped on request before this task began")
     store = open_store(prepared.store)
     setup = prepared.setup
-    scorer = Scorer(store, unit.folder, open_profile(setup), open_model(setup), should_stop)
+    scorer = Scorer(
+        store,
+        unit.folder,
+        open_profile(setup),
+        open_model(setup),
+        should_stop,
+        scoring_key=setup.key,
+        max_bad_candidates=prepared.max_bad_candidates,
+    )
     return score_worklist(scorer, read_worklist(store, unit.worklist), anchors=read_anchors(store, anchors_path))
 
 
@@ -60,8 +71,9 @@ def score_worklist(scorer: Scorer, worklist: Worklist, *, anchors: Sequence[Anch
     """Compute and store the cells of a work list; returns how many were computed.
 
     Cells that an earlier, interrupted attempt at the same list has left are used, not computed. Cells for which the
-    model returns no finite number are not stored: InputError counts and names them when the rest is done, or as soon as
-    there are too many. Raises Interrupted when asked to stop. Whatever ends it, what was computed is stored.
+    model returns no finite number are not stored: their candidates are set aside, or if these are too many, InputError
+    counts and names them when the rest is done. Raises Interrupted when asked to stop. Whatever ends it, what was
+    computed is stored.
     """
     # An anchor that stands twice in the set is one column: it is scored once and counted twice.
     distinct = list({anchor.id: anchor for anchor in anchors}.values())
@@ -109,7 +121,7 @@ def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor
             rows.add(candidate, values)
             if unknown:
                 broken.append(BrokenRow(candidate, tuple(anchors[place].id for place in unknown)))
-                if len(broken) > _BROKEN_AT_MOST:
+                if len(broken) > max(_BROKEN_AT_MOST, scorer.max_bad_candidates):
                     raise _no_numbers(broken)
             report_cells(computed=len(wanted))
             if scorer.should_stop() and done < len(missing):
@@ -117,8 +129,11 @@ def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor
             rows.commit_if_due()
     finally:
         rows.commit()  # also when the model has failed or someone has stopped us: these numbers cost compute
-    if broken:
+    if len(broken) > scorer.max_bad_candidates:
         raise _no_numbers(broken)
+    if broken:
+        note_set_aside(scorer.store, scorer.scoring_key, [row.candidate for row in broken])
+        report_stage(f"set aside, because the model gives no number: {', '.join(row.candidate for row in broken)}")
 
 
 def _examples(store: Store, missing: Sequence[_Missing]) -> Iterator[Example]:
@@ -172,5 +187,6 @@ def _no_numbers(broken: Sequence[BrokenRow]) -> InputError:
     )
     return InputError(
         f"the model returned no finite log-probability for {count} of the cells, which are not stored: {named}. "
-        "Everything else that was computed is. Try dtype=float32, or remove these examples from the pool"
+        "Everything else that was computed is. Try dtype=float32, remove these examples from the pool, or allow with "
+        "max_bad_candidates that so many are set aside"
     )

@@ -13,7 +13,7 @@ from nuggets.errors import UsageError
 FIELDS = [
     "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "profile", "threshold", "top_k",
     "top_fraction", "racing", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
-    "max_row_bytes", "max_rejected_share", "memory_mib", "s3_endpoint", "trust_remote_code",
+    "max_row_bytes", "max_rejected_share", "max_bad_candidates", "memory_mib", "s3_endpoint", "trust_remote_code",
 ]  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def test_a_pool_is_all_that_has_to_be_given():
         "kv_iter": 1,
         "max_row_bytes": 1_000_000,
         "max_rejected_share": 0.5,
+        "max_bad_candidates": 0,
         "memory_mib": 512,
         "s3_endpoint": None,
         "trust_remote_code": None,
@@ -185,8 +186,8 @@ def test_an_unknown_key_is_named_beside_all_known_ones():
     assert str(refused.value) == (
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
         "anchor_file, profile, threshold, top_k, top_fraction, racing, shard_size, seed, anchor_tokens, "
-        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, memory_mib, s3_endpoint, "
-        "trust_remote_code"
+        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, max_bad_candidates, "
+        "memory_mib, s3_endpoint, trust_remote_code"
     )
 
 
@@ -239,6 +240,7 @@ def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds(
         "kv_iter": {"minimum": 1},
         "max_row_bytes": {"minimum": 100},
         "max_rejected_share": {"minimum": 0, "maximum": 1},
+        "max_bad_candidates": {"minimum": 0},
         "memory_mib": {"minimum": 16},
     }
 

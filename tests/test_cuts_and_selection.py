@@ -100,13 +100,13 @@ def test_order_is_by_score_then_mean_gain_then_id_and_an_unknown_gain_is_last_am
         (Threshold(0.0), ["h", "f", "a", "i", "c", "e", "g", "b"]),
         (TopK(1), ["h"]),
         (TopK(4), ["h", "f", "a", "i"]),
-        (TopK(10), BEST_FIRST),
-        (TopK(11), BEST_FIRST),
+        (TopK(10), BEST_FIRST[:-1]),  # j is judged on nothing
+        (TopK(11), BEST_FIRST[:-1]),
         (TopFraction(0.0), []),
         (TopFraction(0.05), ["h"]),
         (TopFraction(0.3), ["h", "f", "a"]),
         (TopFraction(0.31), ["h", "f", "a", "i"]),
-        (TopFraction(1.0), BEST_FIRST),
+        (TopFraction(1.0), BEST_FIRST[:-1]),
     ],
 )
 def test_a_cut_keeps_these_of_ten(cut: Cut, kept: list[str]):
@@ -236,7 +236,7 @@ def test_options_make_one_cut_or_none():
 def place_of(row: Row) -> tuple[float, float, float, str]:
     """The order in plain words: highest possible score, then lowest, then gain with an unknown one last, then id."""
     key, wins, cells, anchors, gain = row
-    low, high = wins / max(1, anchors), (wins + anchors - cells) / max(1, anchors)
+    low, high = wins / max(1, anchors), (wins + anchors - cells) / anchors if anchors else -1  # judged on nothing: last
     return -high, -low, float("inf") if gain != gain else -gain, key
 
 
@@ -245,7 +245,7 @@ def kept_of(rows: Sequence[Row], cut: Cut) -> list[Row]:
     ranked = sorted(rows, key=place_of)
     if isinstance(cut, Threshold):
         return [row for row in ranked if row[1] / max(1, row[3]) > cut.value]
-    return ranked[: kept_count(cut, len(rows))]
+    return [row for row in ranked[: kept_count(cut, len(rows))] if row[3]]
 
 
 def decided(rows: list[Row], cut: Cut) -> list[Row]:
@@ -322,6 +322,7 @@ def test_boundary_levels_and_ends_are_those_of_the_whole_pool_in_memory(drawn, c
     assert [(row.rank, row.candidate_id, row.kept) for row in found.ends] == [
         (ranked.index(row) + 1, row[0], row in expected) for row in shown
     ]
+    assert found.set_aside == tuple(row[0] for row in rows if not row[3])[:ends]
     places = {row[0]: (place // size, place % size, *row[1:4]) for place, row in enumerate(rows)}
     assert [(row.shard, row.row, row.wins, row.cells, row.anchors) for row in found.ends] == [
         places[row.candidate_id] for row in found.ends
@@ -396,13 +397,13 @@ def test_files_hold_what_is_kept_best_first_and_everyones_scores_whatever_the_me
         {
             "candidate_id": row[0],
             "candidate_row": place % 7,
-            "golden_score": row[1] / max(1, row[3]) if row[2] == row[3] else None,
-            "score_low": row[1] / max(1, row[3]),
-            "score_high": (row[1] + row[3] - row[2]) / max(1, row[3]),
+            "golden_score": row[1] / row[3] if row[2] == row[3] > 0 else None,
+            "score_low": row[1] / row[3] if row[3] else None,
+            "score_high": (row[1] + row[3] - row[2]) / row[3] if row[3] else None,
             "wins": row[1],
             "cells": row[2],
             "anchors": row[3],
-            "mean_gain": row[4] if row[2] == row[3] else None,
+            "mean_gain": row[4] if row[2] == row[3] > 0 else None,
             "kept": row in expected,
         }
         for place, row in enumerate(rows)

@@ -92,10 +92,16 @@ def test_a_candidate_is_judged_on_itself_where_the_profile_asks_for_it():
     assert found.mean_gain.tolist() == [(13 / 4 - 1 / 8 + 1 / 1 - 3 / 2) / 4]
 
 
-def test_a_candidate_that_is_the_only_anchor_has_score_0_and_no_gain():
+def test_a_candidate_that_is_the_only_anchor_has_no_score():
     found = judged([[9.0]], ids=["a0"], zero_shot=[-4.0], tokens=[4], anchors=["a0"])
     assert (found.wins.tolist(), found.anchors.tolist()) == ([0], [0])
-    assert (found.golden_score.tolist(), found.mean_gain.tolist()) == ([0.0], [0.0])
+    np.testing.assert_array_equal(found.golden_score, [NAN])
+
+
+def test_who_is_set_aside_is_judged_on_nothing():
+    ids, anchors = pa.array(["c0", "c1", "a0"]), ["a0", "a1"]
+    judged = judged_cells(ids, anchors, keep_own_cell=False, set_aside={"c1", "of another pool"})
+    assert judged.tolist() == [[True, True], [False, False], [False, True]]
 
 
 def test_an_anchor_without_response_is_a_loss_for_everybody_and_no_part_of_the_gain():
@@ -224,8 +230,9 @@ def test_bounds_lie_between_0_and_1_and_agree_with_counting_one_by_one(given_tab
         assert found.cells[row] == len(met)
         assert found.wins[row] == sum(cell > base for cell, base in met)
         complete = len(met) == len(pairs)
-        assert np.isnan(score[row]) == np.isnan(found.mean_gain[row]) == (not complete)
-        assert not complete or low[row] == score[row] == high[row]
+        assert np.isnan(found.mean_gain[row]) == (not complete)
+        assert np.isnan(score[row]) == (not complete or not pairs)
+        assert np.isnan(score[row]) or low[row] == score[row] == high[row]
 
 
 @given(tables(), SUMS, st.data())

@@ -166,11 +166,12 @@ def answer_of_full_table(pool: Pool, cut: Cut) -> list[str]:
     rows = []
     for key, gains, judged in zip(pool.ids, pool.gains.astype(float), pool.judged, strict=True):
         count = max(1, int(judged.sum()))
-        rows.append((-((gains[judged] > 0).sum() / count), -(np.where(judged, gains, 0).sum() / count), key))
+        if judged.any():  # who is judged on nothing has no score
+            rows.append((-((gains[judged] > 0).sum() / count), -(np.where(judged, gains, 0).sum() / count), key))
     rows.sort()
     if isinstance(cut, Threshold):
         return [key for score, _, key in rows if -score > cut.value]
-    return [key for _, _, key in rows[: kept_count(cut, len(rows))]]
+    return [key for _, _, key in rows[: kept_count(cut, len(pool.gains))]]
 
 
 def check_answer(pool: Pool, known: NDArray[np.bool_], cut: Cut) -> None:
@@ -222,11 +223,13 @@ def test_a_looser_cut_goes_on_and_a_stricter_one_asks_for_nothing(pool, cuts, pa
 def test_without_a_cut_everything_that_is_missing_is_computed(pool, random, share):
     known = something(pool, random, share)
     found = whole_table(lambda: pool.parts(known))
-    assert (found.known, found.undecided) == (known.sum(), (~known).any(axis=1).sum())
+    judged = pool.judged.any(axis=1)
+    missing = ~known & judged[:, None]
+    assert (found.known, found.undecided, found.asked) == ((~missing).sum(), missing.any(axis=1).sum(), missing.sum())
     for choice in list(found.choices):
         assert choice.cells.any()
         pool.reveal(known, choice)
-    assert known.all()
+    assert known[judged].all()
     assert list(whole_table(lambda: pool.parts(known)).choices) == []
 
 

@@ -3,19 +3,25 @@
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import EXAMPLES
 
+import nuggets.shard_scoring
 import tasks.ingest
 import tasks.score
 from nuggets.config import CurateConfig
 from nuggets.errors import DamagedTable, InputError, Interrupted, NuggetsError, StoreError, UsageError
+from nuggets.examples import Example
 from nuggets.publishing import Selection
 from nuggets.shard_scoring import score_unit
+from nuggets.store import open_store
 from tasks.retrying import can_help
 
 
@@ -151,3 +157,71 @@ def test_bad_parameters_fail_at_once(tmp_path: Path, pool_file: Path, anchor_fil
     other.write_text(json.dumps(EXAMPLES[0]) + "\n")
     with pytest.raises(UsageError, match="exists and was made from something else"):
         run_flow(other, tmp_path / "store", tiny_model, anchor_file)
+
+
+class Poisoned:
+    """A model that gives no number for one candidate's demonstration."""
+
+    def __init__(self, model: Any, poisoned: set[tuple[int, ...]]) -> None:
+        self.model, self.poisoned = model, poisoned
+
+    def log_prob_sums(self, prefixes: Any, continuations: Any, **options: Any) -> Iterator[Any]:
+        known = [tuple(prefix) for prefix in prefixes]
+        rows = self.model.log_prob_sums(known, continuations, **options)
+        for prefix, row in zip(known, rows, strict=True):
+            yield row * np.nan if prefix in self.poisoned else row
+
+
+@pytest.mark.usefixtures("prefect_server", "short_pauses")
+@pytest.mark.parametrize("racing", ["on", "off"])
+def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
+    tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, racing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.curate import curate
+    from nuggets.publishing import read_report
+
+    poisoned: set[tuple[int, ...]] = set()
+    open_model, open_profile = nuggets.shard_scoring.open_model, nuggets.shard_scoring.open_profile
+
+    def poison(setup: Any) -> Poisoned:
+        demonstration = open_profile(setup).demonstration
+        example = EXAMPLES[12]
+        poisoned.add(tuple(demonstration(Example(example["instruction"], example["input"], example["output"]))))
+        return Poisoned(open_model(setup), poisoned)
+
+    monkeypatch.setattr(nuggets.shard_scoring, "open_model", poison)
+    store = tmp_path / "store"
+    options: dict[str, Any] = {"run": "r", "shard_size": 8, "top_k": 20, "racing": racing, "store": str(store)}
+    options |= {"pool": str(pool_file), "model": str(tiny_model), "anchor_file": str(anchor_file)}
+    with pytest.raises(NuggetsError, match="max_bad_candidates"):
+        curate(CurateConfig(**options))
+    selection = curate(CurateConfig(**options, max_bad_candidates=1))
+    assert (selection.candidates, selection.kept) == (20, 19)
+    scores = pd.read_parquet(Path(selection.folder) / "scores.parquet").set_index("candidate_row")
+    assert scores["golden_score"].isna().to_dict() == {row: row == 12 for row in scores.index}
+    assert not scores.loc[12, "kept"] and np.isnan(scores.loc[12, "score_high"])
+    named = f"1 candidates for which the model gives no number, never kept: {scores.loc[12, 'candidate_id']}"
+    assert named in read_report(open_store(str(store)).url, selection)
+
+    again = curate(CurateConfig(**{**options, "run": "again"}, max_bad_candidates=1))
+    assert again.kept == 19
+    found = json.loads((store / "runs/again/manifest.json").read_text())["counts"]
+    assert found["cells_computed"] == 0  # nobody tries it again
+    monkeypatch.undo()
+    with pytest.raises(NuggetsError, match="failed|max_bad_candidates"):
+        other = [{**EXAMPLES[0], "instruction": f"{number}"} for number in range(3)]
+        (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+        monkeypatch.setattr(nuggets.shard_scoring, "open_model", lambda setup: EveryBad(open_model(setup)))
+        wanted = {**options, "run": "bad", "pool": str(tmp_path / "other.jsonl"), "top_k": 2}
+        curate(CurateConfig(**wanted, max_bad_candidates=2))
+
+
+class EveryBad:
+    """A model that gives no number for anybody."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def log_prob_sums(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for row in self.model.log_prob_sums(*arguments, **options):
+            yield row * np.nan

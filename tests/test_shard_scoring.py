@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nuggets.examples import Example
 from nuggets.pool import Candidate, read_candidates
 from nuggets.prompts import PromptProfile
 from nuggets.scoring.door import Continuation
+from nuggets.set_aside import read_set_aside
 from nuggets.shard_scoring import Scorer, score_worklist
 from nuggets.store import Store
 from nuggets.worklist import WorkItem, Worklist
@@ -239,7 +241,7 @@ def test_sums_that_are_no_numbers_are_counted_and_named_and_everything_else_is_s
     assert str(refused.value) == (
         "the model returned no finite log-probability for 3 of the cells, which are not stored: candidate c3 with "
         "anchor a2; candidate c5 with anchor a1 and 1 more. Everything else that was computed is. Try dtype=float32, "
-        "or remove these examples from the pool"
+        "remove these examples from the pool, or allow with max_bad_candidates that so many are set aside"
     )
     assert stored(store) == [
         EXPECTED[0],
@@ -248,10 +250,21 @@ def test_sums_that_are_no_numbers_are_counted_and_named_and_everything_else_is_s
         EXPECTED[3],
         [None, EXPECTED[4][1], None],
     ]
+    assert read_set_aside(store, "key") == frozenset()
     mended = SummingModel()
     assert score(store, mended) == 3
     assert mended.computed == [(300, 2), (500, 1), (500, 3)]
     assert stored(store) == EXPECTED
+
+
+def test_as_many_candidates_as_allowed_are_set_aside_and_the_task_goes_on(store):
+    broken = {(300, 2): np.nan, (500, 1): np.inf, (500, 3): -np.inf}
+    scorer = Scorer(store, FOLDER, PROFILE, SummingModel(broken=broken), lambda: False, "key", max_bad_candidates=2)
+    assert score_worklist(scorer, worklist(), anchors=[anchor(name) for name in ANCHORS]) == 15
+    assert read_set_aside(store, "key") == {"c3", "c5"} and read_set_aside(store, "other") == frozenset()
+    assert stored(store)[:2] == EXPECTED[:2] and stored(store)[2] == [EXPECTED[2][0], None, EXPECTED[2][2]]
+    with pytest.raises(InputError, match="3 of the cells, which are not stored: candidate c3 with"):
+        score_worklist(replace(scorer, max_bad_candidates=1), worklist(), anchors=[anchor(name) for name in ANCHORS])
 
 
 def test_cells_that_nobody_asked_for_are_not_taken_for_broken_ones(store):
