@@ -34,10 +34,8 @@ def table(rows: list[Row]) -> GoldenTable:
 def place_of(row: Row) -> tuple[float, float, float, str]:
     """The order in plain words: highest possible score, then lowest, then gain with an unknown one last, then id."""
     key, wins, cells, anchors, gain = row
-    low, high = (
-        wins / max(1, anchors),
-        (wins + anchors - cells) / max(1, anchors) if anchors else -1,
-    )  # judged on nothing: last
+    low = wins / max(1, anchors)
+    high = (wins + anchors - cells) / anchors if anchors else -1  # judged on nothing: last
     return -high, -low, float("inf") if gain != gain else -gain, key
 
 
