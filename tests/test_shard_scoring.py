@@ -1,5 +1,6 @@
 """Scoring a task's cells with a model whose sums can be told by hand, and stopping at any point."""
 
+import logging
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -313,7 +314,7 @@ def test_a_damaged_block_of_an_earlier_attempt_is_computed_again(store, caplog):
     assert score(store, SummingModel()) == 15
     assert stored(store) == EXPECTED
     assert store.list("damaged") == [f"damaged/{path}"]
-    assert len(caplog.records) == 1
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
 def test_cells_are_committed_every_so_many_candidates_and_joined_in_the_end(store):
