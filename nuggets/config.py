@@ -25,12 +25,14 @@ _MEMORY = "MiB that rows may take while a pool is ingested and a selection made;
 
 def _refused(*exclusive: tuple[str, ...], needed: tuple[str, ...] = ()) -> dict[str, Any]:
     """JSON schema of what a form made from a configuration has to refuse: two of a group at once, none of `needed`."""
+    words = [f"give {'exactly' if group == needed else 'at most'} one of {', '.join(group)}" for group in exclusive]
     given, left_out = {"not": {"type": "null"}}, {"type": "null"}
     pairs = [pair for group in exclusive for pair in combinations(group, 2)]
     refused: list[dict[str, Any]] = [{"required": [*pair], "properties": dict.fromkeys(pair, given)} for pair in pairs]
     if needed:
         refused.append({"properties": dict.fromkeys(needed, left_out)})
-    return {"json_schema_extra": {"not": {"anyOf": refused}}}  # as pydantic wants it, which makes the forms
+    # As pydantic wants it, which makes the forms. They show all of this when it is violated: words come first.
+    return {"json_schema_extra": {"not": {"description": "; ".join(words), "anyOf": refused}}}
 
 
 def option(default: Any, description: str, **bounds: float) -> Any:
