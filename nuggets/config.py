@@ -32,7 +32,7 @@ def _refused(*exclusive: tuple[str, ...], needed: tuple[str, ...] = ()) -> dict[
     if needed:
         refused.append({"properties": dict.fromkeys(needed, left_out)})
     # As pydantic wants it, which makes the forms. They show all of this when it is violated: words come first.
-    return {"json_schema_extra": {"not": {"description": "; ".join(words), "anyOf": refused}}}
+    return {"json_schema_extra": {"not": {"$comment": "; ".join(words), "anyOf": refused}}}
 
 
 def option(default: Any, description: str, **bounds: float) -> Any:
