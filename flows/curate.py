@@ -99,6 +99,8 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Se
         "anchors": anchor_set.anchors,
         "cells": first.table,
         "cells_found": first.found,
+        "cells_computed": 0,
+        "rounds": 0,
     }
     # Before scoring, so that what an interrupted run has computed can be looked at.
     record(prepared.store, prepared.name, RunState.RUNNING, references=references, counts=counts)
@@ -106,8 +108,8 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Se
     watch.lap("score")
     judge(prepared, pool, anchor_set.path)
     watch.lap("judge")
-    counts = {**counts, "cells_computed": scored.computed, "rounds": scored.rounds}
-    record(prepared.store, prepared.name, RunState.COMPLETE, counts=counts, seconds=watch.seconds)
+    done = {"cells_computed": scored.computed, "rounds": scored.rounds}
+    record(prepared.store, prepared.name, RunState.COMPLETE, counts=done, seconds=watch.seconds)
     return publish(prepared.store, prepared.name, config.cut, config.memory_mib)
 
 

@@ -10,7 +10,9 @@ from flows.rounds import WORKERS, first_round, score_in_rounds
 from flows.s3_endpoint import s3_endpoint
 from nuggets.config import ReselectConfig
 from nuggets.publishing import Selection
+from nuggets.runs import RunState
 from tasks.judge import judge
+from tasks.outcome import record
 from tasks.publish import publish
 from tasks.reopen import reopen
 from tasks.undecided import count_undecided
@@ -30,6 +32,8 @@ def reselect(config: ReselectConfig) -> Selection:
         if undecided:
             prepared, pool, anchors = reopen(config.store, config.run, undecided)
             first = first_round(prepared, pool, anchors, config.cut)
-            score_in_rounds(prepared, pool, anchors, config.cut, first)
+            scored = score_in_rounds(prepared, pool, anchors, config.cut, first)
             judge(prepared, pool, anchors)
+            counts = {"cells_found": first.found, "cells_computed": scored.computed, "rounds": scored.rounds}
+            record(config.store, config.run, RunState.COMPLETE, counts=counts)
         return publish(config.store, config.run, config.cut, config.memory_mib)

@@ -13,8 +13,8 @@ from nuggets.errors import UsageError
 from nuggets.golden import GoldenTable
 from nuggets.judgement import read_golden
 from nuggets.pool import MEMORY, Pool, read_pool_record
-from nuggets.report import RankedExample, score_quantiles
-from nuggets.runs import Run, golden_path, read_run, selection_folder
+from nuggets.report import RankedExample, score_quantiles, selections_table
+from nuggets.runs import Run, golden_path, list_selections, read_run, selection_folder
 from nuggets.selection import (
     Boundary,
     Levels,
@@ -108,6 +108,15 @@ def _counts_by_cells(levels: Levels) -> dict[str, int]:
 def read_report(store_url: str, selection: Selection) -> str:
     """A published selection's report, in Markdown."""
     return open_store(store_url).read(f"{selection_folder(selection.run, selection.name)}/report.md").decode()
+
+
+def compare_selections(store_url: str, run: str) -> str:
+    """All selections of a run side by side, as Markdown, oldest first."""
+    store = open_store(store_url)
+    made = list_selections(store, run)
+    return selections_table(
+        [(item["cut"]["meaning"], item["kept"], store.uri(selection_folder(run, item["name"]))) for item in made]
+    )
 
 
 def golden_tables(store: Store, run: Run) -> Tables:

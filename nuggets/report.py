@@ -136,6 +136,12 @@ def _by_cells(cells: Mapping[int, int], *, bins: int = 10) -> list[tuple[str, st
     ]
 
 
+def selections_table(rows: Sequence[tuple[str, int, str]]) -> str:
+    """A run's selections side by side, as Markdown: what each keeps, how many, and where it lies."""
+    cells = [(_one_line(cut), str(kept), _one_line(folder)) for cut, kept, folder in rows]
+    return _table(("cut", "kept", "where"), cells)
+
+
 def examples_table(examples: Sequence[RankedExample], *, certain: bool = True) -> str:
     """Some candidates as a Markdown table; ranks of dropped ones only if they are `certain`, all scores being known."""
     return _table(

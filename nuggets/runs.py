@@ -96,9 +96,15 @@ def save_run(store: Store, run: Run) -> Run:
 
 
 def note_outcome(store_url: str, name: str, state: RunState, message: str = "", **facts: Any) -> Run:
-    """Write a run's state and what is known of it (references, counts, seconds) into its manifest."""
+    """Write a run's state and what is known of it (references, counts, seconds) into its manifest.
+
+    What is known of references and counts already stays, unless it is given anew.
+    """
     store = open_store(store_url)
-    return save_run(store, replace(read_run(store, name), state=state, message=message, **facts))
+    run = read_run(store, name)
+    facts["references"] = {**run.references, **facts.get("references", {})}
+    facts["counts"] = {**run.counts, **facts.get("counts", {})}
+    return save_run(store, replace(run, state=state, message=message, **facts))
 
 
 def read_run(store: Store, name: str) -> Run:

@@ -148,6 +148,8 @@ def _pieces(choices: Iterable[Choice], cells_at_most: int) -> Iterator[_ShardWor
         ids = choice.part.candidate_ids
         bounds = (ids[0].as_py(), ids[-1].as_py())
         items = work_items(ids.to_pylist(), choice.cells)
+        if not items:  # another run has stored these cells since they were counted
+            continue
         pieces = min(len(items), ceil(int(choice.cells.sum()) / cells_at_most))
         edges = [len(items) * piece // pieces for piece in range(pieces + 1)]
         for start, stop in pairwise(edges):

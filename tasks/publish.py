@@ -4,7 +4,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from nuggets.cuts import Threshold, TopFraction, TopK
-from nuggets.publishing import Selection, publish_selection, read_report
+from nuggets.publishing import Selection, compare_selections, publish_selection, read_report
 from tasks.retrying import RETRYING
 
 
@@ -13,7 +13,9 @@ def publish(store: str, run: str, cut: Threshold | TopK | TopFraction, memory_mi
     """Apply the cut and publish what it keeps; its report and the best and worst ten become artifacts."""
     selection = publish_selection(store, run, cut, memory=memory_mib << 20)
     create_markdown_artifact(
-        key="selection", description=f"{run}: {selection.cut}", markdown=read_report(store, selection)
+        key="selection",
+        description=f"{run}: {selection.cut}",
+        markdown=f"{read_report(store, selection)}\n## Selections of this run\n\n{compare_selections(store, run)}\n",
     )
     create_table_artifact(
         key="best-and-worst",

@@ -197,7 +197,9 @@ def test_a_new_cut_from_the_form_takes_seconds_and_computes_nothing(
 
     wait_for(lambda: tasks() == {"undecided candidates of r", "publish r"}, seconds=30)
     artifacts = api.client.post("/artifacts/filter", json=body).json()
-    assert "selection" in {artifact["key"] for artifact in artifacts}
+    (report,) = [artifact["data"] for artifact in artifacts if artifact["key"] == "selection"]
+    folders = [f"{store.url}/runs/r/selections/{name}" for name in ("top-fraction-0.1", "threshold-0.5")]
+    assert all(f"| {folder} |" in report for folder in folders)  # the new one beside the old one
 
 
 def test_the_ui_shows_what_a_run_does_and_how_far_it_is(api: Api, store: Store, job: dict[str, Any]) -> None:

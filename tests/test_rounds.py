@@ -149,6 +149,9 @@ def test_a_stricter_cut_computes_nothing_and_a_looser_one_goes_on_where_the_race
     looser = cut_again(store, top_fraction=0.4)
     after = stored_cells(store)
     assert len(before) < len(after) < 1200
+    found = counts(store)
+    assert (found["cells_found"], found["cells_computed"]) == (len(before), len(after) - len(before))
+    assert found["cells"] == 1200 and found["rounds"] > 0
     pair = ["candidate_id", "anchor_id"]
     pd.testing.assert_frame_equal(after.merge(before[pair], on=pair), before, check_like=True)
 

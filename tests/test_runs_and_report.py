@@ -19,6 +19,7 @@ from nuggets.report import (
     histogram,
     render_report,
     score_quantiles,
+    selections_table,
 )
 from nuggets.runs import RunState, list_runs, list_selections, note_outcome, open_run, read_run, save_run, versions
 from nuggets.selection import Levels, RankedRow
@@ -398,3 +399,13 @@ def test_a_long_text_is_shortened_to_90_characters_without_half_an_escape():
     assert examples_table([example(1, instruction="x" * 90)]).count("x" * 90 + " |") == 1
     assert "| " + "x" * 89 + "… |" in examples_table([example(1, instruction="x" * 91)])
     assert "| " + "x" * 88 + "… |" in examples_table([example(1, instruction="x" * 88 + "|" + "y" * 9)])
+
+
+def test_selections_stand_side_by_side():
+    rows = [("best 5 %", 50, "s3://b/store/runs/r/selections/top-fraction-0.05"), ("above | 0.5", 7, "/x")]
+    assert selections_table(rows).splitlines() == [
+        "| cut | kept | where |",
+        "| --- | --- | --- |",
+        "| best 5 % | 50 | s3://b/store/runs/r/selections/top-fraction-0.05 |",
+        "| above \\| 0.5 | 7 | /x |",
+    ]

@@ -4,6 +4,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import EXAMPLES
 
@@ -13,8 +15,9 @@ from nuggets.config import CurateConfig
 from nuggets.cuts import Cut, TopK
 from nuggets.pool import Pool, ingest_pool
 from nuggets.preparation import PreparedRun, prepare_run
+from nuggets.racing import Choice, Part
 from nuggets.readers import find_source
-from nuggets.scoring_plan import Round, plan_round
+from nuggets.scoring_plan import Round, _tasks, plan_round
 from nuggets.store import open_store
 from nuggets.worklist import read_worklist
 
@@ -71,6 +74,15 @@ def test_a_round_has_a_part_for_every_worker(
     assert sum(unit.cells for unit in plan.units) == len(asked)
     assert all(unit.candidates for unit in plan.units)
     assert len({unit.worklist for unit in plan.units}) == len(plan.units)
+
+
+def test_cells_that_another_run_has_stored_in_the_meantime_are_nobodys_work() -> None:
+    ids, gains = pa.array(["a", "b"]), np.zeros((2, 3), dtype=np.float32)
+    part = Part(0, ids, gains, np.ones((2, 3), dtype=bool))
+    some = np.array([[True, False, True], [False, False, False]])
+    assert list(_tasks([Choice(part, np.zeros((2, 3), dtype=bool))], cells_at_most=2)) == []
+    (task,) = _tasks([Choice(part, np.zeros((2, 3), dtype=bool)), Choice(part, some)], cells_at_most=2)
+    assert [(item.candidate_id, item.anchors) for work in task for item in work.items] == [("a", (0, 2))]
 
 
 def test_busy_shards_are_in_nobodys_part(planned: tuple[PreparedRun, Pool, str]) -> None:
