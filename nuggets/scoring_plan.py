@@ -96,7 +96,7 @@ def plan_round(
             pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
             race = next_round(parts, cut, tokens, pace, round_number=number)
         _check_bad(bad, prepared.max_bad_candidates)
-        share = min(pool.shard_examples[0] * len(anchors), ceil(race.asked / workers))
+        share = max(1, min(pool.shard_examples[0] * len(anchors), ceil(race.asked / workers)))
         tasks = _tasks(race.choices, cells_at_most=share)
         units = tuple(
             _unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks)
