@@ -172,8 +172,7 @@ class Store:
             if not filesystem.exists(target):
                 return []
             if _is_local(filesystem):
-                # A folder that may not be read would be left out silently, and what is in it computed again.
-                return list(filesystem.find(target, on_error="raise"))
+                return _local_files(target)
             # Some servers keep an empty folder when the last object below it is deleted.
             found = filesystem.find(target, detail=True)
             return [name for name, entry in found.items() if entry["type"] != "directory"]
@@ -226,6 +225,22 @@ def open_store(url: str) -> Store:
 
 def _is_local(filesystem: Any) -> bool:
     return "file" in filesystem.protocol
+
+
+def _local_files(target: str) -> list[str]:
+    """All files below a folder, by their names alone.
+
+    Whoever asks for each file's size on the way, as fsspec does, leaves out what somebody deletes meanwhile, and has
+    not seen what has taken its place. A folder that may not be read is an error, not an empty one.
+    """
+    if os.path.isfile(target):
+        return [target]
+
+    def give_up(error: OSError) -> None:
+        raise error
+
+    folders = os.walk(target, onerror=give_up, followlinks=True)  # somebody may keep his cells on another disk
+    return [os.path.join(folder, name) for folder, _, names in folders for name in names]
 
 
 def _replace_local(target: str, write: Callable[[BinaryIO], object]) -> None:

@@ -117,6 +117,22 @@ def test_a_listing_is_sorted_and_hides_what_is_not_whole(store):
     assert store.list("") == ["B", "a", "b/10", "b/2", "b/pending"]
 
 
+def test_a_listing_names_what_is_deleted_while_it_is_made(tmp_path, monkeypatch):
+    """So that a reader notices, and looks again for what has taken its place."""
+    store = open_store(str(tmp_path))
+    store.write("a/one", b"1")
+    walk = os.walk
+
+    def walk_and_delete(*arguments, **options):
+        for folder, folders, names in walk(*arguments, **options):
+            for name in names:
+                os.unlink(os.path.join(folder, name))
+            yield folder, folders, names
+
+    monkeypatch.setattr(os, "walk", walk_and_delete)
+    assert store.list("a") == ["a/one"] and store.list("a") == []
+
+
 def test_a_store_that_can_be_written_passes_the_check_and_is_left_as_it_was(store):
     store.check_writable()
     assert store.list("") == []
