@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.options import overridden, read_options_file, with_options
-from flows.s3_endpoint import s3_endpoint
 from nuggets import __version__
 from nuggets.config import (
     DEFAULT_STORE,
@@ -21,6 +20,7 @@ from nuggets.config import (
     config_from_mapping,
 )
 from nuggets.errors import Interrupted, NuggetsError, UsageError
+from tasks.s3_endpoint import s3_endpoint
 
 if TYPE_CHECKING:
     from nuggets.store import Store

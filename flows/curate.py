@@ -3,15 +3,14 @@
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from prefect import flow, unmapped
 from prefect.futures import PrefectFuture, wait
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.cancelling import tasks_end_with_flow
-from flows.rounds import WORKERS, first_round, score_in_rounds
-from flows.s3_endpoint import s3_endpoint
+from flows.engine import Engine, open_engine
+from flows.rounds import first_round, score_in_rounds
 from nuggets.config import CurateConfig
 from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
@@ -26,10 +25,9 @@ from tasks.judge import judge
 from tasks.outcome import record
 from tasks.prepare import prepare
 from tasks.publish import publish
+from tasks.s3_endpoint import s3_endpoint
 
 T = TypeVar("T")
-
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=WORKERS)
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Stopwatch:
         check_stop()
 
 
-@flow(name="curate", flow_run_name="curate {config.pool}", task_runner=_RUNNER)
+@flow(name="curate", flow_run_name="curate {config.pool}")
 def curate(config: CurateConfig) -> Selection:
     """Choose the examples of a pool that help a frozen language model most, and publish them.
 
@@ -63,8 +61,8 @@ def _recorded(config: CurateConfig) -> Selection:
     watch = Stopwatch()
     prepared = prepare(config)
     try:
-        with tasks_end_with_flow():
-            return _curate(config, prepared, watch)
+        with tasks_end_with_flow(), open_engine(config) as engine:
+            return _curate(config, prepared, watch, engine)
     except BaseException as error:
         is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
         # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
@@ -74,24 +72,25 @@ def _recorded(config: CurateConfig) -> Selection:
         raise
 
 
-def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Selection:
+def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engine: Engine) -> Selection:
     watch.lap("prepare")
     pool = ingest(prepared, config)
     watch.lap("ingest")
     embeddings: list[str] = []
     if config.anchor_file is None:
-        embeddings = _results(
-            "embed", list(embed.map(unmapped(prepared), list(range(len(pool.shards))), list(pool.shards)))
-        )
+        shards = list(pool.shards)
+        embedded = engine.map(embed, prepared=unmapped(prepared), index=list(range(len(shards))), shard=shards)
+        embeddings = _results("embed", embedded)
     watch.lap("embed")
     anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
     watch.lap("anchors")
     starts = list(range(0, anchor_set.anchors, config.shard_size))
     stops = [min(start + config.shard_size, anchor_set.anchors) for start in starts]
-    _results("baseline", list(measure_baseline.map(unmapped(prepared), unmapped(anchor_set.path), starts, stops)))
+    same = {"prepared": unmapped(prepared), "anchors_path": unmapped(anchor_set.path)}
+    _results("baseline", engine.map(measure_baseline, **same, start=starts, stop=stops))
     watch.lap("baseline")
     cut = config.cut if config.racing == "on" else None
-    first = first_round(prepared, pool, anchor_set.path, cut)
+    first = first_round(prepared, pool, anchor_set.path, cut, engine)
     references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
     counts = {
         "rows": pool.rows,
@@ -104,7 +103,7 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch) -> Se
     }
     # Before scoring, so that what an interrupted run has computed can be looked at.
     record(prepared.store, prepared.name, RunState.RUNNING, references=references, counts=counts)
-    scored = score_in_rounds(prepared, pool, anchor_set.path, cut, first)
+    scored = score_in_rounds(prepared, pool, anchor_set.path, cut, first, engine)
     watch.lap("score")
     judge(prepared, pool, anchor_set.path)
     watch.lap("judge")

@@ -1,13 +1,10 @@
 """A new cut on a finished run: no model and no scoring, unless the cut needs cells that no earlier one did."""
 
-from typing import Any
-
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.cancelling import tasks_end_with_flow
-from flows.rounds import WORKERS, first_round, score_in_rounds
-from flows.s3_endpoint import s3_endpoint
+from flows.engine import open_engine
+from flows.rounds import first_round, score_in_rounds
 from nuggets.config import ReselectConfig
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
@@ -15,12 +12,11 @@ from tasks.judge import judge
 from tasks.outcome import record
 from tasks.publish import publish
 from tasks.reopen import reopen
+from tasks.s3_endpoint import s3_endpoint
 from tasks.undecided import count_undecided
 
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=WORKERS)
 
-
-@flow(name="reselect", flow_run_name="reselect {config.run}", task_runner=_RUNNER)
+@flow(name="reselect", flow_run_name="reselect {config.run}")
 def reselect(config: ReselectConfig) -> Selection:
     """Apply another cut to a run's golden scores and publish it beside the earlier selections.
 
@@ -30,9 +26,10 @@ def reselect(config: ReselectConfig) -> Selection:
     with s3_endpoint(config.s3_endpoint), tasks_end_with_flow():
         undecided = count_undecided(config.store, config.run, config.cut)
         if undecided:
-            prepared, pool, anchors = reopen(config.store, config.run, undecided)
-            first = first_round(prepared, pool, anchors, config.cut)
-            scored = score_in_rounds(prepared, pool, anchors, config.cut, first)
+            prepared, pool, anchors = reopen(config.store, config.run, undecided, config.s3_endpoint)
+            with open_engine(config) as engine:
+                first = first_round(prepared, pool, anchors, config.cut, engine)
+                scored = score_in_rounds(prepared, pool, anchors, config.cut, first, engine)
             judge(prepared, pool, anchors)
             counts = {"cells_found": first.found, "cells_computed": scored.computed, "rounds": scored.rounds}
             record(config.store, config.run, RunState.COMPLETE, counts=counts)

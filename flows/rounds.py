@@ -1,23 +1,25 @@
 """Rounds of scoring: tasks on all devices, and between two rounds a look at who is still in the race."""
 
+import queue
 from dataclasses import dataclass
 from typing import Any
 
 from prefect import unmapped
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture, wait
 
+from flows.engine import Engine
 from flows.progress_artifact import scoring_shown
 from nuggets.cuts import Cut
 from nuggets.errors import Interrupted, NuggetsError
 from nuggets.pool import Pool
 from nuggets.preparation import PreparedRun
-from nuggets.progress import report_stage
+from nuggets.progress import report_cells, report_stage
 from nuggets.scoring_plan import Round, ScoringUnit
-from nuggets.stopping import check_stop
+from nuggets.stopping import check_stop, stop_requested
 from tasks.plan import plan
 from tasks.score import score
 
-WORKERS = 1  # each scoring task uses all cores, or the GPU, by itself; two at once would load the model twice
+_LOOK_SECONDS = 1.0  # between two looks at whether someone asked to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,14 @@ class Scored:
     computed: int
 
 
-def first_round(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None) -> Round:
+def first_round(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, engine: Engine) -> Round:
     """What is stored, and what comes first."""
-    return plan(prepared, pool, anchors, cut, 0, [], WORKERS)
+    return plan(prepared, pool, anchors, cut, 0, [], engine.workers)
 
 
-def score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round) -> Scored:
+def score_in_rounds(
+    prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round, engine: Engine
+) -> Scored:
     """Score until the cut is certain; without one, until every cell is there.
 
     The next round is planned as soon as a worker has nothing left to do. Shards that are still being scored count as
@@ -42,7 +46,7 @@ def score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | 
     all others are done.
     """
     with scoring_shown(sum(unit.cells for unit in first.units)):
-        scored = _score_in_rounds(prepared, pool, anchors, cut, first)
+        scored = _score_in_rounds(prepared, pool, anchors, cut, first, engine)
     there = 100 * (first.found + scored.computed) / max(1, first.table)
     report_stage(
         f"cells: {scored.computed} computed in {scored.rounds} rounds, {there:.0f} % of the full table are there"
@@ -50,49 +54,93 @@ def score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | 
     return scored
 
 
-def _score_in_rounds(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round) -> Scored:
-    running: dict[PrefectFuture[Any], ScoringUnit] = {}
-    failed: dict[PrefectFuture[Any], ScoringUnit] = {}
-    rounds = computed = 0
+def _score_in_rounds(
+    prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round, engine: Engine
+) -> Scored:
+    tasks = _Tasks(engine)
+    rounds = 0
     plan_now = first
     while True:
         if plan_now.units:
             rounds += 1
-            running |= _start(prepared, plan_now, anchors)
-        if not running:
+            tasks.start(prepared, plan_now, anchors)
+        if not tasks.running:
             break
-        for future in as_completed(list(running)):
-            unit = running.pop(future)
-            future.wait()  # done it is, but its state is known here only after this
-            if future.state.is_completed():
-                computed += future.result()
-            else:
-                failed[future] = unit
-            if len(running) < WORKERS:
-                break
-        _raise_if_stopped(failed)
-        busy = sorted({shard for unit in (*running.values(), *failed.values()) for shard in unit.shards})
-        plan_now = plan(prepared, pool, anchors, cut, plan_now.number + 1, busy, WORKERS)
-    if failed:
-        raise _failure(failed)
-    return Scored(first, rounds, computed)
+        tasks.wait_until_a_worker_is_free()
+        plan_now = plan(prepared, pool, anchors, cut, plan_now.number + 1, tasks.busy_shards(), engine.workers)
+    if tasks.failed:
+        raise _failure(tasks.failed)
+    return Scored(first, rounds, tasks.computed)
 
 
-def _start(prepared: PreparedRun, planned: Round, anchors: str) -> dict[PrefectFuture[Any], ScoringUnit]:
-    futures = score.map(unmapped(prepared), list(planned.units), unmapped(anchors))
-    return dict(zip(futures, planned.units, strict=True))
+class _Tasks:
+    """The scoring tasks of a run: those that run, those that have failed, and what the others have computed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.running: dict[PrefectFuture[Any], ScoringUnit] = {}
+        self.failed: dict[PrefectFuture[Any], ScoringUnit] = {}
+        self.computed = 0
+        self._engine = engine
+        self._done: queue.SimpleQueue[PrefectFuture[Any]] = queue.SimpleQueue()
+
+    def start(self, prepared: PreparedRun, planned: Round, anchors: str) -> None:
+        """Have a round's units scored."""
+        futures = self._engine.map(
+            score,
+            prepared=unmapped(prepared),
+            unit=list(planned.units),
+            anchors_path=unmapped(anchors),
+            elsewhere=unmapped(self._engine.elsewhere),
+        )
+        self.running |= dict(zip(futures, planned.units, strict=True))
+        for future in futures:
+            future.add_done_callback(self._done.put)
+
+    def wait_until_a_worker_is_free(self) -> None:
+        """Wait until fewer tasks run than there are workers. Raises Interrupted if someone asked to stop."""
+        while True:
+            try:
+                self._settle(self._done.get(timeout=_LOOK_SECONDS))
+                while not self._done.empty():
+                    self._settle(self._done.get())
+            except queue.Empty:
+                pass
+            if stop_requested() and not self._engine.elsewhere:
+                wait(list(self.running))  # they have heard of it, too, and store what they have
+            check_stop()
+            if len(self.running) < self._engine.workers:
+                return
+
+    def _settle(self, future: PrefectFuture[Any]) -> None:
+        unit = self.running.pop(future)
+        future.wait()  # done it is, but its state is known here only after this
+        if future.state.is_completed():
+            computed = future.result()
+            self.computed += computed
+            if self._engine.elsewhere:
+                report_cells(computed=computed)
+        else:
+            cause = _cause(future)
+            if isinstance(cause, Interrupted):
+                raise cause
+            self.failed[future] = unit
+
+    def busy_shards(self) -> list[int]:
+        """Shards that are being scored, or can't be."""
+        units = (*self.running.values(), *self.failed.values())
+        return sorted({shard for unit in units for shard in unit.shards})
 
 
-def _raise_if_stopped(failed: dict[PrefectFuture[Any], ScoringUnit]) -> None:
-    for future in failed:
-        cause = future.state.result(raise_on_failure=False)
-        if isinstance(cause, Interrupted):
-            raise cause
-    check_stop()
+def _cause(future: PrefectFuture[Any]) -> Any:
+    """Why a task failed: its error, or what there is to know if it was lost with its process."""
+    try:
+        return future.result(raise_on_failure=False)
+    except Exception as error:
+        return error
 
 
 def _failure(failed: dict[PrefectFuture[Any], ScoringUnit]) -> NuggetsError:
-    causes = [future.state.result(raise_on_failure=False) for future in failed]
+    causes = [_cause(future) for future in failed]
     shards = sorted({shard for unit in failed.values() for shard in unit.shards})
     error = NuggetsError(
         f"{len(failed)} tasks of stage 'score' failed (shards {', '.join(map(str, shards[:20]))}"

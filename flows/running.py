@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.console import hide_progress, show_progress
-from flows.s3_endpoint import s3_endpoint
 from nuggets.config import CurateConfig, ReselectConfig
 from nuggets.preparation import check_config
 from nuggets.publishing import Selection
 from nuggets.stopping import clear_stop, request_stop, stop_requested
+from tasks.s3_endpoint import s3_endpoint
 
 # Read by Prefect at import. What is set already wins.
 _SETTINGS = {

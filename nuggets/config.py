@@ -11,6 +11,7 @@ from nuggets.errors import UsageError
 Profile = Literal["released", "plain", "chat"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Racing = Literal["on", "off"]
+Engine = Literal["local", "dask", "ray"]
 
 CUTS = ("threshold", "top_k", "top_fraction")
 EXCLUSIVE = (CUTS, ("anchors", "anchor_file"))  # at most one of each
@@ -20,6 +21,20 @@ MAX_ROW_BYTES = 1_000_000
 DEFAULT_CUT = TopFraction(0.05)
 MEMORY_MIB = 512
 _S3_ENDPOINT = "URL of the server that s3:// addresses mean. Default: AWS_ENDPOINT_URL or the AWS profile's, else AWS."
+_DEVICES = (
+    "Where models run with engine local: auto (every GPU, else CPU), cpu, or numbers of GPUs such as 0,1,3. A process "
+    "on each; two on a GPU only where its number is given twice."
+)
+_WORKERS = (
+    "Scoring tasks at once: on CPU the number of processes, which share its cores; on a cluster how many it is to have "
+    "in hand. Default: 1 on CPU, all that a cluster has."
+)
+_ENGINE = "What places scoring tasks: local (this machine), or a dask or ray cluster."
+_ENGINE_ADDRESS = (
+    "Address of the cluster, such as tcp://host:8786 (dask) or ray://host:10001. Default: one on this machine for as "
+    "long as the run."
+)
+_STALLED_AFTER = "Seconds without a sign of life after which a scoring process counts as hung and is replaced."
 _MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
 
 
@@ -114,6 +129,11 @@ class CurateConfig:
     )
     memory_mib: int = option(MEMORY_MIB, _MEMORY, ge=16)
     s3_endpoint: str | None = option(None, _S3_ENDPOINT)
+    devices: str = option("auto", _DEVICES)
+    workers: int | None = option(None, _WORKERS, ge=1)
+    engine: Engine = option("local", _ENGINE)
+    engine_address: str | None = option(None, _ENGINE_ADDRESS)
+    stalled_after: int = option(900, _STALLED_AFTER, ge=1)
     trust_remote_code: str | None = option(
         None, "Name of the one model or encoder whose own Python code may be run. Default: none."
     )
@@ -128,6 +148,7 @@ class CurateConfig:
         for name in ("pool", "store", "anchor_file"):
             check_address(name, getattr(self, name))
         check_endpoint(self.s3_endpoint)
+        _check_placing(self)
         _check_choice("profile", self.profile, (None, "released", "plain", "chat"))
         _check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         _check_choice("racing", self.racing, ("on", "off"))
@@ -135,6 +156,11 @@ class CurateConfig:
             raise UsageError(
                 f"anchors={self.anchors} and anchor_file='{self.anchor_file}' exclude each other: "
                 "anchors are found by k-means or taken from the file; give one of the two"
+            )
+        if self.engine != "local" and self.dtype == "auto":
+            raise UsageError(
+                f"dtype=auto depends on the machine, and engine {self.engine} has several: give float32, bfloat16 or "
+                "float16, so that all cells are computed alike"
             )
         if self.profile == "released" and self.anchor_tokens not in (None, 200):
             raise UsageError(
@@ -172,6 +198,11 @@ class ReselectConfig:
     top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", ge=0, le=1)
     memory_mib: int = option(MEMORY_MIB, _MEMORY, ge=16)
     s3_endpoint: str | None = option(None, _S3_ENDPOINT)
+    devices: str = option("auto", _DEVICES)
+    workers: int | None = option(None, _WORKERS, ge=1)
+    engine: Engine = option("local", _ENGINE)
+    engine_address: str | None = option(None, _ENGINE_ADDRESS)
+    stalled_after: int = option(900, _STALLED_AFTER, ge=1)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -179,6 +210,7 @@ class ReselectConfig:
         check_run_name(self.run)
         check_address("store", self.store)
         check_endpoint(self.s3_endpoint)
+        _check_placing(self)
         if cut_from_options(self.threshold, self.top_k, self.top_fraction) is None:
             raise UsageError("no cut is given: give threshold, top_k or top_fraction")
 
@@ -230,6 +262,27 @@ def check_endpoint(url: str | None) -> None:
     check_address("s3_endpoint", url)
     if url is not None and not url.startswith(("http://", "https://")):
         raise UsageError(f"s3_endpoint='{url}' has to be a URL like https://s3.example.org or http://127.0.0.1:8333")
+
+
+def _check_placing(config: "CurateConfig | ReselectConfig") -> None:
+    """Raise UsageError for devices, workers and engine that do not go together."""
+    _check_choice("engine", config.engine, get_args(Engine))
+    numbers = config.devices.split(",")
+    if config.devices not in ("auto", "cpu") and not all(part.isascii() and part.isdigit() for part in numbers):
+        raise UsageError(
+            f"devices='{config.devices}' is not known; allowed: auto, cpu, or numbers of GPUs such as 0 or 0,1,3"
+        )
+    if config.engine == "local" and config.engine_address is not None:
+        raise UsageError(
+            f"engine_address='{config.engine_address}' belongs to engine dask or ray: give one of them, or leave it out"
+        )
+    if config.engine != "local" and config.devices != "auto":
+        raise UsageError(
+            f"devices={config.devices} belongs to engine local, and engine is {config.engine}: a cluster's workers say "
+            "which devices they have"
+        )
+    if config.engine_address is not None:
+        check_address("engine_address", config.engine_address)
 
 
 def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+from nuggets.devices import has_gpu
 from nuggets.errors import InputError
 from nuggets.model_files import ModelFiles, files_digest
 from nuggets.prompts import default_profile
@@ -92,13 +93,11 @@ def _language_model(
     return open_engine(model.to(device), kv_iter=kv_iter)
 
 
-def resolve_dtype(dtype: str) -> str:
-    """The number format that `auto` means on this machine."""
+def resolve_dtype(dtype: str, devices: str) -> str:
+    """The number format that `auto` means on this machine's devices."""
     if dtype != "auto":
         return dtype
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+    return "bfloat16" if devices != "cpu" and has_gpu() else "float32"
 
 
 def _location(files: ModelFiles) -> dict[str, Any]:

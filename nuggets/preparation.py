@@ -26,6 +26,7 @@ class PreparedRun:
     trust_encoder_code: bool
     pool_fingerprint: str
     max_bad_candidates: int = 0
+    s3_endpoint: str | None = None
 
 
 def check_config(config: CurateConfig) -> None:
@@ -76,10 +77,11 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         trust_encoder_code,
         pool_fingerprint,
         config.max_bad_candidates,
+        config.s3_endpoint,
     )
 
 
-def reopen_run(store_url: str, name: str) -> PreparedRun:
+def reopen_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> PreparedRun:
     """A run as it was prepared, to compute more of its cells.
 
     Raises UsageError if its model is not there any more, or if this version would compute other cells.
@@ -104,7 +106,9 @@ def reopen_run(store_url: str, name: str) -> PreparedRun:
             f"run '{name}' was scored as {run.references['scoring_key']}, and its model, limits and this version of "
             f"nuggets give {setup.key}: cells of two kinds must not be mixed; start a new run with nuggets curate"
         )
-    return PreparedRun(name, store.url, setup, None, "", False, identity["pool"], config.max_bad_candidates)
+    return PreparedRun(
+        name, store.url, setup, None, "", False, identity["pool"], config.max_bad_candidates, s3_endpoint
+    )
 
 
 def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:

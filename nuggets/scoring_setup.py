@@ -46,7 +46,9 @@ def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
     limits = token_limits(
         profile, context=card.context, demonstration=config.demonstration_tokens, anchor=config.anchor_tokens
     )
-    return ScoringSetup(files, card.digest, profile, limits, resolve_dtype(config.dtype), config.kv_iter, trusted)
+    return ScoringSetup(
+        files, card.digest, profile, limits, resolve_dtype(config.dtype, config.devices), config.kv_iter, trusted
+    )
 
 
 def open_profile(setup: ScoringSetup) -> PromptProfile:

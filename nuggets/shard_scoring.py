@@ -19,6 +19,7 @@ from nuggets.scoring.door import LanguageModel
 from nuggets.scoring_plan import ScoringUnit
 from nuggets.scoring_setup import open_model, open_profile
 from nuggets.set_aside import note_set_aside
+from nuggets.stopping import stop_requested
 from nuggets.store import Store, open_store
 from nuggets.worklist import Worklist, read_worklist
 
@@ -49,9 +50,9 @@ class BrokenRow:
     anchors: tuple[str, ...]
 
 
-def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, *, should_stop: Callable[[], bool]) -> int:
+def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str) -> int:
     """Compute and store the cells of a scoring task; returns how many. Raises Interrupted if asked to stop."""
-    if should_stop():
+    if stop_requested():
         raise Interrupted("stopped on request before this task began")
     store = open_store(prepared.store)
     setup = prepared.setup
@@ -60,7 +61,7 @@ def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, *, s
         unit.folder,
         open_profile(setup),
         open_model(setup),
-        should_stop,
+        stop_requested,
         scoring_key=setup.key,
         max_bad_candidates=prepared.max_bad_candidates,
     )

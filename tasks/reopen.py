@@ -11,9 +11,13 @@ from tasks.retrying import RETRYING
 
 
 @task(task_run_name="reopen {run}", **RETRYING)
-def reopen(store: str, run: str, undecided: int) -> tuple[PreparedRun, Pool, str]:
+def reopen(store: str, run: str, undecided: int, s3_endpoint: str | None) -> tuple[PreparedRun, Pool, str]:
     """The run as it was prepared, its pool, and the path of its anchors."""
     report_stage(f"run {run}: {undecided} candidates lack cells that this cut needs; scoring goes on where it stopped")
     place = open_store(store)
     references = read_run(place, run).references
-    return reopen_run(store, run), read_pool_record(place, references["pool"]), references["anchors"]
+    return (
+        reopen_run(store, run, s3_endpoint=s3_endpoint),
+        read_pool_record(place, references["pool"]),
+        references["anchors"],
+    )

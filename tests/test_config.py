@@ -13,7 +13,8 @@ from nuggets.errors import UsageError
 FIELDS = [
     "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "profile", "threshold", "top_k",
     "top_fraction", "racing", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
-    "max_row_bytes", "max_rejected_share", "max_bad_candidates", "memory_mib", "s3_endpoint", "trust_remote_code",
+    "max_row_bytes", "max_rejected_share", "max_bad_candidates", "memory_mib", "s3_endpoint", "devices", "workers",
+    "engine", "engine_address", "stalled_after", "trust_remote_code",
 ]  # fmt: skip
 
 
@@ -48,6 +49,11 @@ def test_a_pool_is_all_that_has_to_be_given():
         "max_bad_candidates": 0,
         "memory_mib": 512,
         "s3_endpoint": None,
+        "devices": "auto",
+        "workers": None,
+        "engine": "local",
+        "engine_address": None,
+        "stalled_after": 900,
         "trust_remote_code": None,
     }
 
@@ -187,7 +193,7 @@ def test_an_unknown_key_is_named_beside_all_known_ones():
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
         "anchor_file, profile, threshold, top_k, top_fraction, racing, shard_size, seed, anchor_tokens, "
         "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, max_bad_candidates, "
-        "memory_mib, s3_endpoint, trust_remote_code"
+        "memory_mib, s3_endpoint, devices, workers, engine, engine_address, stalled_after, trust_remote_code"
     )
 
 
@@ -242,6 +248,8 @@ def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds(
         "max_rejected_share": {"minimum": 0, "maximum": 1},
         "max_bad_candidates": {"minimum": 0},
         "memory_mib": {"minimum": 16},
+        "workers": {"minimum": 1},
+        "stalled_after": {"minimum": 1},
     }
 
 
@@ -255,3 +263,31 @@ def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
         "title": "Top K",
     }
     assert all("description" in shown for shown in schema["properties"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"devices": "gpu"}, ("devices='gpu' is not known", "auto, cpu, or numbers")),
+        ({"devices": "0,"}, ("devices='0,' is not known",)),
+        ({"devices": "-1"}, ("devices='-1' is not known",)),
+        ({"engine": "spark"}, ("engine='spark' is not known; allowed: local, dask, ray",)),
+        ({"engine_address": "tcp://host:8786"}, ("engine_address='tcp://host:8786' belongs to engine dask or ray",)),
+        ({"engine": "dask", "devices": "0", "dtype": "float32"}, ("devices=0 belongs to engine local", "dask")),
+        ({"engine": "ray"}, ("dtype=auto depends on the machine", "engine ray", "float32, bfloat16 or float16")),
+        ({"workers": 0}, ("workers=0 is out of range: allowed is 1 or more",)),
+        ({"engine": "dask", "dtype": "float32", "engine_address": "tcp://me:secret@host:1"}, ("holds credentials",)),
+    ],
+)
+def test_devices_and_engines_that_do_not_go_together_are_refused(options: dict[str, Any], words: tuple[str, ...]):
+    message = refusal(**options)
+    assert all(word in message for word in words) and "secret" not in message
+    if options.get("engine") != "ray":  # a run that is there has a number format
+        with pytest.raises(UsageError, match=words[0].split("'")[0][:20]):
+            ReselectConfig(run="r", top_k=1, **{name: value for name, value in options.items() if name != "dtype"})
+
+
+def test_devices_and_engines_that_go_together_are_accepted():
+    assert CurateConfig(pool="p", devices="0,0,3").devices == "0,0,3"
+    assert CurateConfig(pool="p", engine="dask", engine_address="tcp://h:1", workers=8, dtype="bfloat16").workers == 8
+    assert ReselectConfig(run="r", top_k=1, engine="ray", engine_address="ray://h:1").engine == "ray"

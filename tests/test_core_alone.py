@@ -46,7 +46,7 @@ anchors = choose_anchors(prepared, config, pool, [embed_shard(prepared, shard) f
 measure_missing(prepared, anchors.path, 0, anchors.anchors)
 computed = number = 0
 while (plan := plan_round(prepared, pool, anchors.path, TopK(4), number=number)).units:
-    computed += sum(score_unit(prepared, unit, anchors.path, should_stop=lambda: False) for unit in plan.units)
+    computed += sum(score_unit(prepared, unit, anchors.path) for unit in plan.units)
     number += 1
 judge_run(prepared, pool, anchors.path)
 note_outcome(prepared.store, prepared.name, RunState.COMPLETE, references={{"pool": pool.id}})

@@ -83,12 +83,12 @@ class Failing:
         self.shard, self.error, self.times = shard, error, times
         self.tries: Counter[int] = Counter()
 
-    def __call__(self, prepared: Any, unit: Any, anchors_path: str, **options: Any) -> int:
+    def __call__(self, prepared: Any, unit: Any, anchors_path: str) -> int:
         (shard,) = unit.shards
         self.tries[shard] += 1
         if shard == self.shard and self.tries[shard] <= self.times:
             raise self.error
-        return score_unit(prepared, unit, anchors_path, **options)
+        return score_unit(prepared, unit, anchors_path)
 
 
 @pytest.mark.usefixtures("prefect_server", "short_pauses")

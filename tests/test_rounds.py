@@ -16,6 +16,7 @@ from conftest import EXAMPLES
 
 import tasks.score
 from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.devices import Device
 from nuggets.errors import UsageError
 from nuggets.publishing import Selection
 from nuggets.shard_scoring import score_unit
@@ -214,15 +215,12 @@ def test_a_round_does_not_wait_for_a_slow_shard(
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    import flows.curate
-    import flows.rounds
+    import flows.engine
 
     others_rounds: list[int] = []  # while the slow shard is being scored
     slow, over = threading.Event(), threading.Event()
 
-    def stalling(prepared: Any, unit: Any, anchors_path: str, **options: Any) -> int:
+    def stalling(prepared: Any, unit: Any, anchors_path: str) -> int:
         if 0 in unit.shards and unit.round >= 2 and not slow.is_set():
             slow.set()
             end = time.monotonic() + 60
@@ -231,12 +229,12 @@ def test_a_round_does_not_wait_for_a_slow_shard(
             over.set()
         elif slow.is_set() and not over.is_set():
             others_rounds.append(unit.round)
-        return score_unit(prepared, unit, anchors_path, **options)
+        return score_unit(prepared, unit, anchors_path)
 
     monkeypatch.setattr(tasks.score, "score_unit", stalling)
-    monkeypatch.setattr(flows.rounds, "WORKERS", 2)
-    two_at_once = flows.curate.curate.with_options(task_runner=ThreadPoolTaskRunner(max_workers=2))
-    monkeypatch.setattr(flows.curate, "curate", two_at_once)
+    # Two workers that are threads of this process, so that they can be made to wait for each other.
+    monkeypatch.setattr(tasks.score, "on_device", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(flows.engine, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {})))
     assert chosen(run_flow(wide_pool, tmp_path / "two", tiny_model, anchor_file)) == chosen(raced.selection)
     assert over.is_set() and len(set(others_rounds)) > 1
 

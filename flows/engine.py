@@ -1,0 +1,60 @@
+"""Where the tasks run that need a model: on this machine's devices, or on a Dask or Ray cluster."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.device_processes import device_processes
+from nuggets.devices import find_devices, has_gpu
+from nuggets.progress import report_stage
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Places tasks, `workers` at once; `elsewhere` they hear no signal of this process, nor it their progress."""
+
+    runner: TaskRunner[Any]
+    workers: int
+    elsewhere: bool = False
+    resources: Callable[[], AbstractContextManager[Any]] = nullcontext  # what a task is to have for itself
+
+    def map(self, task: "Task[..., Any]", **parameters: Any) -> list[PrefectFuture[Any]]:
+        """A task run for each element of those parameters that are not `unmapped`."""
+        with self.resources():
+            return list(self.runner.map(task, parameters))
+
+
+@contextmanager
+def open_engine(config: CurateConfig | ReselectConfig) -> Iterator[Engine]:
+    """The engine that a configuration asks for, for as long as this lasts.
+
+    Raises UsageError if its devices or its packages are not here, NuggetsError if no cluster answers.
+    """
+    with _local(config) if config.engine == "local" else _cluster(config) as engine:
+        yield engine
+
+
+def _cluster(config: CurateConfig | ReselectConfig) -> AbstractContextManager[Engine]:
+    from flows.clusters import dask_cluster, ray_cluster  # here, because most runs need neither package
+
+    opened = dask_cluster if config.engine == "dask" else ray_cluster
+    return opened(config.engine_address, config.workers)
+
+
+@contextmanager
+def _local(config: CurateConfig | ReselectConfig) -> Iterator[Engine]:
+    devices = find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    with ExitStack() as stack:
+        # One worker on CPU needs no process of its own: this one can do its work, unless it would use a GPU for it.
+        if config.workers is not None or len(devices) > 1 or has_gpu():
+            stack.enter_context(device_processes(devices, stalled_after=config.stalled_after))
+            report_stage(f"a scoring process on each of: {', '.join(device.name for device in devices)}")
+        # Left before the processes are: its tasks end first, and store what they have.
+        yield Engine(stack.enter_context(ThreadPoolTaskRunner(max_workers=len(devices))), len(devices))
