@@ -15,6 +15,7 @@ from nuggets.config import (
     DEFAULT_STORE,
     CurateConfig,
     ReselectConfig,
+    ScoreShardsConfig,
     check_address,
     check_endpoint,
     config_from_mapping,
@@ -72,6 +73,17 @@ def reselect(**options: Any) -> None:
             _show_selection(run_reselect(config))
         else:
             _show_selection(publish_selection(config.store, config.run, config.cut, memory=config.memory_mib << 20))
+
+
+@app.command("score-shards")
+@with_options(ScoreShardsConfig, argument="run")
+def score_shards(**options: Any) -> None:
+    """Score a part of a run's shards on this machine too, for a run that has begun to score. Publishes nothing."""
+    config = ScoreShardsConfig(**{name: value for name, value in options.items() if value is not None})
+
+    from flows.running import run_score_shards
+
+    typer.echo(f"run {config.run}, part {config.part} of {config.parts}: {run_score_shards(config)} cells computed")
 
 
 @app.command()

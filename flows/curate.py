@@ -10,7 +10,8 @@ from prefect.futures import PrefectFuture, wait
 
 from flows.cancelling import tasks_end_with_flow
 from flows.engine import Engine, open_engine
-from flows.rounds import first_round, score_in_rounds
+from flows.parts import score_everywhere
+from flows.rounds import Scoring
 from nuggets.config import CurateConfig
 from nuggets.errors import Interrupted, NuggetsError, StoreError
 from nuggets.preparation import PreparedRun
@@ -90,7 +91,8 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engin
     _results("baseline", engine.map(measure_baseline, **same, start=starts, stop=stops))
     watch.lap("baseline")
     cut = config.cut if config.racing == "on" else None
-    first = first_round(prepared, pool, anchor_set.path, cut, engine)
+    scoring = Scoring(prepared, pool, anchor_set.path, cut, engine)
+    first = scoring.plan(0)
     references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
     counts = {
         "rows": pool.rows,
@@ -103,7 +105,7 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engin
     }
     # Before scoring, so that what an interrupted run has computed can be looked at.
     record(prepared.store, prepared.name, RunState.RUNNING, references=references, counts=counts)
-    scored = score_in_rounds(prepared, pool, anchor_set.path, cut, first, engine)
+    scored = score_everywhere(scoring, first)
     watch.lap("score")
     judge(prepared, pool, anchor_set.path)
     watch.lap("judge")

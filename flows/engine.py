@@ -3,17 +3,21 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.config import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.device_processes import device_processes
 from nuggets.devices import find_devices, has_gpu
 from nuggets.progress import report_stage
+
+Config = CurateConfig | ReselectConfig | ScoreShardsConfig
+
+_SCORE_SHARDS = "score-shards/on-demand"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Engine:
     workers: int
     elsewhere: bool = False
     resources: Callable[[], AbstractContextManager[Any]] = nullcontext  # what a task is to have for itself
+    deployment: str | None = None  # whose flow runs score first; what they leave is done here
+    flow_runs: int = 0
 
     def map(self, task: "Task[..., Any]", **parameters: Any) -> list[PrefectFuture[Any]]:
         """A task run for each element of those parameters that are not `unmapped`."""
@@ -32,16 +38,23 @@ class Engine:
 
 
 @contextmanager
-def open_engine(config: CurateConfig | ReselectConfig) -> Iterator[Engine]:
+def open_engine(config: Config) -> Iterator[Engine]:
     """The engine that a configuration asks for, for as long as this lasts.
 
     Raises UsageError if its devices or its packages are not here, NuggetsError if no cluster answers.
     """
-    with _local(config) if config.engine == "local" else _cluster(config) as engine:
-        yield engine
+    if config.engine in ("dask", "ray"):
+        with _cluster(config) as engine:
+            yield engine
+    elif config.engine == "deployment":
+        with _devices(config, None) as engine:
+            yield replace(engine, deployment=config.engine_address or _SCORE_SHARDS, flow_runs=config.workers or 1)
+    else:
+        with _devices(config, config.workers) as engine:
+            yield engine
 
 
-def _cluster(config: CurateConfig | ReselectConfig) -> AbstractContextManager[Engine]:
+def _cluster(config: Config) -> AbstractContextManager[Engine]:
     from flows.clusters import dask_cluster, ray_cluster  # here, because most runs need neither package
 
     opened = dask_cluster if config.engine == "dask" else ray_cluster
@@ -49,11 +62,11 @@ def _cluster(config: CurateConfig | ReselectConfig) -> AbstractContextManager[En
 
 
 @contextmanager
-def _local(config: CurateConfig | ReselectConfig) -> Iterator[Engine]:
-    devices = find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+def _devices(config: Config, workers: int | None) -> Iterator[Engine]:
+    devices = find_devices(config.devices, workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     with ExitStack() as stack:
         # One worker on CPU needs no process of its own: this one can do its work, unless it would use a GPU for it.
-        if config.workers is not None or len(devices) > 1 or has_gpu():
+        if workers is not None or len(devices) > 1 or has_gpu():
             stack.enter_context(device_processes(devices, stalled_after=config.stalled_after))
             report_stage(f"a scoring process on each of: {', '.join(device.name for device in devices)}")
         # Left before the processes are: its tasks end first, and store what they have.

@@ -4,8 +4,10 @@ from prefect import flow
 
 from flows.cancelling import tasks_end_with_flow
 from flows.engine import open_engine
-from flows.rounds import first_round, score_in_rounds
+from flows.parts import score_everywhere
+from flows.rounds import Scoring
 from nuggets.config import ReselectConfig
+from nuggets.progress import report_stage
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
 from tasks.judge import judge
@@ -26,10 +28,15 @@ def reselect(config: ReselectConfig) -> Selection:
     with s3_endpoint(config.s3_endpoint), tasks_end_with_flow():
         undecided = count_undecided(config.store, config.run, config.cut)
         if undecided:
-            prepared, pool, anchors = reopen(config.store, config.run, undecided, config.s3_endpoint)
+            report_stage(
+                f"run {config.run}: {undecided} candidates lack cells that this cut needs; "
+                "scoring goes on where it stopped"
+            )
+            prepared, pool, anchors = reopen(config.store, config.run, config.s3_endpoint)
             with open_engine(config) as engine:
-                first = first_round(prepared, pool, anchors, config.cut, engine)
-                scored = score_in_rounds(prepared, pool, anchors, config.cut, first, engine)
+                scoring = Scoring(prepared, pool, anchors, config.cut, engine)
+                first = scoring.plan(0)
+                scored = score_everywhere(scoring, first)
             judge(prepared, pool, anchors)
             counts = {"cells_found": first.found, "cells_computed": scored.computed, "rounds": scored.rounds}
             record(config.store, config.run, RunState.COMPLETE, counts=counts)

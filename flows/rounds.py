@@ -1,6 +1,7 @@
 """Rounds of scoring: tasks on all devices, and between two rounds a look at who is still in the race."""
 
 import queue
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,31 +23,40 @@ from tasks.score import score
 _LOOK_SECONDS = 1.0  # between two looks at whether someone asked to stop
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What is to be scored and for which cut (None for the whole table), and on what."""
+
+    prepared: PreparedRun
+    pool: Pool
+    anchors: str
+    cut: Cut | None
+    engine: Engine
+    others: tuple[int, ...] = ()  # shards that some other flow run scores
+
+    def plan(self, number: int, busy: Collection[int] = ()) -> Round:
+        """The next round; `busy` shards are being scored already, or can't be."""
+        left_out = sorted({*self.others, *busy})
+        return plan(self.prepared, self.pool, self.anchors, self.cut, number, left_out, self.engine.workers)
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the rounds came to: the first plan, how many rounds there were, and cells computed in them."""
+    """What the rounds came to: how many there were, and cells computed in them."""
 
-    first: Round
     rounds: int
     computed: int
 
 
-def first_round(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, engine: Engine) -> Round:
-    """What is stored, and what comes first."""
-    return plan(prepared, pool, anchors, cut, 0, [], engine.workers)
-
-
-def score_in_rounds(
-    prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round, engine: Engine
-) -> Scored:
-    """Score until the cut is certain; without one, until every cell is there.
+def score_in_rounds(scoring: Scoring, first: Round) -> Scored:
+    """Score until the cut is certain; without one, until every cell is there. `first` is the plan of round 0.
 
     The next round is planned as soon as a worker has nothing left to do. Shards that are still being scored count as
     they stand and get no further work, so nobody waits for a slow one; nor for one that fails, which is reported when
     all others are done.
     """
     with scoring_shown(sum(unit.cells for unit in first.units)):
-        scored = _score_in_rounds(prepared, pool, anchors, cut, first, engine)
+        scored = _score_in_rounds(scoring, first)
     there = 100 * (first.found + scored.computed) / max(1, first.table)
     report_stage(
         f"cells: {scored.computed} computed in {scored.rounds} rounds, {there:.0f} % of the full table are there"
@@ -54,23 +64,21 @@ def score_in_rounds(
     return scored
 
 
-def _score_in_rounds(
-    prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None, first: Round, engine: Engine
-) -> Scored:
-    tasks = _Tasks(engine)
+def _score_in_rounds(scoring: Scoring, first: Round) -> Scored:
+    tasks = _Tasks(scoring.engine)
     rounds = 0
     plan_now = first
     while True:
         if plan_now.units:
             rounds += 1
-            tasks.start(prepared, plan_now, anchors)
+            tasks.start(scoring.prepared, plan_now, scoring.anchors)
         if not tasks.running:
             break
         tasks.wait_until_a_worker_is_free()
-        plan_now = plan(prepared, pool, anchors, cut, plan_now.number + 1, tasks.busy_shards(), engine.workers)
+        plan_now = scoring.plan(plan_now.number + 1, tasks.busy_shards())
     if tasks.failed:
         raise _failure(tasks.failed)
-    return Scored(first, rounds, tasks.computed)
+    return Scored(rounds, tasks.computed)
 
 
 class _Tasks:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.console import hide_progress, show_progress
-from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.config import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.preparation import check_config
 from nuggets.publishing import Selection
 from nuggets.stopping import clear_stop, request_stop, stop_requested
@@ -44,6 +44,14 @@ def run_reselect(config: ReselectConfig) -> Selection:
         from flows.reselect import reselect
 
         return reselect(config)
+
+
+def run_score_shards(config: ScoreShardsConfig) -> int:
+    """Run the score-shards flow here; returns how many cells it computed."""
+    with _surroundings():
+        from flows.score_shards import score_shards
+
+        return score_shards(config)
 
 
 @contextmanager

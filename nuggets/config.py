@@ -11,7 +11,7 @@ from nuggets.errors import UsageError
 Profile = Literal["released", "plain", "chat"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Racing = Literal["on", "off"]
-Engine = Literal["local", "dask", "ray"]
+Engine = Literal["local", "dask", "ray", "deployment"]
 
 CUTS = ("threshold", "top_k", "top_fraction")
 EXCLUSIVE = (CUTS, ("anchors", "anchor_file"))  # at most one of each
@@ -27,12 +27,15 @@ _DEVICES = (
 )
 _WORKERS = (
     "Scoring tasks at once: on CPU the number of processes, which share its cores; on a cluster how many it is to have "
-    "in hand. Default: 1 on CPU, all that a cluster has."
+    "in hand; flow runs of a deployment. Default: 1 on CPU, all that a cluster has, 1 of a deployment."
 )
-_ENGINE = "What places scoring tasks: local (this machine), or a dask or ray cluster."
+_ENGINE = (
+    "What places scoring tasks: local (this machine), a dask or ray cluster, or deployment: `workers` flow runs of "
+    "one that scores shards, on whatever machines its work pool has."
+)
 _ENGINE_ADDRESS = (
-    "Address of the cluster, such as tcp://host:8786 (dask) or ray://host:10001. Default: one on this machine for as "
-    "long as the run."
+    "Address of the cluster, such as tcp://host:8786 (dask) or ray://host:10001; default: one on this machine for as "
+    "long as the run. Or the deployment's name; default: score-shards/on-demand."
 )
 _STALLED_AFTER = "Seconds without a sign of life after which a scoring process counts as hung and is replaced."
 _MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
@@ -220,6 +223,45 @@ class ReselectConfig:
         return cut_from_options(self.threshold, self.top_k, self.top_fraction) or DEFAULT_CUT
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreShardsConfig:
+    """A share of a run's shards to score, and for which cut; nothing is published."""
+
+    __pydantic_config__ = _refused(CUTS)
+    engine = "local"
+    engine_address = None
+
+    run: str = field(metadata={"description": "Name of a run that has begun to score, as `nuggets runs` shows it."})
+    store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")
+    part: int = option(0, "Which part of the shards: 0 for the first.", ge=0)
+    parts: int = option(1, "Into how many parts the run's shards are divided.", ge=1)
+    threshold: float | None = option(None, "Race for golden scores strictly above this, 0 to 1.", ge=0, le=1)
+    top_k: int | None = option(None, "Race for this many of the best.", ge=1)
+    top_fraction: float | None = option(
+        None, "Race for this share of the best, 0 to 1. Without a cut every cell is computed.", ge=0, le=1
+    )
+    s3_endpoint: str | None = option(None, _S3_ENDPOINT)
+    devices: str = option("auto", _DEVICES)
+    workers: int | None = option(None, "Scoring processes on CPU, which share its cores. Default: 1.", ge=1)
+    stalled_after: int = option(900, _STALLED_AFTER, ge=1)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check_field(item, getattr(self, item.name))
+        check_run_name(self.run)
+        check_address("store", self.store)
+        check_endpoint(self.s3_endpoint)
+        _check_devices(self.devices)
+        if self.part >= self.parts:
+            raise UsageError(f"part={self.part} is none of parts={self.parts}: allowed is 0 to {self.parts - 1}")
+        cut_from_options(self.threshold, self.top_k, self.top_fraction)
+
+    @property
+    def cut(self) -> Cut | None:
+        """The rule that the race is for; None for the whole table."""
+        return cut_from_options(self.threshold, self.top_k, self.top_fraction)
+
+
 def config_from_mapping(options: Mapping[str, Any], *, source: str) -> CurateConfig:
     """The configuration that a mapping (a YAML file, say) describes; a key that is not a field is refused."""
     known = [item.name for item in fields(CurateConfig)]
@@ -267,22 +309,24 @@ def check_endpoint(url: str | None) -> None:
 def _check_placing(config: "CurateConfig | ReselectConfig") -> None:
     """Raise UsageError for devices, workers and engine that do not go together."""
     _check_choice("engine", config.engine, get_args(Engine))
-    numbers = config.devices.split(",")
-    if config.devices not in ("auto", "cpu") and not all(part.isascii() and part.isdigit() for part in numbers):
-        raise UsageError(
-            f"devices='{config.devices}' is not known; allowed: auto, cpu, or numbers of GPUs such as 0 or 0,1,3"
-        )
+    _check_devices(config.devices)
     if config.engine == "local" and config.engine_address is not None:
         raise UsageError(
-            f"engine_address='{config.engine_address}' belongs to engine dask or ray: give one of them, or leave it out"
+            f"engine_address='{config.engine_address}' belongs to engine dask, ray or deployment: give one of them, or "
+            "leave it out"
         )
     if config.engine != "local" and config.devices != "auto":
         raise UsageError(
-            f"devices={config.devices} belongs to engine local, and engine is {config.engine}: a cluster's workers say "
-            "which devices they have"
+            f"devices={config.devices} belongs to engine local, and engine is {config.engine}: its workers say which "
+            "devices they have"
         )
     if config.engine_address is not None:
         check_address("engine_address", config.engine_address)
+
+
+def _check_devices(devices: str) -> None:
+    if devices not in ("auto", "cpu") and not all(part.isascii() and part.isdigit() for part in devices.split(",")):
+        raise UsageError(f"devices='{devices}' is not known; allowed: auto, cpu, or numbers of GPUs such as 0 or 0,1,3")
 
 
 def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

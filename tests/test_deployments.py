@@ -27,7 +27,7 @@ def flow_of(deployment: dict[str, Any]) -> Any:
 
 def test_these_are_the_deployments() -> None:
     names = [f"{flow_of(deployment).name}/{deployment['name']}" for deployment in DEPLOYMENTS]
-    assert names == ["curate/nightly", "curate/on-demand", "reselect/on-demand"]
+    assert names == ["curate/nightly", "curate/on-demand", "score-shards/on-demand", "reselect/on-demand"]
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: f"{item['entrypoint']}/{item['name']}")
@@ -79,11 +79,15 @@ def test_forms_describe_and_bound_every_field() -> None:
         (0, {"pool": "p.jsonl", "anchors": 5, "anchor_file": "a.json"}, False),
         (0, {"pool": "p.jsonl", "threshold": 1.5}, False),
         (0, {}, False),
-        (2, {"run": "r", "top_fraction": 0.5}, True),
-        (2, {"run": "r", "top_fraction": 0.5, "threshold": None, "top_k": None}, True),
-        (2, {"run": "r", "top_fraction": 0.5, "threshold": 0.5}, False),
-        (2, {"run": "r"}, False),
-        (2, {"run": "r", "threshold": None}, False),
+        (2, {"run": "r", "part": 3, "parts": 4}, True),
+        (2, {"run": "r", "top_k": 5}, True),
+        (2, {"run": "r", "top_k": 5, "threshold": 0.5}, False),
+        (2, {"run": "r", "parts": 0}, False),
+        (3, {"run": "r", "top_fraction": 0.5}, True),
+        (3, {"run": "r", "top_fraction": 0.5, "threshold": None, "top_k": None}, True),
+        (3, {"run": "r", "top_fraction": 0.5, "threshold": 0.5}, False),
+        (3, {"run": "r"}, False),
+        (3, {"run": "r", "threshold": None}, False),
     ],
 )
 def test_a_form_refuses_two_cuts_and_none(deployment: int, config: dict[str, Any], is_fine: bool) -> None:

@@ -1,0 +1,24 @@
+"""Score a part of a run's shards: what a run hands to many machines, or an operator to one more of them."""
+
+from prefect import flow
+
+from flows.cancelling import tasks_end_with_flow
+from flows.engine import open_engine
+from flows.rounds import Scoring, score_in_rounds
+from nuggets.config import ScoreShardsConfig
+from tasks.reopen import reopen
+from tasks.s3_endpoint import s3_endpoint
+
+
+@flow(name="score-shards", flow_run_name="score part {config.part} of {config.parts} of {config.run}")
+def score_shards(config: ScoreShardsConfig) -> int:
+    """Compute the cells that a part of a run's shards lacks; returns how many. They appear in the store as they come.
+
+    Args:
+        config: The run, its store, the part, and the cut that the race is for.
+    """
+    with s3_endpoint(config.s3_endpoint), tasks_end_with_flow(), open_engine(config) as engine:
+        prepared, pool, anchors = reopen(config.store, config.run, config.s3_endpoint)
+        others = tuple(shard for shard in range(len(pool.shards)) if shard % config.parts != config.part)
+        scoring = Scoring(prepared, pool, anchors, config.cut, engine, others)
+        return score_in_rounds(scoring, scoring.plan(0)).computed
