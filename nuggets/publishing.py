@@ -12,8 +12,9 @@ from nuggets.cuts import Cut, Threshold, TopFraction, TopK, cut_name, describe_c
 from nuggets.errors import UsageError
 from nuggets.golden import GoldenTable
 from nuggets.judgement import read_golden
+from nuggets.pictures import data_address
 from nuggets.pool import MEMORY, Pool, read_pool_record
-from nuggets.report import RankedExample, score_quantiles, selections_table
+from nuggets.report import RankedExample, files_table, picture, score_quantiles, selections_table
 from nuggets.runs import Run, golden_path, list_selections, read_run, selection_folder
 from nuggets.selection import (
     Boundary,
@@ -26,11 +27,19 @@ from nuggets.selection import (
     survey,
     undecided_count,
 )
-from nuggets.selection_files import SHOWN, report_markdown, save_scores, save_selected, shown_examples
+from nuggets.selection_files import (
+    PICTURE,
+    SHOWN,
+    report_markdown,
+    save_picture,
+    save_scores,
+    save_selected,
+    shown_examples,
+)
 from nuggets.store import Store, open_store
 from nuggets.temporary import temporary_folder
 
-FILES = ("selected.jsonl", "scores.parquet", "report.md")  # beside the manifest
+FILES = ("selected.jsonl", "scores.parquet", PICTURE, "report.md")  # beside the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,28 @@ def read_report(store_url: str, selection: Selection) -> str:
     return open_store(store_url).read(f"{selection_folder(selection.run, selection.name)}/report.md").decode()
 
 
+def selection_page(store_url: str, selection: Selection) -> str:
+    """A published selection for a page that can't reach into the store, in Markdown.
+
+    Its report with the picture in it, the full addresses of its files, and all selections of its run side by side.
+    """
+    store = open_store(store_url)
+    folder = selection_folder(selection.run, selection.name)
+    # As a paragraph of its own: an example's text that looks the same stands in a row of a table.
+    linked, embedded = (
+        f"\n\n{picture(address)}\n\n" for address in (PICTURE, data_address(store.read(f"{folder}/{PICTURE}")))
+    )
+    files = {name: store.uri(f"{folder}/{name}") for name in (*FILES, "manifest.json")}
+    parts = [
+        read_report(store_url, selection).replace(linked, embedded, 1).rstrip("\n"),
+        "## Where the files lie",
+        files_table(files),
+        "## Selections of this run",
+        compare_selections(store_url, selection.run),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def compare_selections(store_url: str, run: str) -> str:
     """All selections of a run side by side, as Markdown, oldest first."""
     store = open_store(store_url)
@@ -150,6 +181,7 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         files = {name: temporary / name for name in FILES}
         save_selected(files["selected.jsonl"], store, pool, decided.tables, decided.boundary, memory=memory)
         save_scores(files["scores.parquet"], decided.tables, decided.boundary)
+        save_picture(files[PICTURE], run, cut, found)
         files["report.md"].write_text(report_markdown(run, pool, cut, found, selection.shown), encoding="utf-8")
         hashes = {name: _sha256(file) for name, file in files.items()}
         store.remove(f"{folder}/manifest.json")

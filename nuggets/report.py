@@ -43,13 +43,13 @@ class ReportData:
     cells: Mapping[int, int]
     best: Sequence[RankedExample]
     worst: Sequence[RankedExample]
+    picture: str  # the file's name, beside the report
     files: Mapping[str, str]
 
 
 def render_report(data: ReportData) -> str:
     """The whole report."""
     quantiles = score_quantiles(data.levels)
-    judged = data.levels.standing.anchors > 0
     certain = bool(data.levels.standing.complete.all())
     names = {"0": "least", "1": "most"}
     parts = [
@@ -62,7 +62,8 @@ def render_report(data: ReportData) -> str:
             [names.get(q, f"{100 * float(q):g} %") for q in quantiles],
             [[f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}" for low, high in quantiles.values()]],
         ),
-        "```text\n" + histogram(data.levels.judged, data.kept[judged]) + "\n```",
+        picture(data.picture),
+        "```text\n" + histogram(data.levels, data.kept) + "\n```",
     ]
     if not certain:
         parts += [
@@ -87,28 +88,67 @@ def score_quantiles(levels: Levels) -> dict[str, tuple[float, float]]:
     return {f"{q:g}": (round(a, 6), round(b, 6)) for q, a, b in zip(QUANTILES, low, high, strict=True)}
 
 
-def histogram(levels: Levels, kept: NDArray[np.int64], *, bins: int = 20) -> str:
-    """Golden scores in bins of equal width from 0 to 1: `#` kept, `.` dropped, `:` dropped with cells missing.
+def picture(address: str) -> str:
+    """The picture of a selection's scores, as Markdown."""
+    return f"![Golden scores of the candidates, kept and dropped]({address})"
 
-    The last stand at the highest score that they could still have had.
+
+@dataclass(frozen=True, slots=True)
+class ScoreBins:
+    """Candidates by golden score, in bins of equal width from 0 to 1; a bin holds its lower edge, the last one also 1.
+
+    Those who were dropped early, with cells missing, stand at the highest score that they could still have had.
     """
-    edges = np.linspace(0, 1, bins + 1)
+
+    edges: NDArray[np.float64]  # one more than there are bins
+    kept: NDArray[np.int64]
+    dropped: NDArray[np.int64]
+    early: NDArray[np.int64]
+
+    @property
+    def total(self) -> NDArray[np.int64]:
+        """How many candidates each bin holds."""
+        return self.kept + self.dropped + self.early
+
+
+def score_bins(levels: Levels, kept: NDArray[np.int64], *, bins: int | None = None) -> ScoreBins:
+    """How many candidates of which score are kept and dropped; who is judged on nothing has none, and is in no bin.
+
+    Without a number of `bins`, about 20 for these anchors.
+    """
+    kept, levels = kept[levels.standing.anchors > 0], levels.judged
+    number = bins or _suitable(int(levels.standing.anchors.max(initial=0)))
     # Scores are fractions with small denominators: nudged, 0.15 falls into the bin that starts at 0.15.
-    place = np.clip(np.floor(levels.standing.high * bins + 1e-9).astype(int), 0, bins - 1)
+    place = np.clip(np.floor(levels.standing.high * number + 1e-9).astype(int), 0, number - 1)
     complete = levels.standing.complete
-    total = np.bincount(place, weights=levels.count, minlength=bins).astype(int)
-    parts = [(kept, "#"), (np.where(complete, levels.count - kept, 0), "."), (np.where(complete, 0, levels.count), ":")]
-    counts = [(np.bincount(place, weights=count, minlength=bins), mark) for count, mark in parts]
+    parts = (kept, np.where(complete, levels.count - kept, 0), np.where(complete, 0, levels.count))
+    counts = [np.bincount(place, weights=part, minlength=number).astype(np.int64) for part in parts]
+    return ScoreBins(np.linspace(0, 1, number + 1), *counts)
+
+
+def _suitable(anchors: int) -> int:
+    """The number of bins next to 20 of which each has room for as many scores, if there is one up to 30.
+
+    With 50 anchors and 20 bins, every other one would hold three scores and the rest two: a comb that means nothing.
+    """
+    even = [bins for bins in range(10, 31) if anchors and (bins % anchors == 0 or anchors % bins == 0)]
+    return min(even, key=lambda bins: abs(bins - 20), default=20)
+
+
+def histogram(levels: Levels, kept: NDArray[np.int64], *, bins: int | None = None) -> str:
+    """Golden scores as text, in the bins of `score_bins`: `#` kept, `.` dropped, `:` dropped early."""
+    counted = score_bins(levels, kept, bins=bins)
+    edges, total = counted.edges, counted.total
     scale = _BAR / max(1, int(total.max()))
     used = np.flatnonzero(total)
     lines = []
     for index in range(int(used[0]), int(used[-1]) + 1) if len(used) else []:
         bar, drawn = "", 0.0
-        for count, mark in counts:
-            drawn += count[index] * scale
+        for count, mark in ((counted.kept, "#"), (counted.dropped, "."), (counted.early, ":")):
+            drawn += int(count[index]) * scale
             bar += mark * (int(np.ceil(drawn - 1e-9)) - len(bar))
         lines.append(f"{edges[index]:.2f}-{edges[index + 1]:.2f} {total[index]:>8} {bar}".rstrip())
-    legend = "# kept, . dropped" + ("" if complete.all() else ", : dropped early, at the highest score possible")
+    legend = "# kept, . dropped" + (", : dropped early, at the highest score possible" if counted.early.any() else "")
     return "\n".join([f"score        examples  ({legend})", *lines])
 
 
@@ -134,6 +174,11 @@ def _by_cells(cells: Mapping[int, int], *, bins: int = 10) -> list[tuple[str, st
         (str(first) if first == last else f"{first} to {last}", str(counted[place]))
         for place, (first, last) in bounds.items()
     ]
+
+
+def files_table(addresses: Mapping[str, str]) -> str:
+    """Where files lie, as Markdown: their names and full addresses."""
+    return _table(("file", "where"), [(name, f"`{_one_line(address)}`") for name, address in addresses.items()])
 
 
 def selections_table(rows: Sequence[tuple[str, int, str]]) -> str:

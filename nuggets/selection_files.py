@@ -12,6 +12,7 @@ import pyarrow as pa
 from nuggets.columns import save_tables
 from nuggets.cuts import Cut, describe_cut
 from nuggets.golden import GoldenTable
+from nuggets.pictures import scores_picture
 from nuggets.pool import Candidate, Pool, read_records
 from nuggets.ranking import Keys, rank_keys
 from nuggets.report import RankedExample, ReportData, render_report
@@ -21,9 +22,11 @@ from nuggets.spill import spill
 from nuggets.store import Store
 
 SHOWN = 10  # best and worst candidates in report and artifacts
+PICTURE = "scores.png"
 FILES = {
     "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
     "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
+    PICTURE: "how many candidates have which golden score, and where the cut parts them",
     "manifest.json": "configuration, hashes, versions, counts and timings",
     "report.md": "this page",
 }
@@ -78,6 +81,11 @@ def _scores(table: GoldenTable, boundary: Boundary) -> Any:
     )
 
 
+def save_picture(file: Path, run: Run, cut: Cut, found: Survey) -> None:
+    """The golden scores as a picture."""
+    file.write_bytes(scores_picture(found.levels, found.kept, run=run.name, cut=cut))
+
+
 def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequence[RankedExample]) -> str:
     """The report for people."""
     kept = int(found.kept.sum())
@@ -105,6 +113,7 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequen
             cells=candidates_by_cells(found.levels),
             best=shown[:SHOWN],
             worst=shown[SHOWN:],
+            picture=PICTURE,
             files=FILES,
         )
     )

@@ -1,22 +1,29 @@
 """Publish a selection, and show it in the UI."""
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from nuggets.cuts import Threshold, TopFraction, TopK
-from nuggets.publishing import Selection, compare_selections, publish_selection, read_report
+from nuggets.publishing import Selection, publish_selection, selection_page
 from tasks.retrying import RETRYING
 
 
 @task(task_run_name="publish {run}", **RETRYING)
 def publish(store: str, run: str, cut: Threshold | TopK | TopFraction, memory_mib: int) -> Selection:
-    """Apply the cut and publish what it keeps; its report and the best and worst ten become artifacts."""
+    """Apply the cut and publish what it keeps; its report, its address and the best and worst become artifacts."""
     selection = publish_selection(store, run, cut, memory=memory_mib << 20)
     create_markdown_artifact(
         key="selection",
         description=f"{run}: {selection.cut}",
-        markdown=f"{read_report(store, selection)}\n## Selections of this run\n\n{compare_selections(store, run)}\n",
+        markdown=selection_page(store, selection),
     )
+    if "://" in selection.folder:  # no page can follow a path to a disk
+        create_link_artifact(
+            key="selected",
+            description=f"{run}: {selection.cut}, {selection.kept} of {selection.candidates} candidates",
+            link=f"{selection.folder}/selected.jsonl",
+            link_text=f"{selection.folder}/selected.jsonl",
+        )
     create_table_artifact(
         key="best-and-worst",
         description=f"{run}: the best and the worst ten candidates",

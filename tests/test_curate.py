@@ -1,5 +1,6 @@
 """The main job end to end, as a user runs it: real Prefect server, real (tiny) language model, real encoder."""
 
+import base64
 import json
 import os
 import signal
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -15,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import EXAMPLES
 
-from nuggets.config import CurateConfig
+from deployments.local_s3 import LocalS3
+from nuggets.config import CurateConfig, ReselectConfig
 from nuggets.errors import InputError, NuggetsError, UsageError
 from nuggets.publishing import Selection
+from nuggets.store import Store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
@@ -39,7 +44,15 @@ def manifest(store: Path, run: str) -> dict:
     return json.loads((store / "runs" / run / "manifest.json").read_text())
 
 
-def test_curate_reselect_and_exports_as_a_user_runs_them(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+def artifacts(server: str, key: str, *, about: str) -> list[Any]:
+    """What the UI is given under a key, as far as it speaks of a store."""
+    found = httpx.post(f"{server}/artifacts/filter", json={"artifacts": {"key": {"any_": [key]}}}).raise_for_status()
+    return [item["data"] for item in found.json() if about in json.dumps(item)]
+
+
+def test_curate_reselect_and_exports_as_a_user_runs_them(
+    tmp_path: Path, pool_file: Path, tiny_model: Path, prefect_server: str, s3_server: LocalS3
+) -> None:
     store = tmp_path / "store"
     common = ("--store", store, "--model", tiny_model, "--run", "first", "--shard-size", 8, "--racing", "off")
 
@@ -52,10 +65,18 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(tmp_path: Path, pool_fi
     assert {path.name for path in folder.iterdir()} == {
         "selected.jsonl",
         "scores.parquet",
+        "scores.png",
         "report.md",
         "manifest.json",
     }
     before = {path: path.read_bytes() for path in folder.iterdir()}
+    (page,) = artifacts(prefect_server, "selection", about=str(folder))
+    picture = base64.b64encode((folder / "scores.png").read_bytes()).decode()
+    assert f"](data:image/png;base64,{picture})\n\n```text\n" in page and "](scores.png)" not in page
+    assert all(f"| {path.name} | `{path}` |" in page for path in before)
+    assert f"| best 5 % | 1 | {folder} |" in page
+    assert len(page) < 1_000_000
+    assert artifacts(prefect_server, "selected", about=str(store)) == []  # a browser does not open paths of a server
 
     again = nuggets("curate", pool_file, *common)
     assert again.returncode == 0, again.stderr
@@ -92,6 +113,18 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(tmp_path: Path, pool_fi
 
     listing = nuggets("runs", "--store", store).stdout
     assert "first" in listing and "complete" in listing and "best 5 %: 1; best 3: 3" in listing
+
+    # The same store on S3: there the chosen examples have an address to follow.
+    from flows.reselect import reselect
+
+    remote = Store(f"s3://pools/{tmp_path.name}")
+    for path in Store(str(store)).list(""):
+        remote.write(path, (store / path).read_bytes())
+    url = reselect(ReselectConfig(run="first", store=remote.url, top_k=4)).folder
+    (link,) = artifacts(prefect_server, "selected", about=remote.url)
+    assert f"[{url}/selected.jsonl]({url}/selected.jsonl)" in link
+    (page,) = artifacts(prefect_server, "selection", about=url)
+    assert f"| scores.png | `{url}/scores.png` |" in page
 
 
 def test_a_yaml_file_and_the_command_line_go_together(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:

@@ -1,5 +1,6 @@
 """Which candidates a cut keeps, in which order, and what is published of it."""
 
+import hashlib
 import json
 import random
 import tempfile
@@ -442,6 +443,12 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     report = read_report(here.store.url, selection)
     assert "| cells | candidates |\n| --- | --- |\n| 2 | 39 |\n| 4 | 1 |\n" in report
     assert "| 0.000 to 0.500 | 0 | 2/4 | unknown | no |" in report
+    assert "\n\n![Golden scores of the candidates, kept and dropped](scores.png)\n\n```text\n" in report
+    assert "| scores.png | " in report
+    files = {name: Path(selection.folder, name).read_bytes() for name in manifest["sha256"]}
+    assert set(files) == {"selected.jsonl", "scores.parquet", "scores.png", "report.md"}
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == manifest["sha256"]
+    assert files["scores.png"].startswith(b"\x89PNG")
 
     assert undecided_candidates(here.store.url, "first", TopK(2)) == 39
     with pytest.raises(UsageError) as refused:
@@ -459,11 +466,17 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     assert (again.already_there, again.kept, again.quantiles["0.5"]) == (False, 1, (0.0, 0.0))
     after = {path: here.store.read(path) for path in here.store.list("runs/first/selections")}
     changed = [Path(path).name for path in before if after[path] != before[path]]
-    assert sorted(changed) == ["manifest.json", "report.md", "scores.parquet"]  # what is kept stays as it was
+    assert sorted(changed) == [
+        "manifest.json",
+        "report.md",
+        "scores.parquet",
+        "scores.png",
+    ]  # what is kept stays as it was
     assert publish_selection(here.store.url, "first", TopK(1)).already_there
 
-    lost = next(path for path in after if path.endswith("selected.jsonl"))
-    here.store.remove(lost)
-    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
-    assert here.store.read(lost) == before[lost]
+    for name in ("selected.jsonl", "scores.png"):  # selections of earlier versions have no picture
+        lost = next(path for path in after if path.endswith(name))
+        here.store.remove(lost)
+        assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+        assert here.store.read(lost) == after[lost]
     assert publish_selection(here.store.url, "first", TopK(2)).kept == 2

@@ -16,8 +16,10 @@ from nuggets.report import (
     RankedExample,
     ReportData,
     examples_table,
+    files_table,
     histogram,
     render_report,
+    score_bins,
     score_quantiles,
     selections_table,
 )
@@ -153,6 +155,7 @@ TINY = ReportData(
         example(3, wins=3, mean_gain=-0.0625, kept=False, output="a | b\n\n<i>c</i>"),
         example(4, wins=3, mean_gain=float("nan"), kept=False, instruction="`rm`\t\\ it"),
     ],
+    picture="scores.png",
     files={"scores.parquet": "everyone's scores", "report.md": "this page"},
 )
 TINY_REPORT = """\
@@ -172,6 +175,8 @@ Compare scores within this run only: their level depends on the model and the an
 | least | 10 % | 25 % | 50 % | 75 % | 90 % | most |
 | --- | --- | --- | --- | --- | --- | --- |
 | 0.150 | 0.150 | 0.150 | 0.175 | 0.237 | 0.305 | 0.350 |
+
+![Golden scores of the candidates, kept and dropped](scores.png)
 
 ```text
 score        examples  (# kept, . dropped)
@@ -227,6 +232,8 @@ RACED_SCORES = """\
 | --- | --- | --- | --- | --- | --- | --- |
 | 0.000 to 0.200 | 0.015 to 0.245 | 0.037 to 0.312 | 0.050 to 0.500 | 0.125 to 0.650 | 0.260 to 0.650 | 0.350 to 0.650 |
 
+![Golden scores of the candidates, kept and dropped](scores.png)
+
 ```text
 score        examples  (# kept, . dropped, : dropped early, at the highest score possible)
 0.20-0.25        1 ::::::::::::::::::::
@@ -270,7 +277,7 @@ def test_a_report_of_a_race_tells_bounds_and_how_many_cells_there_are():
 
 
 def test_a_report_does_not_speak_of_what_is_not_there():
-    clean = ReportData("t", {}, {}, levels((1, 4, 4, 4)), np.array([1]), {4: 1}, [], [], {})
+    clean = ReportData("t", {}, {}, levels((1, 4, 4, 4)), np.array([1]), {4: 1}, [], [], "", {})
     assert "could not be used" not in render_report(clean)
     assert "ells per candidate" not in render_report(clean)
 
@@ -375,12 +382,30 @@ def test_kept_dropped_and_dropped_early_have_a_mark_each_and_the_last_stand_wher
     ]
 
 
+@pytest.mark.parametrize(
+    ("anchors", "bins"),
+    [(1, 20), (7, 21), (10, 20), (12, 24), (20, 20), (29, 29), (30, 15), (47, 20), (50, 25), (100, 20), (260, 20)],
+)
+def test_bins_have_room_for_as_many_scores_each_where_that_can_be(anchors: int, bins: int):
+    pool = levels(*((1, wins, anchors, anchors) for wins in range(anchors + 1)))
+    total = score_bins(pool, np.zeros(anchors + 1, dtype=np.int64)).total
+    assert (len(total), int(total.sum())) == (bins, anchors + 1)
+    if anchors != 47:
+        assert len(set(total[:-1].tolist()) - {0}) <= 1  # the last one holds a score of 1, too
+
+
+def test_without_anybody_judged_there_are_bins_and_nobody_in_them():
+    counted = score_bins(levels((3, 0, 0, 0)), np.array([0]))
+    assert (len(counted.total), counted.total.any()) == (20, False)
+    assert histogram(levels((3, 0, 0, 0)), np.array([0])) == "score        examples  (# kept, . dropped)"
+
+
 @given(LEVELS, st.integers(1, 20), st.data())
-def test_every_candidate_is_counted_once_and_no_bin_with_some_is_without_a_mark(rows, bins, data):
+def test_every_judged_candidate_is_counted_once_and_no_bin_with_some_is_without_a_mark(rows, bins, data):
     pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
     kept = np.array([data.draw(st.integers(0, count)) if not left else 0 for count, _, _, left in rows])
     lines = [line.split() for line in histogram(pool, kept, bins=bins).splitlines()[1:]]
-    assert sum(int(line[1]) for line in lines) == pool.candidates
+    assert sum(int(line[1]) for line in lines) == pool.judged.candidates
     for _, number, *marks in lines:
         assert (int(number) > 0) == bool(marks)
         assert all(re.fullmatch("#*[.]*:*", mark) and len(mark) <= 40 for mark in marks)
@@ -399,6 +424,15 @@ def test_a_long_text_is_shortened_to_90_characters_without_half_an_escape():
     assert examples_table([example(1, instruction="x" * 90)]).count("x" * 90 + " |") == 1
     assert "| " + "x" * 89 + "… |" in examples_table([example(1, instruction="x" * 91)])
     assert "| " + "x" * 88 + "… |" in examples_table([example(1, instruction="x" * 88 + "|" + "y" * 9)])
+
+
+def test_files_stand_with_their_full_addresses():
+    assert files_table({"selected.jsonl": "s3://b/__x__/a|b.jsonl", "report.md": "/c/report.md"}).splitlines() == [
+        "| file | where |",
+        "| --- | --- |",
+        "| selected.jsonl | `s3://b/__x__/a\\|b.jsonl` |",
+        "| report.md | `/c/report.md` |",
+    ]
 
 
 def test_selections_stand_side_by_side():

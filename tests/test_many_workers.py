@@ -1,0 +1,192 @@
+"""Scoring on several workers of which one dies: the same answer, and nothing computed twice but the block in flight.
+
+Real clusters of several processes on this machine, their threads bounded. Minutes: `make slow`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLES
+
+from deployments.local_s3 import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+BIN = Path(sys.executable).parent
+COMMIT = 4  # candidates per block in these tests
+ANCHORS = len(EXAMPLES)
+CANDIDATES = 600
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
+    rows = [
+        {**row, "instruction": f"{row['instruction']} ({n})"} for n in range(CANDIDATES // ANCHORS) for row in EXAMPLES
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment in which every process notes the rows that it computes."""
+    file = tmp_path_factory.mktemp("noted") / "cells"
+    return {
+        "PYTHONPATH": str(Path(__file__).parent / "noting"),
+        "NOTED_CELLS": str(file),
+        "NOTED_COMMIT": str(COMMIT),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def command(pool: Path, store: Path, model: Path, anchors: Path, *options: str) -> list[str]:
+    fixed = ["--run", "r", "--shard-size", "60", "--racing", "off", "--top-k", "50", "--dtype", "float32"]
+    places = ["--store", str(store), "--model", str(model), "--anchor-file", str(anchors)]
+    return [str(BIN / "nuggets"), "curate", str(pool), *places, *fixed, *options]
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("anchors") / "anchors.json"
+    path.write_text(json.dumps(EXAMPLES))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, prefect_server: str, pool: Path, tiny_model: Path, anchors: Path
+) -> bytes:
+    """What one worker on this machine selects."""
+    store = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(command(pool, store, tiny_model, anchors), check=True, capture_output=True, timeout=300)
+    return selected(store)
+
+
+def selected(store: Path) -> bytes:
+    return (store / "runs/r/selections/top-k-50/selected.jsonl").read_bytes()
+
+
+def wait_for(happens: Callable[[], object], *, seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, f"it did not happen within {seconds} seconds"
+        time.sleep(0.05)
+
+
+@contextmanager
+def started(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            arguments, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+@contextmanager
+def local(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
+    yield ["--workers", "2"]
+
+
+@contextmanager
+def dask(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    ours = ["--host", "127.0.0.1", "--no-dashboard"]
+    with ExitStack() as stack:
+        scheduler = [str(BIN / "dask"), "scheduler", *ours, "--port", str(port)]
+        stack.enter_context(started(scheduler, {}, folder / "scheduler.log"))
+        # One of the two resources that Dask knows by name only: the engine has to ask for it.
+        workers = [
+            str(BIN / "dask"),
+            "worker",
+            address,
+            *ours,
+            "--nworkers",
+            "2",
+            "--nthreads",
+            "2",
+            "--resources",
+            "GPU=1",
+        ]
+        there = environment | {"DASK_TEMPORARY_DIRECTORY": str(folder)}
+        stack.enter_context(started(workers, there, folder / "workers.log"))
+        wait_for(lambda: (folder / "workers.log").read_text().count("Starting established connection") == 2)
+        yield ["--engine", "dask", "--engine-address", address]
+
+
+@contextmanager
+def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
+    port = free_port()
+    quiet = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    with tempfile.TemporaryDirectory(prefix="ray") as place, (folder / "ray.log").open("ab") as log:
+        here = ["--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={place}", "--include-dashboard=false"]
+        head = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", *here]
+        process = subprocess.Popen(
+            head, env=os.environ | environment | quiet, stdout=log, stderr=log, start_new_session=True
+        )
+        wait_for(lambda: "Ray runtime started" in (folder / "ray.log").read_text())
+        os.environ.update(quiet)  # of whoever connects to it, too
+        try:
+            yield ["--engine", "ray", "--engine-address", f"127.0.0.1:{port}"]
+        finally:
+            for name in quiet:
+                del os.environ[name]
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("cluster", [local, dask, ray])
+def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
+    cluster: Callable[..., Iterator[list[str]]],
+    tmp_path: Path,
+    noted: dict[str, str],
+    pool: Path,
+    tiny_model: Path,
+    anchors: Path,
+    undisturbed: bytes,
+) -> None:
+    file = Path(noted["NOTED_CELLS"])
+    file.unlink(missing_ok=True)
+    file.touch()
+
+    def rows() -> list[tuple[int, int]]:
+        """Process and number of cells of every row that was computed."""
+        return [(int(line.split()[0]), int(line.split()[2])) for line in file.read_text().splitlines()]
+
+    store = tmp_path / "store"
+    with cluster(noted, tmp_path) as options:
+        run = subprocess.Popen(
+            command(pool, store, tiny_model, anchors, *options),
+            env=os.environ | (noted if cluster is local else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_for(lambda: len({process for process, _ in rows()}) == 2 or run.poll() is not None)
+        assert run.poll() is None, run.communicate()[0]
+        victim = rows()[-1][0]
+        wait_for(lambda: [process for process, _ in rows()].count(victim) >= 2 * COMMIT)
+        os.kill(victim, signal.SIGKILL)
+        said = run.communicate(timeout=300)[0]
+    assert run.returncode == 0, said
+    assert selected(store) == undisturbed
+    processes = {process for process, _ in rows()}
+    assert victim in processes and len(processes) >= 2
+    computed = sum(cells for _, cells in rows())
+    needed = CANDIDATES * ANCHORS
+    assert needed <= computed <= needed + COMMIT * ANCHORS, said
+    manifest = json.loads((store / "runs/r/manifest.json").read_text())
+    assert manifest["state"] == "complete" and manifest["counts"]["cells"] == needed
