@@ -29,6 +29,8 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from noted import noted_rows, noting_environment  # noqa: E402
+
 from nuggets.cells import list_blocks, read_block  # noqa: E402
 from nuggets.store import Store  # noqa: E402
 
@@ -46,10 +48,11 @@ class Job:
 
     def start(self, store: Path) -> subprocess.Popen[bytes]:
         """A new life of the run in a process group of its own."""
-        command = [sys.executable, str(ROOT / "benchmarks" / "counted_nuggets.py"), str(self.log), str(BLOCK)]
-        command += ["curate", *self.arguments, "--store", str(store), "--run", "crash"]
+        command = [str(Path(sys.executable).with_name("nuggets")), "curate", *self.arguments]
+        command += ["--store", str(store), "--run", "crash"]
+        noting = noting_environment(self.log, commit=BLOCK)
         with self.said.open("wb") as said:
-            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
+            return subprocess.Popen(command, env=noting, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
 
     @property
     def said(self) -> Path:
@@ -62,14 +65,12 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """One line per candidate that the engine gave out: candidate and anchors."""
+        """A line for each row that the engine gave out."""
         return self.folder / "engine.log"
 
     def computed(self) -> list[tuple[str, str]]:
         """Every cell that the engine gave out since the run began, in order, as often as it did."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith("]")]
-        return [(candidate, anchor) for candidate, anchors in whole for anchor in anchors]
+        return [(row.candidate, anchor) for row in noted_rows(self.log) for anchor in row.anchors]
 
 
 @dataclass

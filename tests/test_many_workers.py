@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import EXAMPLES
 
+from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_s3 import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -37,15 +38,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def noted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def noting(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> dict[str, str]:
     """Environment in which every process notes the rows that it computes."""
-    file = tmp_path_factory.mktemp("noted") / "cells"
-    return {
-        "PYTHONPATH": str(Path(__file__).parent / "noting"),
-        "NOTED_CELLS": str(file),
-        "NOTED_COMMIT": str(COMMIT),
-        "OMP_NUM_THREADS": "1",
-    }
+    file = tmp_path_factory.mktemp("noted") / "rows"
+    return noting_environment(file, commit=COMMIT) | {"OMP_NUM_THREADS": "1"}
 
 
 def command(pool: Path, store: Path, model: Path, anchors: Path, *options: str) -> list[str]:
@@ -134,9 +130,7 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="ray") as place, (folder / "ray.log").open("ab") as log:
         here = ["--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={place}", "--include-dashboard=false"]
         head = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", *here]
-        process = subprocess.Popen(
-            head, env=os.environ | environment | quiet, stdout=log, stderr=log, start_new_session=True
-        )
+        process = subprocess.Popen(head, env=environment | quiet, stdout=log, stderr=log, start_new_session=True)
         wait_for(lambda: "Ray runtime started" in (folder / "ray.log").read_text())
         os.environ.update(quiet)  # of whoever connects to it, too
         try:
@@ -152,40 +146,34 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
 def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
     cluster: Callable[..., Iterator[list[str]]],
     tmp_path: Path,
-    noted: dict[str, str],
+    noting: dict[str, str],
     pool: Path,
     tiny_model: Path,
     anchors: Path,
     undisturbed: bytes,
 ) -> None:
-    file = Path(noted["NOTED_CELLS"])
+    file = Path(noting["NOTED_CELLS"])
     file.unlink(missing_ok=True)
-    file.touch()
-
-    def rows() -> list[tuple[int, int]]:
-        """Process and number of cells of every row that was computed."""
-        return [(int(line.split()[0]), int(line.split()[2])) for line in file.read_text().splitlines()]
 
     store = tmp_path / "store"
-    with cluster(noted, tmp_path) as options:
+    with cluster(noting, tmp_path) as options:
         run = subprocess.Popen(
             command(pool, store, tiny_model, anchors, *options),
-            env=os.environ | (noted if cluster is local else {}),
+            env=noting if cluster is local else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        wait_for(lambda: len({process for process, _ in rows()}) == 2 or run.poll() is not None)
+        wait_for(lambda: len({row.process for row in noted_rows(file)}) == 2 or run.poll() is not None)
         assert run.poll() is None, run.communicate()[0]
-        victim = rows()[-1][0]
-        wait_for(lambda: [process for process, _ in rows()].count(victim) >= 2 * COMMIT)
+        victim = noted_rows(file)[-1].process
+        wait_for(lambda: [row.process for row in noted_rows(file)].count(victim) >= 2 * COMMIT)
         os.kill(victim, signal.SIGKILL)
         said = run.communicate(timeout=300)[0]
     assert run.returncode == 0, said
     assert selected(store) == undisturbed
-    processes = {process for process, _ in rows()}
-    assert victim in processes and len(processes) >= 2
-    computed = sum(cells for _, cells in rows())
+    assert len({row.process for row in noted_rows(file)}) >= 2
+    computed = sum(len(row.anchors) for row in noted_rows(file))
     needed = CANDIDATES * ANCHORS
     assert needed <= computed <= needed + COMMIT * ANCHORS, said
     manifest = json.loads((store / "runs/r/manifest.json").read_text())

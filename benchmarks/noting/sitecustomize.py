@@ -1,54 +1,62 @@
-"""In every Python that starts with this folder on its path: each computed row is noted in the file NOTED_CELLS.
+"""In every Python that starts with this folder on its path, each computed row is noted in the file NOTED_CELLS.
 
-A line is process, candidate and number of cells, written before the row is handed to whoever stores it.
+A line is JSON: process, candidate, anchors, and the seconds that the engine took since its row before. It is written
+before the row is handed to whoever stores it. NOTED_COMMIT is the number of candidates per block.
 """
 
 import importlib.abc
 import importlib.machinery
+import json
 import os
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 MODULE = "nuggets.shard_scoring"
 
 
-class Noting(importlib.abc.MetaPathFinder):
-    """Finds the one module as usual, and changes it when it has been loaded."""
+class _Noting(importlib.abc.MetaPathFinder):
+    """Finds that module as usual, and changes it when it has been loaded."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name != MODULE:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        spec: Any = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
 
-        def changed(module: Any) -> None:
+        def load_and_change(module: Any) -> None:
             load(module)
-            note(module)
+            _note_rows(module)
 
-        spec.loader.exec_module = changed
+        spec.loader.exec_module = load_and_change
         return spec
 
 
-def note(module: Any) -> None:
-    """Have the module note what it computes, and commit often, so that little is in flight."""
-    module.COMMIT_CANDIDATES = int(os.environ["NOTED_COMMIT"])
+def _note_rows(module: Any) -> None:
     handle = os.open(os.environ["NOTED_CELLS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    open_model = module.open_model
+    module.COMMIT_CANDIDATES = int(os.environ.get("NOTED_COMMIT", module.COMMIT_CANDIDATES))
+    score = module._score
 
-    class Noted:
-        def __init__(self, model: Any) -> None:
-            self.model = model
+    def noted(scorer: Any, missing: Any, anchors: Any) -> None:
+        model = scorer.model
 
-        def log_prob_sums(self, prefixes: Any, continuations: Any, *, wanted: Any) -> Iterator[Any]:
-            columns = list(wanted)
-            rows = self.model.log_prob_sums(prefixes, continuations, wanted=columns)
-            for number, (asked, row) in enumerate(zip(columns, rows, strict=True)):
-                os.write(handle, f"{os.getpid()} {number} {len(asked)}\n".encode())
-                yield row
+        class Noted:
+            def log_prob_sums(self, prefixes: Any, continuations: Any, *, wanted: Any) -> Iterator[Any]:
+                before = time.monotonic()
+                rows = model.log_prob_sums(prefixes, continuations, wanted=wanted)
+                for (_, candidate, columns), row in zip(missing, rows, strict=True):
+                    seconds = time.monotonic() - before
+                    line = [os.getpid(), candidate, [anchors[column].id for column in columns], round(seconds, 6)]
+                    os.write(handle, (json.dumps(line) + "\n").encode())
+                    yield row
+                    before = time.monotonic()
 
-    module.open_model = lambda setup: Noted(open_model(setup))
+        score(replace(scorer, model=Noted()), missing, anchors)
+
+    module._score = noted
 
 
 if "NOTED_CELLS" in os.environ:
-    sys.meta_path.insert(0, Noting())
+    sys.meta_path.insert(0, _Noting())

@@ -1,0 +1,204 @@
+"""What orchestration costs: seconds of a run in which no device computes, for few and many shards, on each engine.
+
+    python benchmarks/orchestration.py --json OUT
+
+Every run is the real command with a real (tiny, random) model against one Prefect server: shards of four candidates,
+eight anchors, no racing, so that almost all that passes is not the engine. What the engine takes is noted in every
+process and subtracted; where several work at once, that of the one that worked longest. Engines take turns, so that what
+else the machine does hits them alike; their order changes from round to round.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from machine import describe_machine, describe_versions  # noqa: E402
+from noted import noted_rows, noting_environment  # noqa: E402
+
+CANDIDATES = 4  # per shard
+ANCHORS = 8
+ENGINES = {  # the options of each, and how many shards are scored at once
+    "this process": ([], 1),
+    "a process": (["--workers", "1"], 1),
+    "2 processes": (["--workers", "2"], 2),
+    "dask, 2": (["--engine", "dask", "--workers", "2"], 2),
+    "ray, 2": (["--engine", "ray", "--workers", "2"], 2),
+}
+SHARD_SECONDS = 60  # of the engine, in the run that the share is given for
+SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A run: seconds in all, of the engine, and of the stages."""
+
+    engine: str
+    shards: int
+    wall: float
+    computing: float  # of the process that computed longest
+    stages: dict[str, float]
+
+    @property
+    def rest(self) -> float:
+        """Seconds in which nothing was computed."""
+        return self.wall - self.computing
+
+
+def measure(engine: str, shards: int, *, model: Path, folder: Path) -> Timing:
+    """One run in an empty store. Ends the program with what the run said if it fails."""
+    pool, anchors, notes = folder / "pool.jsonl", folder / "anchors.json", folder / "rows"
+    pool.write_text("".join(json.dumps(_example(number)) + "\n" for number in range(shards * CANDIDATES)))
+    anchors.write_text(json.dumps([_example(-number - 1) for number in range(ANCHORS)]))
+    command = [str(Path(sys.executable).with_name("nuggets")), "curate", str(pool), "--anchor-file", str(anchors)]
+    command += ["--model", str(model), "--store", str(folder / "store"), "--run", "r", "--shard-size", str(CANDIDATES)]
+    command += ["--racing", "off", "--top-k", "1", "--dtype", "float32", *ENGINES[engine][0]]
+    start = time.monotonic()
+    done = subprocess.run(command, env=noting_environment(notes), capture_output=True, text=True)
+    wall = time.monotonic() - start
+    if done.returncode:
+        raise SystemExit(f"{engine}, {shards} shards: {done.stdout}{done.stderr}")
+    computing: Counter[int] = Counter()
+    for row in noted_rows(notes):
+        computing[row.process] += row.seconds  # type: ignore[assignment]
+    manifest = json.loads((folder / "store/runs/r/manifest.json").read_text())
+    if manifest["counts"]["cells_computed"] != shards * CANDIDATES * ANCHORS:
+        raise SystemExit(f"{engine}, {shards} shards: {manifest['counts']}")
+    return Timing(engine, shards, wall, max(computing.values()), manifest["seconds"])
+
+
+def _example(number: int) -> dict[str, str]:
+    return {"instruction": f"Write the number {number} in words.", "input": "", "output": f"It is {number}, in words."}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An engine's price: a run of one shard, and each further shard; seconds, medians with the smallest and largest."""
+
+    engine: str
+    seconds: dict[int, tuple[float, float, float]]  # by number of shards
+    each: tuple[float, float, float]  # a further shard between the two largest numbers
+
+    def shards_for(self, share: float) -> int | None:
+        """From how many shards of a minute on the rest is at most this share of a run; None for never."""
+        fixed = self.seconds[min(self.seconds)][0]
+        spare = share * SHARD_SECONDS / ENGINES[self.engine][1] - self.each[0]
+        return None if spare <= 0 else max(1, -int(-fixed // spare))
+
+
+def costs(timings: Sequence[Timing]) -> list[Cost]:
+    """The price of each engine that was measured."""
+    found = []
+    for engine in dict.fromkeys(item.engine for item in timings):
+        mine = [item for item in timings if item.engine == engine]
+        numbers = sorted({item.shards for item in mine})
+        rests = {number: [item.rest for item in mine if item.shards == number] for number in numbers}
+        few, many = numbers[-2:] if len(numbers) > 1 else (numbers[0], numbers[0])
+        each = [(b - a) / max(1, many - few) for a, b in zip(rests[few], rests[many], strict=True)]
+        found.append(Cost(engine, {number: _spread(values) for number, values in rests.items()}, _spread(each)))
+    return found
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return median(values), min(values), max(values)
+
+
+def table(found: Sequence[Cost]) -> str:
+    """The prices as Markdown."""
+    numbers = list(found[0].seconds)
+    heads = [f"{number} shards, s" if number > 1 else "1 shard, s" for number in numbers]
+    head = ["engine", *heads, "a further shard, s", f"at most {SHARE:.0%} from"]
+    lines = [head, ["---"] * len(head)]
+    for cost in found:
+        enough = cost.shards_for(SHARE)
+        lines.append(
+            [
+                cost.engine,
+                *(f"{middle:.1f} ({low:.1f} to {high:.1f})" for middle, low, high in cost.seconds.values()),
+                "{:.3f} ({:.3f} to {:.3f})".format(*cost.each),
+                "never" if enough is None else f"{enough} shards of a minute",
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def tiny_model(folder: Path) -> Path:
+    """A small random Llama with a tokenizer of bytes: it loads as any does, and what it computes does not matter."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(letters), max_position_embeddings=1024, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    """Measure, print, and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", default="1,10,100", help="numbers of shards (default: %(default)s)")
+    parser.add_argument(
+        "--engines", default=", ".join(re.sub(", ", "/", name) for name in ENGINES), help="some of these"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    numbers = [int(number) for number in options.shards.split(",")]
+    engines = [name.strip().replace("/", ", ") for name in options.engines.split(",")]
+    if unknown := [name for name in engines if name not in ENGINES]:
+        parser.error(f"unknown engine {unknown[0]}")
+    timings: list[Timing] = []
+    with tempfile.TemporaryDirectory() as place:
+        os.environ |= {"PREFECT_HOME": f"{place}/prefect", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
+
+        from prefect.settings import PREFECT_API_URL
+
+        from flows.local_api import prefect_api
+
+        model = tiny_model(Path(place) / "model")
+        with prefect_api():
+            os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value() or ""
+            for number in range(options.rounds):
+                turns = engines[number % len(engines) :] + engines[: number % len(engines)]
+                for engine in turns:
+                    for shards in numbers:
+                        with tempfile.TemporaryDirectory(dir=place) as folder:
+                            timings.append(measure(engine, shards, model=model, folder=Path(folder)))
+                        print(
+                            f"{engine}, {shards} shards: {timings[-1].rest:.1f} s of {timings[-1].wall:.1f} s",
+                            flush=True,
+                        )
+            del os.environ["PREFECT_API_URL"]
+    print(f"\nseconds without the engine, median of {options.rounds} (smallest to largest)\n\n{table(costs(timings))}")
+    if options.json:
+        content = {
+            "machine": describe_machine(torch.device("cpu")),
+            "versions": describe_versions(),
+            "timings": [asdict(item) for item in timings],
+            "costs": [asdict(item) for item in costs(timings)],
+        }
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
