@@ -3,9 +3,9 @@
     python benchmarks/orchestration.py --json OUT
 
 Every run is the real command with a real (tiny, random) model against one Prefect server: shards of four candidates,
-eight anchors, no racing, so that almost all that passes is not the engine. What the engine takes is noted in every
-process and subtracted; where several work at once, that of the one that worked longest. Engines take turns, so that what
-else the machine does hits them alike; their order changes from round to round.
+eight anchors, no racing, so that almost all of it is not the engine. What the engine takes is noted in every process
+and subtracted; where several work at once, that of the one that worked longest. Engines take turns, in another order
+each round, so that what else the machine does hits them alike.
 """
 
 import argparse

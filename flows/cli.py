@@ -16,10 +16,9 @@ from nuggets.config import (
     CurateConfig,
     ReselectConfig,
     ScoreShardsConfig,
-    check_address,
-    check_endpoint,
     config_from_mapping,
 )
+from nuggets.config_fields import check_address, check_endpoint
 from nuggets.errors import Interrupted, NuggetsError, UsageError
 from tasks.s3_endpoint import s3_endpoint
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from nuggets.config import CurateConfig, ReselectConfig, check_run_name, config_as_mapping, config_from_mapping
+from nuggets.config import CurateConfig, ReselectConfig, config_as_mapping, config_from_mapping
+from nuggets.config_fields import check_run_name
 from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.errors import UsageError
 
@@ -272,7 +273,7 @@ def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
         ({"devices": "0,"}, ("devices='0,' is not known",)),
         ({"devices": "-1"}, ("devices='-1' is not known",)),
         ({"engine": "spark"}, ("engine='spark' is not known; allowed: local, dask, ray",)),
-        ({"engine_address": "tcp://host:8786"}, ("engine_address='tcp://host:8786' belongs to engine dask or ray",)),
+        ({"engine_address": "tcp://host:8786"}, ("engine_address='tcp://host:8786' belongs to engine dask, ray or deployment",)),
         ({"engine": "dask", "devices": "0", "dtype": "float32"}, ("devices=0 belongs to engine local", "dask")),
         ({"engine": "ray"}, ("dtype=auto depends on the machine", "engine ray", "float32, bfloat16 or float16")),
         ({"workers": 0}, ("workers=0 is out of range: allowed is 1 or more",)),

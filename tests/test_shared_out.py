@@ -1,0 +1,82 @@
+"""A run whose shards are scored by flow runs of a deployment, as on a cluster's work pool. Minutes: `make slow`."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from orchestrated import Api, finish, manifest, stored_cells, wait_for
+
+from deployments.local_stack import LocalStack, _family
+from nuggets.cells import list_blocks
+from nuggets.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SCORING = "score-shards/on-demand"
+
+
+@pytest.fixture
+def shared(job: dict[str, Any]) -> dict[str, Any]:
+    return {**job, "engine": "deployment", "workers": 2, "dtype": "float32"}
+
+
+def parts_of(api: Api, run: str) -> list[dict[str, Any]]:
+    """The flow runs that a run has started, the first part first."""
+    mine = {task["id"] for task in api.task_runs(run)}
+    return sorted(
+        (part for part in api.runs_of(SCORING) if part["parent_task_run_id"] in mine), key=lambda p: p["name"]
+    )
+
+
+def begin_parts(api: Api, store: Store, job: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """A run whose two parts have both stored something, and have not finished."""
+    run = api.start("curate/on-demand", **job)
+    wait_for(lambda: len(parts_of(api, run)) == 2, seconds=200)
+    wait_for(lambda: len(list_blocks(store, "cells")) >= 2, seconds=200)
+    parts = parts_of(api, run)
+    assert [part["state"]["type"] for part in parts] == ["RUNNING", "RUNNING"]
+    return run, parts
+
+
+def test_parts_come_to_what_one_machine_comes_to(
+    api: Api, store: Store, job: dict[str, Any], shared: dict[str, Any]
+) -> None:
+    run = api.start("curate/on-demand", **{**shared, "racing": "on"})
+    assert api.await_end(run)["type"] == "COMPLETED", api.log(run)
+    parts = parts_of(api, run)
+    assert [part["name"] for part in parts] == [f"score part {n} of 2 of r" for n in (0, 1)]
+    assert [part["state"]["type"] for part in parts] == ["COMPLETED", "COMPLETED"]
+    counts = manifest(store)["counts"]
+    assert counts["cells_found"] == 0 and counts["cells_computed"] == len(stored_cells(store)) < counts["cells"]
+    alone = api.start("curate/on-demand", **{**job, "racing": "on", "store": f"{store.url}-alone"})
+    assert api.await_end(alone)["type"] == "COMPLETED", api.log(alone)
+    selected = "runs/r/selections/top-fraction-0.1/selected.jsonl"
+    assert store.read(selected) == Store(f"{store.url}-alone").read(selected)
+
+
+def test_a_part_whose_process_is_killed_fails_the_run_and_retry_scores_what_is_missing(
+    api: Api, stack: LocalStack, store: Store, shared: dict[str, Any]
+) -> None:
+    run, parts = begin_parts(api, store, shared)
+    for process in _family(stack.pids()["worker"]):
+        environment = Path(f"/proc/{process}/environ").read_bytes()
+        if f"PREFECT__FLOW_RUN_ID={parts[1]['id']}".encode() in environment:
+            os.kill(process, signal.SIGKILL)
+    state = api.await_end(run)
+    assert state["type"] == "FAILED"
+    assert f"1 of 2 flow runs of {SCORING} did not complete, first: score part 1 of 2 of r: Crashed" in state["message"]
+    assert api.state(parts[0]["id"])["type"] == "COMPLETED"
+    before = stored_cells(store)
+    assert 1200 * 20 // 2 < len(before) < 1200 * 20
+    api.set_state(run, "SCHEDULED", "AwaitingRetry")
+    finish(api, store, run, before)
+
+
+def test_cancelling_a_run_cancels_its_parts(api: Api, store: Store, shared: dict[str, Any]) -> None:
+    run, parts = begin_parts(api, store, shared)
+    api.set_state(run, "CANCELLING", "Cancelling")
+    assert api.await_end(run)["type"] == "CANCELLED"
+    assert [api.await_end(part["id"], seconds=60)["type"] for part in parts] == ["CANCELLED", "CANCELLED"]
+    assert manifest(store)["state"] == "interrupted"
+    assert 0 < len(stored_cells(store)) < 1200 * 20
