@@ -32,12 +32,12 @@ def reselect(config: ReselectConfig) -> Selection:
                 f"run {config.run}: {undecided} candidates lack cells that this cut needs; "
                 "scoring goes on where it stopped"
             )
-            prepared, pool, anchors = reopen(config.store, config.run, config.s3_endpoint)
+            run = reopen(config.store, config.run, config.s3_endpoint)
             with open_engine(config) as engine:
-                scoring = Scoring(prepared, pool, anchors, config.cut, engine)
+                scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut, engine)
                 first = scoring.plan(0)
                 scored = score_everywhere(scoring, first)
-            judge(prepared, pool, anchors)
+            judge(run.prepared, run.pool, run.anchors)
             counts = {"cells_found": first.found, "cells_computed": scored.computed, "rounds": scored.rounds}
             record(config.store, config.run, RunState.COMPLETE, counts=counts)
         return publish(config.store, config.run, config.cut, config.memory_mib)

@@ -18,7 +18,7 @@ def score_shards(config: ScoreShardsConfig) -> int:
         config: The run, its store, the part, and the cut that the race is for.
     """
     with s3_endpoint(config.s3_endpoint), tasks_end_with_flow(), open_engine(config) as engine:
-        prepared, pool, anchors = reopen(config.store, config.run, config.s3_endpoint)
-        others = tuple(shard for shard in range(len(pool.shards)) if shard % config.parts != config.part)
-        scoring = Scoring(prepared, pool, anchors, config.cut, engine, others)
+        run = reopen(config.store, config.run, config.s3_endpoint)
+        others = tuple(shard for shard in range(len(run.pool.shards)) if shard % config.parts != config.part)
+        scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut or run.cut, engine, others)
         return score_in_rounds(scoring, scoring.plan(0)).computed

@@ -219,7 +219,7 @@ class ScoreShardsConfig:
     threshold: float | None = option(None, "Race for golden scores strictly above this, 0 to 1.", ge=0, le=1)
     top_k: int | None = option(None, "Race for this many of the best.", ge=1)
     top_fraction: float | None = option(
-        None, "Race for this share of the best, 0 to 1. Without a cut every cell is computed.", ge=0, le=1
+        None, "Race for this share of the best, 0 to 1. Default: the run's own cut, if it races.", ge=0, le=1
     )
     s3_endpoint: str | None = option(None, S3_ENDPOINT)
     devices: str = option("auto", DEVICES)
@@ -239,7 +239,7 @@ class ScoreShardsConfig:
 
     @property
     def cut(self) -> Cut | None:
-        """The rule that the race is for; None for the whole table."""
+        """The rule that the race is for; None for the run's own."""
         return cut_from_options(self.threshold, self.top_k, self.top_fraction)
 
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from nuggets.addresses import digest
 from nuggets.config import CurateConfig, config_as_mapping
+from nuggets.cuts import Cut
 from nuggets.errors import UsageError
 from nuggets.model_files import ModelFiles, files_digest, find_encoder, find_language_model
 from nuggets.readers import find_source, fingerprint
@@ -89,7 +90,9 @@ def reopen_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> 
     store = open_store(store_url)
     run = read_run(store, name)
     if "scoring_key" not in run.references:
-        raise UsageError(f"run '{name}' has no cells, so none can be added: it was not scored here")
+        raise UsageError(
+            f"run '{name}' has no cells, so none can be added: it has not begun to score, or was not scored here"
+        )
     identity = run.identity
     config = CurateConfig(
         **{
@@ -109,6 +112,12 @@ def reopen_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> 
     return PreparedRun(
         name, store.url, setup, None, "", False, identity["pool"], config.max_bad_candidates, s3_endpoint
     )
+
+
+def own_cut(run: Run) -> Cut | None:
+    """The cut that a run raced for; None if it was to have its full table."""
+    config = CurateConfig(**run.config)
+    return config.cut if config.racing == "on" else None
 
 
 def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:

@@ -1,21 +1,32 @@
 """Open a run that has begun to score again, to compute more of its cells."""
 
+from dataclasses import dataclass
+
 from prefect import task
 
+from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.pool import Pool, read_pool_record
-from nuggets.preparation import PreparedRun, reopen_run
+from nuggets.preparation import PreparedRun, own_cut, reopen_run
 from nuggets.runs import read_run
 from nuggets.store import open_store
 from tasks.retrying import RETRYING
 
 
+@dataclass(frozen=True, slots=True)
+class ReopenedRun:
+    """A run as it was prepared, its pool, the path of its anchors, and its own cut: None for the full table."""
+
+    prepared: PreparedRun
+    pool: Pool
+    anchors: str
+    cut: Threshold | TopK | TopFraction | None
+
+
 @task(task_run_name="reopen {run}", **RETRYING)
-def reopen(store: str, run: str, s3_endpoint: str | None) -> tuple[PreparedRun, Pool, str]:
-    """The run as it was prepared, its pool, and the path of its anchors."""
+def reopen(store: str, run: str, s3_endpoint: str | None) -> ReopenedRun:
+    """The run, to compute more of its cells. Raises UsageError if it can't be, as where its model is not the same."""
+    prepared = reopen_run(store, run, s3_endpoint=s3_endpoint)
     place = open_store(store)
-    references = read_run(place, run).references
-    return (
-        reopen_run(store, run, s3_endpoint=s3_endpoint),
-        read_pool_record(place, references["pool"]),
-        references["anchors"],
-    )
+    found = read_run(place, run)
+    pool = read_pool_record(place, found.references["pool"])
+    return ReopenedRun(prepared, pool, found.references["anchors"], own_cut(found))

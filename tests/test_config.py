@@ -273,7 +273,7 @@ def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
         ({"devices": "0,"}, ("devices='0,' is not known",)),
         ({"devices": "-1"}, ("devices='-1' is not known",)),
         ({"engine": "spark"}, ("engine='spark' is not known; allowed: local, dask, ray",)),
-        ({"engine_address": "tcp://host:8786"}, ("engine_address='tcp://host:8786' belongs to engine dask, ray or deployment",)),
+        ({"engine_address": "tcp://h:1"}, ("engine_address='tcp://h:1' belongs to engine dask, ray or deployment",)),
         ({"engine": "dask", "devices": "0", "dtype": "float32"}, ("devices=0 belongs to engine local", "dask")),
         ({"engine": "ray"}, ("dtype=auto depends on the machine", "engine ray", "float32, bfloat16 or float16")),
         ({"workers": 0}, ("workers=0 is out of range: allowed is 1 or more",)),
