@@ -62,7 +62,7 @@ def _recorded(config: CurateConfig) -> Selection:
     watch = Stopwatch()
     prepared = prepare(config)
     try:
-        with tasks_end_with_flow(), open_engine(config) as engine:
+        with open_engine(config) as engine, tasks_end_with_flow():
             return _curate(config, prepared, watch, engine)
     except BaseException as error:
         is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)

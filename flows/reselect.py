@@ -25,7 +25,7 @@ def reselect(config: ReselectConfig) -> Selection:
     Args:
         config: The run, its store, and the new cut.
     """
-    with s3_endpoint(config.s3_endpoint), tasks_end_with_flow():
+    with s3_endpoint(config.s3_endpoint):
         undecided = count_undecided(config.store, config.run, config.cut)
         if undecided:
             report_stage(
@@ -33,7 +33,7 @@ def reselect(config: ReselectConfig) -> Selection:
                 "scoring goes on where it stopped"
             )
             run = reopen(config.store, config.run, config.s3_endpoint)
-            with open_engine(config) as engine:
+            with open_engine(config) as engine, tasks_end_with_flow():
                 scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut, engine)
                 first = scoring.plan(0)
                 scored = score_everywhere(scoring, first)

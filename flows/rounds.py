@@ -8,6 +8,7 @@ from typing import Any
 from prefect import unmapped
 from prefect.futures import PrefectFuture, wait
 
+from flows.cancelling import tell_tasks_elsewhere
 from flows.engine import Engine
 from flows.progress_artifact import scoring_shown
 from nuggets.cuts import Cut
@@ -21,6 +22,9 @@ from tasks.plan import plan
 from tasks.score import score
 
 _LOOK_SECONDS = 1.0  # between two looks at whether someone asked to stop
+_END_SECONDS = (
+    20.0  # for tasks elsewhere: they look every few seconds whether their run is over; a cancelled run has 30
+)
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,18 @@ def _score_in_rounds(scoring: Scoring, first: Round) -> Scored:
     tasks = _Tasks(scoring.engine)
     rounds = 0
     plan_now = first
-    while True:
-        if plan_now.units:
-            rounds += 1
-            tasks.start(scoring.prepared, plan_now, scoring.anchors)
-        if not tasks.running:
-            break
-        tasks.wait_until_a_worker_is_free()
-        plan_now = scoring.plan(plan_now.number + 1, tasks.busy_shards())
+    try:
+        while True:
+            if plan_now.units:
+                rounds += 1
+                tasks.start(scoring.prepared, plan_now, scoring.anchors)
+            if not tasks.running:
+                break
+            tasks.wait_until_a_worker_is_free()
+            plan_now = scoring.plan(plan_now.number + 1, tasks.busy_shards())
+    except BaseException:
+        tasks.let_end()
+        raise
     if tasks.failed:
         raise _failure(tasks.failed)
     return Scored(rounds, tasks.computed)
@@ -113,8 +121,6 @@ class _Tasks:
                     self._settle(self._done.get())
             except queue.Empty:
                 pass
-            if stop_requested() and not self._engine.elsewhere:
-                wait(list(self.running))  # they have heard of it, too, and store what they have
             check_stop()
             if len(self.running) < self._engine.workers:
                 return
@@ -132,6 +138,16 @@ class _Tasks:
             if isinstance(cause, Interrupted):
                 raise cause
             self.failed[future] = unit
+
+    def let_end(self) -> None:
+        """Give tasks elsewhere the time to store what they have: some clusters end them together with their client.
+
+        Those of this machine hear of a wish to stop as the flow does, and its engine waits for them.
+        """
+        if self._engine.elsewhere and self.running:
+            if stop_requested():
+                tell_tasks_elsewhere()
+            wait(list(self.running), timeout=_END_SECONDS)
 
     def busy_shards(self) -> list[int]:
         """Shards that are being scored, or can't be."""

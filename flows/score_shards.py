@@ -17,7 +17,7 @@ def score_shards(config: ScoreShardsConfig) -> int:
     Args:
         config: The run, its store, the part, and the cut that the race is for.
     """
-    with s3_endpoint(config.s3_endpoint), tasks_end_with_flow(), open_engine(config) as engine:
+    with s3_endpoint(config.s3_endpoint), open_engine(config) as engine, tasks_end_with_flow():
         run = reopen(config.store, config.run, config.s3_endpoint)
         others = tuple(shard for shard in range(len(run.pool.shards)) if shard % config.parts != config.part)
         scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut or run.cut, engine, others)

@@ -19,6 +19,8 @@ from conftest import EXAMPLES
 
 from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_s3 import free_port
+from nuggets.cells import list_blocks, read_block
+from nuggets.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 BIN = Path(sys.executable).parent
@@ -178,3 +180,38 @@ def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
     assert needed <= computed <= needed + COMMIT * ANCHORS, said
     manifest = json.loads((store / "runs/r/manifest.json").read_text())
     assert manifest["state"] == "complete" and manifest["counts"]["cells"] == needed
+
+
+@pytest.mark.parametrize("cluster", [local, dask, ray])
+def test_ctrl_c_stops_every_worker_within_seconds_and_keeps_all_that_was_computed(
+    cluster: Callable[..., Iterator[list[str]]],
+    tmp_path: Path,
+    noting: dict[str, str],
+    pool: Path,
+    tiny_model: Path,
+    anchors: Path,
+) -> None:
+    file = Path(noting["NOTED_CELLS"])
+    file.unlink(missing_ok=True)
+    store = tmp_path / "store"
+    with cluster(noting, tmp_path) as options:
+        run = subprocess.Popen(
+            command(pool, store, tiny_model, anchors, *options),
+            env=noting if cluster is local else None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_for(lambda: noted_rows(file) or run.poll() is not None)
+        asked = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=60)[0]
+        assert run.returncode == 130, said
+        assert time.monotonic() - asked < 40
+        computed = [(row.candidate, anchor) for row in noted_rows(file) for anchor in row.anchors]
+        assert 0 < len(computed) < CANDIDATES * ANCHORS, said
+        time.sleep(3)
+        assert len(noted_rows(file)) * ANCHORS == len(computed)  # nobody goes on behind our back
+    stored = [read_block(Store(str(store)), path) for path in list_blocks(Store(str(store)), "cells")]
+    assert sum(int((block.values == block.values).sum()) for block in stored if block is not None) == len(computed)
+    assert json.loads((store / "runs/r/manifest.json").read_text())["state"] == "interrupted"
