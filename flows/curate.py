@@ -61,16 +61,20 @@ def _recorded(config: CurateConfig) -> Selection:
     """The whole job, with its outcome noted in the run's manifest whatever it is."""
     watch = Stopwatch()
     prepared = prepare(config)
-    try:
-        with open_engine(config) as engine, tasks_end_with_flow():
-            return _curate(config, prepared, watch, engine)
-    except BaseException as error:
-        is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-        # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
-        with contextlib.suppress(StoreError):
-            state = RunState.FAILED if is_failure else RunState.INTERRUPTED
-            record.fn(prepared.store, prepared.name, state, f"{error}" or type(error).__name__, seconds=watch.seconds)
-        raise
+    with contextlib.ExitStack() as stack:
+        try:
+            engine = stack.enter_context(open_engine(config))
+            with tasks_end_with_flow():
+                return _curate(config, prepared, watch, engine)
+        except BaseException as error:
+            is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
+            # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
+            # Before the engine is closed: it waits for its tasks, and whoever cancels a run does not wait for ever.
+            with contextlib.suppress(StoreError):
+                state = RunState.FAILED if is_failure else RunState.INTERRUPTED
+                message = f"{error}" or type(error).__name__
+                record.fn(prepared.store, prepared.name, state, message, seconds=watch.seconds)
+            raise
 
 
 def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engine: Engine) -> Selection:

@@ -69,5 +69,7 @@ def _devices(config: Config, workers: int | None) -> Iterator[Engine]:
         if workers is not None or len(devices) > 1 or has_gpu():
             stack.enter_context(device_processes(devices, stalled_after=config.stalled_after))
             report_stage(f"a scoring process on each of: {', '.join(device.name for device in devices)}")
+        # Some threads more than devices, for tasks that wait to be tried again; the others still take turns on devices.
+        runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * len(devices) + 2)
         # Left before the processes are: its tasks end first, and store what they have.
-        yield Engine(stack.enter_context(ThreadPoolTaskRunner(max_workers=len(devices))), len(devices))
+        yield Engine(stack.enter_context(runner), len(devices))

@@ -24,7 +24,7 @@ class CellsMeter:
     @property
     def percent(self) -> float:
         """How much is done, 0 to 100."""
-        return 100 * self.done / self.total if self.total else 100.0
+        return min(100.0, 100 * self.done / self.total) if self.total else 100.0
 
     def line(self) -> str:
         """For people."""
@@ -34,7 +34,7 @@ class CellsMeter:
         if not counted or not seconds:
             return text
         rate = counted / seconds
-        return f"{text}, {rate:.1f} cells/s, {_duration((self.total - self.done) / rate)} left"
+        return f"{text}, {rate:.1f} cells/s, {_duration(max(0, self.total - self.done) / rate)} left"
 
 
 def _duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from nuggets.progress import report_cells, report_stage
 from nuggets.scoring_plan import Round, ScoringUnit
 from nuggets.stopping import check_stop, stop_requested
 from tasks.plan import plan
-from tasks.score import score
+from tasks.score import score, tasks_pausing
 
 _LOOK_SECONDS = 1.0  # between two looks at whether someone asked to stop
 _END_SECONDS = (
@@ -122,7 +122,8 @@ class _Tasks:
             except queue.Empty:
                 pass
             check_stop()
-            if len(self.running) < self._engine.workers:
+            # Who waits to be tried again leaves his device to others.
+            if len(self.running) - tasks_pausing() < self._engine.workers:
                 return
 
     def _settle(self, future: PrefectFuture[Any]) -> None:

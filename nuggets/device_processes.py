@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from nuggets.devices import Device
-from nuggets.errors import Interrupted, NuggetsError
+from nuggets.errors import Interrupted, NuggetsError, OutOfMemory
 from nuggets.stopping import stop_requested
 
 T = TypeVar("T")
@@ -49,8 +49,9 @@ class _Seat:
             raise self._lost() from None
         answer = self._answer(connection, stalled_after)
         if isinstance(answer, BaseException):
-            if not isinstance(answer, NuggetsError):
-                self.end()  # after some errors of a GPU, all that this process tries fails
+            # After some errors of a GPU all that its process tries fails; after others its passes are tiny.
+            if isinstance(answer, OutOfMemory) or not isinstance(answer, NuggetsError):
+                self.end()
             raise answer
         return answer  # type: ignore[no-any-return]
 

@@ -13,6 +13,10 @@ class InputError(NuggetsError, ValueError):
     """The pool, the anchors or the model can't serve the run that was asked for."""
 
 
+class OutOfMemory(InputError):
+    """A device has no room for a single pair: it is too large, or somebody else has taken the memory for a while."""
+
+
 class StoreError(NuggetsError, OSError):
     """The store could not be read or written; what it already holds is untouched.
 

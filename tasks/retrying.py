@@ -5,8 +5,9 @@ from typing import Any
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
-from nuggets.errors import NuggetsError, StoreError
+from nuggets.errors import NuggetsError, OutOfMemory, StoreError
 from nuggets.progress import report_stage
+from nuggets.stopping import stop_requested
 
 _PAUSES = (5.0, 20.0, 60.0)  # seconds, each up to half longer or shorter: shards that fail together come back apart
 
@@ -18,15 +19,16 @@ def can_help(error: object) -> bool:
     else, or is lost. What was computed before is found in the store, so trying again is cheap.
     """
     if isinstance(error, NuggetsError):
-        return isinstance(error, StoreError) and error.may_pass
+        return isinstance(error, OutOfMemory) or (isinstance(error, StoreError) and error.may_pass)
     return isinstance(error, (RuntimeError, MemoryError, OSError)) and not isinstance(
         error, (FileNotFoundError, PermissionError, NotImplementedError, RecursionError)
     )
 
 
-def _try_again(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
+def try_again(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
+    """Whether a task that has just failed is to be tried again; if so, that is said."""
     error = state.result(raise_on_failure=False)
-    if can_help(error):
+    if can_help(error) and not stop_requested():
         report_stage(f"{run.name} failed and is tried again soon: {error}")
         return True
     return False
@@ -36,5 +38,5 @@ RETRYING: dict[str, Any] = {
     "retries": len(_PAUSES),
     "retry_delay_seconds": list(_PAUSES),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _try_again,
+    "retry_condition_fn": try_again,
 }

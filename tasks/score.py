@@ -1,21 +1,48 @@
 """Score one unit of a round: the task that GPUs are for."""
 
-from prefect import task
+from typing import Any
+from uuid import UUID
+
+from prefect import Task, task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
 
 from nuggets.device_processes import on_device
 from nuggets.preparation import PreparedRun
 from nuggets.scoring_plan import ScoringUnit
 from nuggets.shard_scoring import score_unit
 from tasks.following import stops_with_flow_run
-from tasks.retrying import RETRYING
+from tasks.retrying import RETRYING, try_again
 from tasks.s3_endpoint import s3_endpoint
 
+_pausing: set[UUID] = set()
 
-@task(task_run_name="score round {unit.round} part {unit.index:03d}: {unit.cells} cells", **RETRYING)
+
+def tasks_pausing() -> int:
+    """How many scoring tasks of this process have failed and wait to be tried again: no device works for them."""
+    return len(_pausing)
+
+
+def _pause(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
+    again = try_again(task, run, state)
+    if again:
+        _pausing.add(run.id)
+    return again
+
+
+@task(
+    task_run_name="score round {unit.round} part {unit.index:03d}: {unit.cells} cells",
+    **{**RETRYING, "retry_condition_fn": _pause},
+)
 def score(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, elsewhere: bool) -> int:
     """How many cells were computed; each is in the store before this ends.
 
     `elsewhere`: this is not the process of the flow, which hears of somebody's wish to stop.
     """
+    context = TaskRunContext.get()
+    if context is not None:
+        _pausing.discard(context.task_run.id)
     with s3_endpoint(prepared.s3_endpoint), stops_with_flow_run(elsewhere):
-        return on_device(score_unit, prepared, unit, anchors_path)
+        computed = on_device(score_unit, prepared, unit, anchors_path)
+    # Tried again, it has found in the store what its earlier tries had computed.
+    return unit.cells if context is not None and context.task_run.run_count > 1 else computed

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +18,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from tiny_models import save_tiny_llama  # noqa: E402
 
 from deployments.local_s3 import LocalS3, free_port  # noqa: E402
+from deployments.local_stack import BUCKET, LocalStack  # noqa: E402
+
+if TYPE_CHECKING:
+    from orchestrated import Api
+
+    from nuggets.store import Store
 
 # How long an example takes says more about what else the machine is doing than about the code.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -96,3 +104,71 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.environ["PREFECT_API_URL"] = url
             yield url
             del os.environ["PREFECT_API_URL"]
+
+
+@pytest.fixture(scope="session")
+def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """All that `make up` starts, once for all modules; `stack` is what tests ask for."""
+    stack = LocalStack(tmp_path_factory.mktemp("stack"), free_port(), free_port())
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down()
+
+
+@pytest.fixture(scope="module")
+def stack(running_stack: LocalStack) -> Iterator[LocalStack]:
+    """All that `make up` starts; the environment says where it is while a module's tests last."""
+    import s3fs
+
+    before = dict(os.environ)
+    os.environ.update(running_stack.environment())
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield running_stack
+    os.environ.clear()
+    os.environ.update(before)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def api(stack: LocalStack) -> "Api":
+    """The stack's server."""
+    from orchestrated import Api
+
+    return Api(f"{stack.ui}/api")
+
+
+@pytest.fixture(scope="module")
+def pools(stack: LocalStack) -> dict[str, str]:
+    """A small pool, one that takes a minute or more to score in full, and anchors; on S3."""
+    import s3fs
+
+    client = s3fs.S3FileSystem()
+    many = [{**row, "instruction": f"{row['instruction']} ({number})"} for number in range(60) for row in EXAMPLES]
+    for name, rows in {"small": EXAMPLES, "long": many, "anchors": EXAMPLES}.items():
+        client.pipe_file(f"{BUCKET}/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return {name: f"s3://{BUCKET}/{name}.jsonl" for name in ("small", "long", "anchors")}
+
+
+@pytest.fixture
+def store(stack: LocalStack, request: pytest.FixtureRequest) -> "Store":
+    """A store of the test's own."""
+    from nuggets.store import Store
+
+    return Store(f"s3://{BUCKET}/{re.sub(r'[^a-z0-9]+', '-', request.node.name).strip('-')}")
+
+
+@pytest.fixture
+def job(pools: dict[str, str], store: "Store", tiny_model: Path) -> dict[str, Any]:
+    """A run that takes long enough to be disturbed."""
+    return {
+        "pool": pools["long"],
+        "anchor_file": pools["anchors"],
+        "store": store.url,
+        "run": "r",
+        "model": str(tiny_model),
+        "top_fraction": 0.1,
+        "racing": "off",
+        "shard_size": 100,
+    }

@@ -1,159 +1,17 @@
 """What users do with deployments: against a real server, a real worker and a real S3 server. Minutes: `make slow`."""
 
-import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import s3fs
-from conftest import EXAMPLES
+from orchestrated import Api, begin, finish, manifest, stored_cells, wait_for
 
-from deployments.local_s3 import free_port
-from deployments.local_stack import BUCKET, LocalStack, _family
-from nuggets.cells import list_blocks, read_block
+from deployments.local_stack import LocalStack, _family
 from nuggets.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-OVER = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
-
-
-class Api:
-    """The server's REST API, as the UI uses it."""
-
-    def __init__(self, url: str) -> None:
-        self.client = httpx.Client(base_url=url, timeout=60)
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        return self.client.get(f"/deployments/name/{name}").raise_for_status().json()
-
-    def start(self, name: str, **config: Any) -> str:
-        """Start a run as the form does; its id."""
-        return self.try_to_start(name, **config).raise_for_status().json()["id"]
-
-    def try_to_start(self, name: str, **config: Any) -> httpx.Response:
-        body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED", "name": "Scheduled"}}
-        return self.client.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", json=body)
-
-    def state(self, run: str) -> dict[str, Any]:
-        return self.client.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
-
-    def history(self, run: str) -> list[tuple[str, str, str]]:
-        """Every state that a run was in, and why."""
-        states = self.client.get("/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
-        return [(state["timestamp"], state["name"], state["message"]) for state in states]
-
-    def set_state(self, run: str, kind: str, name: str) -> dict[str, Any]:
-        """What the buttons Cancel and Retry do; neither forces anything."""
-        body = {"state": {"type": kind, "name": name}, "force": False}
-        answer = self.client.post(f"/flow_runs/{run}/set_state", json=body).raise_for_status().json()
-        assert answer["status"] == "ACCEPT", answer
-        return answer
-
-    def runs_of(self, name: str) -> list[dict[str, Any]]:
-        body = {"deployments": {"id": {"any_": [self.deployment(name)["id"]]}}, "sort": "START_TIME_DESC"}
-        return self.client.post("/flow_runs/filter", json=body).raise_for_status().json()
-
-    def await_end(self, run: str, *, seconds: float = 300) -> dict[str, Any]:
-        return wait_for(lambda: (state := self.state(run))["type"] in OVER and state, seconds=seconds)
-
-
-def wait_for(happens: Callable[[], Any], *, seconds: float) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := happens():
-            return found
-        time.sleep(0.3)
-    raise AssertionError(f"it did not happen within {seconds} seconds")
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """All that `make up` starts; the environment says where it is."""
-    stack = LocalStack(tmp_path_factory.mktemp("stack"), free_port(), free_port())
-    before = dict(os.environ)
-    os.environ.update(stack.environment())
-    try:
-        stack.up()
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield stack
-    finally:
-        stack.down()
-        os.environ.clear()
-        os.environ.update(before)
-        s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope="module")
-def api(stack: LocalStack) -> Api:
-    return Api(f"{stack.ui}/api")
-
-
-@pytest.fixture(scope="module")
-def pools(stack: LocalStack) -> dict[str, str]:
-    """A small pool, one that takes a minute or more to score in full, and anchors; on S3."""
-    client = s3fs.S3FileSystem()
-    many = [{**row, "instruction": f"{row['instruction']} ({number})"} for number in range(60) for row in EXAMPLES]
-    for name, rows in {"small": EXAMPLES, "long": many, "anchors": EXAMPLES}.items():
-        client.pipe_file(f"{BUCKET}/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return {name: f"s3://{BUCKET}/{name}.jsonl" for name in ("small", "long", "anchors")}
-
-
-@pytest.fixture
-def store(stack: LocalStack, request: pytest.FixtureRequest) -> Store:
-    return Store(f"s3://{BUCKET}/{request.node.name}")
-
-
-@pytest.fixture
-def job(pools: dict[str, str], store: Store, tiny_model: Path) -> dict[str, Any]:
-    return {
-        "pool": pools["long"],
-        "anchor_file": pools["anchors"],
-        "store": store.url,
-        "run": "r",
-        "model": str(tiny_model),
-        "top_fraction": 0.1,
-        "racing": "off",
-        "shard_size": 100,
-    }
-
-
-def manifest(store: Store) -> dict[str, Any]:
-    return store.read_json("runs/r/manifest.json")
-
-
-def stored_cells(store: Store) -> set[tuple[str, str]]:
-    blocks = [read_block(store, path) for path in list_blocks(store, "cells")]
-    return {
-        (candidate, anchor)
-        for block in blocks
-        if block is not None
-        for candidate, row in zip(block.candidate_ids, block.values, strict=True)
-        for anchor, value in zip(block.anchor_ids, row, strict=True)
-        if value == value
-    }
-
-
-def begin(api: Api, store: Store, job: dict[str, Any]) -> str:
-    """A run of which some cells are stored and most are still to come."""
-    run = api.start("curate/on-demand", **job)
-    wait_for(lambda: list_blocks(store, "cells"), seconds=200)
-    assert api.state(run)["type"] == "RUNNING"
-    return run
-
-
-def finish(api: Api, store: Store, run: str, before: set[tuple[str, str]]) -> None:
-    """A run that was broken off and is retried computes what is missing, and nothing else."""
-    state = api.await_end(run)
-    assert state["type"] == "COMPLETED", api.history(run)
-    counts = manifest(store)["counts"]
-    assert manifest(store)["state"] == "complete" and counts["cells"] == 1200 * 20
-    assert counts["cells_found"] >= len(before) > 0
-    assert counts["cells_found"] + counts["cells_computed"] == counts["cells"] == len(stored_cells(store))
 
 
 def test_a_schedule_fires_and_a_second_firing_does_not_double_the_work(

@@ -155,7 +155,7 @@ def test_a_pair_that_does_not_fit_alone_is_an_error_that_says_what_to_lower(
     found: dict, case: str, tokens: int
 ) -> None:
     message = found[case]
-    assert message.startswith("InputError: a single demonstration and anchor of")
+    assert message.startswith("OutOfMemory: a single demonstration and anchor of")
     assert f"{tokens} tokens do not fit into the memory of cpu" in message
     assert "lower demonstration_tokens or anchor_tokens" in message
 

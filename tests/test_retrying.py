@@ -17,7 +17,7 @@ import nuggets.shard_scoring
 import tasks.ingest
 import tasks.score
 from nuggets.config import CurateConfig
-from nuggets.errors import DamagedTable, InputError, Interrupted, NuggetsError, StoreError, UsageError
+from nuggets.errors import DamagedTable, InputError, Interrupted, NuggetsError, OutOfMemory, StoreError, UsageError
 from nuggets.examples import Example
 from nuggets.publishing import Selection
 from nuggets.shard_scoring import score_unit
@@ -32,6 +32,7 @@ from tasks.retrying import can_help
         (StoreError("no permission"), False),
         (DamagedTable("not a table"), False),
         (InputError("no finite log-probability"), False),
+        (OutOfMemory("a single demonstration and anchor do not fit"), True),
         (UsageError("threshold=7"), False),
         (Interrupted("stopped on request"), False),
         (NuggetsError("anything"), False),
@@ -82,10 +83,12 @@ class Failing:
     def __init__(self, shard: int, error: Exception, times: int) -> None:
         self.shard, self.error, self.times = shard, error, times
         self.tries: Counter[int] = Counter()
+        self.order: list[int] = []  # of shards, as they were tried
 
     def __call__(self, prepared: Any, unit: Any, anchors_path: str) -> int:
         (shard,) = unit.shards
         self.tries[shard] += 1
+        self.order.append(shard)
         if shard == self.shard and self.tries[shard] <= self.times:
             raise self.error
         return score_unit(prepared, unit, anchors_path)
@@ -131,6 +134,19 @@ def test_a_shard_that_goes_on_failing_ends_the_run_by_name_when_all_others_are_d
     failing.tries.clear()
     assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
     assert failing.tries == {1: 1} and counts(tmp_path / "store")["cells_computed"] == 8 * 6
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_others_go_on_while_a_shard_waits_to_be_tried_again(
+    tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [4.0])
+    failing = Failing(0, RuntimeError("CUDA error: device lost"), times=1)
+    monkeypatch.setattr(tasks.score, "score_unit", failing)
+    assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
+    assert sorted(failing.order[:-1]) == [0, 1, 2] and failing.order[-1] == 0
+    assert tasks.score.tasks_pausing() == 0
+    assert counts(tmp_path / "store")["cells_computed"] == 20 * 6
 
 
 @pytest.mark.usefixtures("prefect_server", "short_pauses")

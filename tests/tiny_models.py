@@ -149,3 +149,14 @@ def save_tiny_llama(folder: Path | str, chat_template: str | None = None) -> Pat
     build_model("llama_grouped").save_pretrained(folder, safe_serialization=True)
     build_tokenizer(True, chat_template).save_pretrained(folder)
     return Path(folder)
+
+
+def save_poisoned_llama(folder: Path | str, text: str) -> Path:
+    """A tiny Llama that gives no number for whatever holds `text`, which has to be a single token."""
+    model, tokenizer = build_model("llama_grouped"), build_tokenizer(True, None)
+    (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)

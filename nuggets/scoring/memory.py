@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nuggets.errors import InputError
+from nuggets.errors import OutOfMemory
 
 _CACHED_ACTIVATION = 4 << 20  # bytes of the widest activation on a CPU: what a core's share of the cache can hold
 _CPU_TOKENS = (256, 4096)  # fewer make matrix products slow, more bring nothing
@@ -20,9 +20,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def too_large(tokens: int, device: torch.device) -> InputError:
+def too_large(tokens: int, device: torch.device) -> OutOfMemory:
     """The error for a single pair of so many tokens that memory has no room for."""
-    return InputError(
+    return OutOfMemory(
         f"a single demonstration and anchor of {tokens} tokens do not fit into the memory of {device}: lower "
         "demonstration_tokens or anchor_tokens, or choose dtype=bfloat16 or a smaller model"
     )
