@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from prefect import flow, unmapped
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture
 
 from flows.cancelling import tasks_end_with_flow
 from flows.engine import Engine, open_engine
 from flows.parts import score_everywhere
+from flows.progress_artifact import wait_shown
 from flows.rounds import Scoring
 from nuggets.config import CurateConfig
 from nuggets.errors import Interrupted, NuggetsError, StoreError
@@ -120,7 +121,7 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engin
 
 def _results(stage: str, futures: list[PrefectFuture[T]]) -> list[T]:
     """All results of mapped tasks; if some failed, the others are finished first and the error says which and why."""
-    wait(futures)
+    wait_shown(stage, futures)
     failed = [future for future in futures if not future.state.is_completed()]
     if not failed:
         return [future.result() for future in futures]

@@ -1,13 +1,14 @@
-"""Scoring as the UI shows it: a progress artifact that is brought up to date every few seconds."""
+"""Stages as the UI shows them: progress artifacts that are brought up to date every few seconds."""
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture, as_completed, wait
 
 from flows.meter import CellsMeter
 
@@ -31,12 +32,31 @@ class _Shown(logging.Handler):
             self.show()
 
     def show(self) -> None:
-        """Show how things stand; an API that does not answer is no reason to stop scoring."""
+        """Show how things stand."""
         self._last = time.monotonic()
-        try:
-            update_progress_artifact(self._artifact, self._meter.percent, self._meter.line())
-        except Exception as error:
-            logger.debug("the progress artifact could not be updated: %s", error)
+        _update(self._artifact, self._meter.percent, self._meter.line())
+
+
+def wait_shown(stage: str, futures: Sequence[PrefectFuture[Any]]) -> None:
+    """Wait for the tasks of a stage, and show how many are done if there are several."""
+    if len(futures) < 2:
+        wait(list(futures))
+        return
+    artifact = cast(UUID, create_progress_artifact(0.0, key=stage, description=f"0 of {len(futures)} tasks are done"))
+    last = time.monotonic()
+    for done, future in enumerate(as_completed(list(futures)), start=1):
+        future.wait()  # done it is, but its state is known here only after this
+        if done == len(futures) or time.monotonic() - last > _SECONDS:
+            last = time.monotonic()
+            _update(artifact, 100 * done / len(futures), f"{done} of {len(futures)} tasks are done")
+
+
+def _update(artifact: UUID, percent: float, words: str) -> None:
+    """Bring an artifact up to date; an API that does not answer is no reason to stop."""
+    try:
+        update_progress_artifact(artifact, percent, words)
+    except Exception as error:
+        logger.debug("the progress artifact could not be updated: %s", error)
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     assert f"| best 5 % | 1 | {folder} |" in page
     assert len(page) < 1_000_000
     assert artifacts(prefect_server, "selected", about=str(store)) == []  # a browser does not open paths of a server
+    assert 100 in artifacts(prefect_server, "embed", about="3 of 3 tasks are done")
 
     again = nuggets("curate", pool_file, *common)
     assert again.returncode == 0, again.stderr
