@@ -1,4 +1,4 @@
-"""Serve both flows from this machine without a work pool: `python deployments/serve.py`, then start runs in the UI."""
+"""Serve curate and reselect from this machine without a work pool: python deployments/serve.py, then use the UI."""
 
 from prefect import serve
 

@@ -84,7 +84,7 @@ def _counted(engine: str, address: str | None, gpus: int, threads: int) -> int:
 
 
 def _not_installed(engine: str) -> UsageError:
-    return UsageError(f"engine={engine} needs a package that is not installed: pip install 'nuggets[{engine}]'")
+    return UsageError(f"engine={engine} needs a package that is not installed: pip install prefect-{engine}")
 
 
 def _cores() -> int:
