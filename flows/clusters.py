@@ -9,7 +9,7 @@ from flows.engine import Engine
 from nuggets.errors import NuggetsError, UsageError
 from nuggets.progress import report_stage
 
-_CONNECT_SECONDS = 30
+_CONNECT_SECONDS = 20
 
 
 @contextmanager
@@ -64,6 +64,7 @@ def _entered(runner: Any, engine: str, address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(runner)
+            getattr(runner, "client", None)  # Dask's runner connects when it is first asked for its client
         except Exception as error:  # the packages have many types of their own for it
             raise NuggetsError(
                 f"engine {engine}: no cluster answers at engine_address={address or 'this machine'}: {error}. "
