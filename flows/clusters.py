@@ -1,9 +1,12 @@
 """Dask and Ray clusters through Prefect's task runners: a task has a GPU for itself where the cluster has any."""
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 from flows.engine import Engine
 from nuggets.errors import NuggetsError, UsageError
@@ -63,6 +66,7 @@ def ray_cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
 def _entered(runner: Any, engine: str, address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         try:
+            _wait_for_listener(address)
             stack.enter_context(runner)
             getattr(runner, "client", None)  # Dask's runner connects when it is first asked for its client
         except Exception as error:  # the packages have many types of their own for it
@@ -71,6 +75,27 @@ def _entered(runner: Any, engine: str, address: str | None) -> Iterator[None]:
                 "What is stored already is kept; start the cluster and run again"
             ) from error
         yield
+
+
+def _wait_for_listener(address: str | None) -> None:
+    """Return once somebody listens at an address that has a port; OSError when nobody did for a while.
+
+    Ray itself goes on trying for many minutes, silent but for warnings of its own.
+    """
+    if address is None:
+        return
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if not (place.hostname and place.port):
+        return  # Ray's "auto" and the like
+    end = time.monotonic() + _CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection((place.hostname, place.port), timeout=_CONNECT_SECONDS).close()
+            return
+        except OSError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(1)
 
 
 def _counted(engine: str, address: str | None, gpus: int, threads: int) -> int:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,10 @@ from conftest import EXAMPLES
 
 from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_s3 import free_port
+from flows.clusters import dask_cluster, ray_cluster
+from flows.engine import Engine
 from nuggets.cells import list_blocks, read_block
+from nuggets.errors import NuggetsError
 from nuggets.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -80,6 +83,11 @@ def wait_for(happens: Callable[[], object], *, seconds: float = 200) -> None:
         time.sleep(0.05)
 
 
+def speaking(arguments: Sequence[str], environment: dict[str, str] | None) -> subprocess.Popen[str]:
+    """A process whose output, all of it, `communicate` gives."""
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 @contextmanager
 def started(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[None]:
     with log.open("ab") as output:
@@ -107,18 +115,8 @@ def dask(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
         scheduler = [str(BIN / "dask"), "scheduler", *ours, "--port", str(port)]
         stack.enter_context(started(scheduler, {}, folder / "scheduler.log"))
         # One of the two resources that Dask knows by name only: the engine has to ask for it.
-        workers = [
-            str(BIN / "dask"),
-            "worker",
-            address,
-            *ours,
-            "--nworkers",
-            "2",
-            "--nthreads",
-            "2",
-            "--resources",
-            "GPU=1",
-        ]
+        size = ["--nworkers", "2", "--nthreads", "2", "--resources", "GPU=1"]
+        workers = [str(BIN / "dask"), "worker", address, *ours, *size]
         there = environment | {"DASK_TEMPORARY_DIRECTORY": str(folder)}
         stack.enter_context(started(workers, there, folder / "workers.log"))
         wait_for(lambda: (folder / "workers.log").read_text().count("Starting established connection") == 2)
@@ -144,6 +142,17 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
             process.wait(timeout=60)
 
 
+@pytest.mark.parametrize(("cluster", "scheme"), [(dask_cluster, "tcp://"), (ray_cluster, ""), (ray_cluster, "ray://")])
+def test_a_cluster_that_is_not_there_is_named_before_anything_is_computed(
+    cluster: Callable[[str, int], AbstractContextManager[Engine]], scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.clusters._CONNECT_SECONDS", 1)
+    address = f"{scheme}127.0.0.1:{free_port()}"
+    with pytest.raises(NuggetsError, match=f"no cluster answers at engine_address={address}.*start the cluster"):
+        with cluster(address, 1):
+            pass
+
+
 @pytest.mark.parametrize("cluster", [local, dask, ray])
 def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
     cluster: Callable[..., Iterator[list[str]]],
@@ -159,13 +168,7 @@ def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
 
     store = tmp_path / "store"
     with cluster(noting, tmp_path) as options:
-        run = subprocess.Popen(
-            command(pool, store, tiny_model, anchors, *options),
-            env=noting if cluster is local else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        run = speaking(command(pool, store, tiny_model, anchors, *options), noting if cluster is local else None)
         wait_for(lambda: len({row.process for row in noted_rows(file)}) == 2 or run.poll() is not None)
         assert run.poll() is None, run.communicate()[0]
         victim = noted_rows(file)[-1].process
@@ -195,13 +198,7 @@ def test_ctrl_c_stops_every_worker_within_seconds_and_keeps_all_that_was_compute
     file.unlink(missing_ok=True)
     store = tmp_path / "store"
     with cluster(noting, tmp_path) as options:
-        run = subprocess.Popen(
-            command(pool, store, tiny_model, anchors, *options),
-            env=noting if cluster is local else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        run = speaking(command(pool, store, tiny_model, anchors, *options), noting if cluster is local else None)
         wait_for(lambda: noted_rows(file) or run.poll() is not None)
         asked = time.monotonic()
         run.send_signal(signal.SIGINT)
