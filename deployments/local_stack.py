@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from deployments.local_s3 import LocalS3  # noqa: E402
+from deployments.processes import family, lives  # noqa: E402
 
 POOL = "nuggets"
 BUCKET = "nuggets"
@@ -91,13 +92,13 @@ class LocalStack:
             return
         with suppress(ProcessLookupError):
             if number == signal.SIGKILL:
-                for member in _family(pid):
+                for member in family(pid):
                     with suppress(ProcessLookupError):
                         os.kill(member, number)
             else:
                 os.kill(pid, number)
             end = time.monotonic() + _END_SECONDS
-            while _lives(pid) and time.monotonic() < end:
+            while lives(pid) and time.monotonic() < end:
                 time.sleep(0.1)
             os.killpg(pid, signal.SIGKILL)
         self._note({key: value for key, value in self.pids().items() if key != name})
@@ -122,7 +123,7 @@ class LocalStack:
         return done.stdout
 
     def _start(self, name: str, arguments: list[str]) -> None:
-        if _lives(self.pids().get(name)):
+        if lives(self.pids().get(name)):
             return
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -137,7 +138,7 @@ class LocalStack:
         self._note(self.pids() | {name: process.pid})
 
     def _start_s3(self) -> None:
-        if _lives(self.pids().get("s3")):
+        if lives(self.pids().get("s3")):
             return
         server = self.s3
         server.start()
@@ -154,7 +155,7 @@ class LocalStack:
     def _await_server(self) -> None:
         end = time.monotonic() + _STARTUP_SECONDS
         while not _answers(f"{self.ui}/api/health"):
-            if time.monotonic() > end or not _lives(self.pids()["server"]):
+            if time.monotonic() > end or not lives(self.pids()["server"]):
                 raise SystemExit(f"the Prefect server did not start: see {self.folder / 'server.log'}")
             time.sleep(0.2)
 
@@ -172,33 +173,6 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
-
-
-def _lives(pid: int | None) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
-    if pid is None:
-        return False
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all that it and its children have started, in whatever sessions they are."""
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    children: dict[int, list[int]] = {}
-    for line in listed.splitlines():
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    found, rest = [], [pid]
-    while rest:
-        found.append(rest.pop())
-        rest += children.get(found[-1], [])
-    return found
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import device_jobs as jobs
 import pytest
 
 import nuggets.devices
+from deployments.processes import lives
 from nuggets.device_processes import DeviceProcesses, ProcessLost, device_processes, on_device
 from nuggets.devices import Device, find_devices
 from nuggets.errors import InputError, Interrupted, StoreError, UsageError
@@ -32,14 +33,6 @@ def one() -> Iterator[DeviceProcesses]:
     processes = DeviceProcesses(devices(1), stalled_after=30)
     yield processes
     processes.close()
-
-
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(

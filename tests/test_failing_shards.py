@@ -18,7 +18,8 @@ from orchestrated import OVER, Api, manifest, stored_cells, wait_for
 from tiny_models import build_tokenizer, save_poisoned_llama
 
 from benchmarks.noted import noted_rows, noting_environment
-from deployments.local_stack import BUCKET, LocalStack, _family
+from deployments.local_stack import BUCKET, LocalStack
+from deployments.processes import family, lives
 from nuggets.cells import list_blocks
 from nuggets.examples import Example, example_id
 from nuggets.pool import read_ids, read_pool_record
@@ -206,17 +207,9 @@ def shard_cells(store: Store, shard: int) -> set[tuple[str, str]]:
 
 
 def device_processes(stack: LocalStack) -> list[int]:
-    family = [str(pid) for pid in _family(stack.pids()["worker"])]
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "-p", ",".join(family)], capture_output=True, text=True).stdout
+    members = [str(pid) for pid in family(stack.pids()["worker"])]
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "-p", ",".join(members)], capture_output=True, text=True).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "nuggets.device_process" in line]
-
-
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(

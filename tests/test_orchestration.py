@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from orchestrated import Api, begin, finish, manifest, stored_cells, wait_for
 
-from deployments.local_stack import LocalStack, _family
+from deployments.local_stack import LocalStack
+from deployments.processes import family
 from nuggets.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -120,7 +121,7 @@ def test_a_run_whose_process_is_killed_is_crashed_and_retry_scores_what_is_missi
     api: Api, stack: LocalStack, store: Store, job: dict[str, Any]
 ) -> None:
     run = begin(api, store, job)
-    (worker, *others) = _family(stack.pids()["worker"])
+    (worker, *others) = family(stack.pids()["worker"])
     for process in others:
         os.kill(process, signal.SIGKILL)
     assert api.await_end(run)["type"] == "CRASHED" and worker == stack.pids()["worker"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from orchestrated import Api, finish, manifest, stored_cells, wait_for
 
-from deployments.local_stack import LocalStack, _family
+from deployments.local_stack import LocalStack
+from deployments.processes import family
 from nuggets.cells import list_blocks
 from nuggets.store import Store
 
@@ -59,7 +60,7 @@ def test_a_part_whose_process_is_killed_fails_the_run_and_retry_scores_what_is_m
     api: Api, stack: LocalStack, store: Store, shared: dict[str, Any]
 ) -> None:
     run, parts = begin_parts(api, store, shared)
-    for process in _family(stack.pids()["worker"]):
+    for process in family(stack.pids()["worker"]):
         environment = Path(f"/proc/{process}/environ").read_bytes()
         if f"PREFECT__FLOW_RUN_ID={parts[1]['id']}".encode() in environment:
             os.kill(process, signal.SIGKILL)
