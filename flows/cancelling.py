@@ -1,13 +1,18 @@
 """A flow that is cancelled takes its tasks with it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from nuggets.stopping import request_stop
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -22,9 +27,26 @@ def tasks_end_with_flow() -> Iterator[None]:
         raise
 
 
-def tell_tasks_elsewhere() -> None:
-    """Have the flow run count as being cancelled: tasks in other processes ask for that, and hear of nothing else."""
+@contextmanager
+def flow_run_cancelled() -> Iterator[None]:
+    """Have the flow run count as being cancelled while this lasts, and as cancelled then.
+
+    Tasks in other processes ask for that, and hear of nothing else. Nobody but us would end what we have begun: a run
+    that is being cancelled can neither fail nor be tried again.
+    """
+    _say(Cancelling())
+    try:
+        yield
+    finally:
+        _say(Cancelled())
+
+
+def _say(state: State[Any]) -> None:
     context = FlowRunContext.get()
-    if context is not None and context.flow_run is not None:
+    if context is None or context.flow_run is None:
+        return
+    try:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(context.flow_run.id, Cancelling())
+            client.set_flow_run_state(context.flow_run.id, state)
+    except Exception as error:  # the tasks end without it, with their cluster
+        logger.warning("the flow run could not be set to %s: %s", state.name, error)

@@ -20,7 +20,7 @@ from nuggets.config import (
 )
 from nuggets.config_fields import check_address, check_endpoint
 from nuggets.errors import Interrupted, NuggetsError, UsageError
-from tasks.s3_endpoint import s3_endpoint
+from nuggets.s3_endpoint import s3_endpoint
 
 if TYPE_CHECKING:
     from nuggets.store import Store

@@ -3,23 +3,22 @@
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from prefect import flow, unmapped
-from prefect.futures import PrefectFuture
 
 from flows.cancelling import tasks_end_with_flow
 from flows.engine import Engine, open_engine
 from flows.parts import score_everywhere
-from flows.progress_artifact import wait_shown
 from flows.rounds import Scoring
+from flows.waiting import results_of
 from nuggets.config import CurateConfig
-from nuggets.errors import Interrupted, NuggetsError, StoreError
+from nuggets.errors import Interrupted, StoreError
 from nuggets.preparation import PreparedRun
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
+from nuggets.s3_endpoint import s3_endpoint
 from nuggets.stopping import check_stop
-from tasks.anchor_set import choose_anchor_set
+from tasks.anchor_set import choose_anchor_set, look_for_anchor_set
 from tasks.baseline import measure_baseline
 from tasks.embed import embed
 from tasks.ingest import ingest
@@ -27,9 +26,6 @@ from tasks.judge import judge
 from tasks.outcome import record
 from tasks.prepare import prepare
 from tasks.publish import publish
-from tasks.s3_endpoint import s3_endpoint
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -47,7 +43,7 @@ class Stopwatch:
         check_stop()
 
 
-@flow(name="curate", flow_run_name="curate {config.pool}")
+@flow(name="curate", flow_run_name="curate {config.pool}", persist_result=False)
 def curate(config: CurateConfig) -> Selection:
     """Choose the examples of a pool that help a frozen language model most, and publish them.
 
@@ -82,18 +78,22 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engin
     watch.lap("prepare")
     pool = ingest(prepared, config)
     watch.lap("ingest")
-    embeddings: list[str] = []
-    if config.anchor_file is None:
+    elsewhere = unmapped(engine.elsewhere)
+    anchor_set = look_for_anchor_set(prepared, config, pool)
+    if anchor_set is None:
         shards = list(pool.shards)
-        embedded = engine.map(embed, prepared=unmapped(prepared), index=list(range(len(shards))), shard=shards)
-        embeddings = _results("embed", embedded)
-    watch.lap("embed")
-    anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
+        each = {"index": list(range(len(shards))), "shard": shards}
+        embeddings = results_of(
+            "embed", engine, engine.map(embed, prepared=unmapped(prepared), **each, elsewhere=elsewhere)
+        )
+        watch.lap("embed")
+        anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
     watch.lap("anchors")
     starts = list(range(0, anchor_set.anchors, config.shard_size))
     stops = [min(start + config.shard_size, anchor_set.anchors) for start in starts]
     same = {"prepared": unmapped(prepared), "anchors_path": unmapped(anchor_set.path)}
-    _results("baseline", engine.map(measure_baseline, **same, start=starts, stop=stops))
+    measured = engine.map(measure_baseline, **same, start=starts, stop=stops, elsewhere=elsewhere)
+    results_of("baseline", engine, measured)
     watch.lap("baseline")
     cut = config.cut if config.racing == "on" else None
     scoring = Scoring(prepared, pool, anchor_set.path, cut, engine)
@@ -117,19 +117,3 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engin
     done = {"cells_computed": scored.computed, "rounds": scored.rounds}
     record(prepared.store, prepared.name, RunState.COMPLETE, counts=done, seconds=watch.seconds)
     return publish(prepared.store, prepared.name, config.cut, config.memory_mib)
-
-
-def _results(stage: str, futures: list[PrefectFuture[T]]) -> list[T]:
-    """All results of mapped tasks; if some failed, the others are finished first and the error says which and why."""
-    wait_shown(stage, futures)
-    failed = [future for future in futures if not future.state.is_completed()]
-    if not failed:
-        return [future.result() for future in futures]
-    causes = [future.state.result(raise_on_failure=False) for future in failed]
-    for cause in causes:
-        if isinstance(cause, Interrupted):
-            raise cause
-    raise NuggetsError(
-        f"{len(failed)} of {len(futures)} tasks of stage '{stage}' failed, first: {causes[0]}. "
-        "What the others computed is stored; run again to do the rest"
-    ) from (causes[0] if isinstance(causes[0], BaseException) else None)

@@ -10,15 +10,15 @@ from nuggets.config import ReselectConfig
 from nuggets.progress import report_stage
 from nuggets.publishing import Selection
 from nuggets.runs import RunState
+from nuggets.s3_endpoint import s3_endpoint
 from tasks.judge import judge
 from tasks.outcome import record
 from tasks.publish import publish
 from tasks.reopen import reopen
-from tasks.s3_endpoint import s3_endpoint
 from tasks.undecided import count_undecided
 
 
-@flow(name="reselect", flow_run_name="reselect {config.run}")
+@flow(name="reselect", flow_run_name="reselect {config.run}", persist_result=False)
 def reselect(config: ReselectConfig) -> Selection:
     """Apply another cut to a run's golden scores and publish it beside the earlier selections.
 

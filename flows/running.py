@@ -10,8 +10,8 @@ from flows.console import hide_progress, show_progress
 from nuggets.config import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.preparation import check_config
 from nuggets.publishing import Selection
+from nuggets.s3_endpoint import s3_endpoint
 from nuggets.stopping import clear_stop, request_stop, stop_requested
-from tasks.s3_endpoint import s3_endpoint
 
 # Read by Prefect at import. What is set already wins.
 _SETTINGS = {

@@ -6,11 +6,15 @@ from flows.cancelling import tasks_end_with_flow
 from flows.engine import open_engine
 from flows.rounds import Scoring, score_in_rounds
 from nuggets.config import ScoreShardsConfig
+from nuggets.s3_endpoint import s3_endpoint
 from tasks.reopen import reopen
-from tasks.s3_endpoint import s3_endpoint
 
 
-@flow(name="score-shards", flow_run_name="score part {config.part} of {config.parts} of {config.run}")
+@flow(
+    name="score-shards",
+    flow_run_name="score part {config.part} of {config.parts} of {config.run}",
+    persist_result=False,
+)
 def score_shards(config: ScoreShardsConfig) -> int:
     """Compute the cells that a part of a run's shards lacks; returns how many. They appear in the store as they come.
 

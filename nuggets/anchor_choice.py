@@ -35,19 +35,34 @@ class AnchorSet:
     anchors: int
 
 
-def choose_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: Sequence[str]) -> AnchorSet:
-    """The run's anchor set, made if it is not in the store yet."""
+def known_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet | None:
+    """The run's anchor set, if no embeddings are needed for it: the user's file, or what an earlier run has found."""
     store = open_store(prepared.store)
     if config.anchor_file is not None:
         return _take_file(store, prepared, config)
+    found = _address(prepared, config, pool)
+    return found if store.exists(found.path) else None
+
+
+def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: Sequence[str]) -> AnchorSet:
+    """The run's anchor set, found among the pool's embeddings and stored."""
+    store = open_store(prepared.store)
+    found = _address(prepared, config, pool)
+    if config.anchors is None and found.anchors < 100:
+        report_stage(f"anchors: {found.anchors} instead of 100, because the pool has only {pool.examples} examples")
+    anchors = _find(store, prepared, pool, embeddings, count=found.anchors, seed=config.seed)
+    write_anchors(store, found.path, anchors)
+    return found
+
+
+def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet:
+    """Where the anchors that k-means finds are stored: made of all that they depend on."""
     count = config.anchors or default_anchor_count(pool.examples)
     if count > pool.examples:
         raise InputError(
             f"anchors={count} is more than the {pool.examples} distinct, usable examples of the pool: "
             f"give at most --anchors {pool.examples}, or a larger pool"
         )
-    if config.anchors is None and count < 100:
-        report_stage(f"anchors: {count} instead of 100, because the pool has only {pool.examples} examples")
     path = anchor_set_path(
         digest(
             {
@@ -64,8 +79,6 @@ def choose_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embe
             }
         )
     )
-    if not store.exists(path):
-        write_anchors(store, path, _find(store, prepared, pool, embeddings, count=count, seed=config.seed))
     return AnchorSet(path, count)
 
 

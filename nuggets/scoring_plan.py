@@ -62,7 +62,7 @@ def plan_round(
     cut: Cut | None,
     *,
     number: int,
-    busy: Sequence[int] = (),
+    busy: Collection[int] = frozenset(),
     workers: int = 1,
 ) -> Round:
     """The next round of a race for a cut, or without one all that is missing; no tasks if nothing is.

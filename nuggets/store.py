@@ -18,6 +18,7 @@ import fsspec.core
 
 from nuggets.errors import StoreError, UsageError
 from nuggets.patience import insist, may_pass
+from nuggets.s3_endpoint import current_s3_endpoint
 
 T = TypeVar("T")
 
@@ -40,7 +41,10 @@ def locate(url: str) -> tuple[Any, str]:
     """The file system and the path on it that a local path or URL means."""
     if "://" not in url:
         url = os.path.abspath(os.path.expanduser(url))
-    options = _S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
+    options: dict[str, Any] = {}
+    if url.startswith(("s3://", "s3a://")):
+        endpoint = current_s3_endpoint()
+        options = _S3_OPTIONS | ({"endpoint_url": endpoint} if endpoint else {})
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:

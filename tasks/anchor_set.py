@@ -1,8 +1,8 @@
-"""Choose the anchors."""
+"""The anchors: those that are known, or those that k-means finds among the pool's embeddings."""
 
 from prefect import task
 
-from nuggets.anchor_choice import AnchorSet, choose_anchors
+from nuggets.anchor_choice import AnchorSet, find_anchors, known_anchors
 from nuggets.config import CurateConfig
 from nuggets.pool import Pool
 from nuggets.preparation import PreparedRun
@@ -10,10 +10,19 @@ from nuggets.progress import report_stage
 from tasks.retrying import RETRYING
 
 
+@task(task_run_name="look for anchors of {prepared.name}", **RETRYING)
+def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet | None:
+    """The user's file as it is, or what an earlier run has found in this pool; None if it has to be embedded first."""
+    known = known_anchors(prepared, config, pool)
+    if known is not None:
+        origin = f"from {config.anchor_file}" if config.anchor_file else "found by an earlier run"
+        report_stage(f"anchors: {known.anchors} {origin}")
+    return known
+
+
 @task(task_run_name="choose anchors of {prepared.name}", **RETRYING)
 def choose_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: list[str]) -> AnchorSet:
-    """The anchor set: k-means over the embeddings, or the user's file as it is."""
-    chosen = choose_anchors(prepared, config, pool, embeddings)
-    origin = f"from {config.anchor_file}" if config.anchor_file else "by k-means"
-    report_stage(f"anchors: {chosen.anchors} {origin}")
+    """The anchor set by k-means over the embeddings."""
+    chosen = find_anchors(prepared, config, pool, embeddings)
+    report_stage(f"anchors: {chosen.anchors} by k-means")
     return chosen

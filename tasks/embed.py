@@ -5,14 +5,14 @@ from prefect import task
 from nuggets.device_processes import on_device
 from nuggets.embedding import embed_shard
 from nuggets.preparation import PreparedRun
-from nuggets.stopping import check_stop
+from nuggets.s3_endpoint import at_s3_endpoint
+from tasks.following import stops_with_flow_run
 from tasks.retrying import RETRYING
-from tasks.s3_endpoint import s3_endpoint
 
 
 @task(task_run_name="embed shard {index:03d}", **RETRYING)
-def embed(prepared: PreparedRun, index: int, shard: str) -> str:
-    """Path of the shard's embeddings, computed if the store has none."""
-    check_stop()
-    with s3_endpoint(prepared.s3_endpoint):
-        return on_device(embed_shard, prepared, shard)
+def embed(prepared: PreparedRun, index: int, shard: str, elsewhere: bool) -> str:
+    """Path of the shard's embeddings, computed if the store has none; `elsewhere` as for `score`."""
+    with stops_with_flow_run(elsewhere):
+        path: str = on_device(at_s3_endpoint, prepared.s3_endpoint, embed_shard, prepared, shard)
+    return path

@@ -1,32 +1,43 @@
 """A task in another process than its flow: it hears no signal, so it asks the API whether its flow run has ended."""
 
+import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import TaskRunContext
 
-from nuggets.stopping import clear_stop, request_stop
+from nuggets.stopping import check_stop, stopped_by
 
-_SECONDS = 3.0  # between two looks; the first one is before anything is computed
+# Between two looks, by chance up to half less or more. The first one is before anything is computed. Each is a request,
+# and hundreds of tasks may be looking; a flow that is told to stop waits three times as long for its tasks.
+_SECONDS = 6.0
 
 
 @contextmanager
 def stops_with_flow_run(elsewhere: bool) -> Iterator[None]:
-    """Ask this process to stop when the task's flow run is cancelled or over, if that happens `elsewhere`."""
+    """Ask this task's work to stop when its flow run is cancelled or over, if that happens `elsewhere`.
+
+    Raises Interrupted if somebody has asked already.
+    """
     context = TaskRunContext.get()
     flow_run = context.task_run.flow_run_id if context else None
-    if not elsewhere or flow_run is None:
+    over = threading.Event()
+    with _watching(flow_run, over) if elsewhere and flow_run is not None else nullcontext(), stopped_by(over):
+        check_stop()
         yield
-        return
-    clear_stop()  # an earlier task of this process may have been asked to
+
+
+@contextmanager
+def _watching(flow_run: UUID, over: threading.Event) -> Iterator[None]:
     with get_client(sync_client=True) as client:
         if _is_over(client, flow_run):  # it was waiting for its turn when that happened
-            request_stop()
+            over.set()
     done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(flow_run, done), daemon=True)
+    watch = threading.Thread(target=copy_context().run, args=(_watch, flow_run, done, over), daemon=True)
     watch.start()
     try:
         yield
@@ -35,11 +46,11 @@ def stops_with_flow_run(elsewhere: bool) -> Iterator[None]:
         watch.join()
 
 
-def _watch(flow_run: UUID, done: threading.Event) -> None:
+def _watch(flow_run: UUID, done: threading.Event, over: threading.Event) -> None:
     with get_client(sync_client=True) as client:
-        while not done.wait(_SECONDS):
+        while not done.wait(random.uniform(0.5, 1.5) * _SECONDS):
             if _is_over(client, flow_run):
-                request_stop()
+                over.set()
                 return
 
 

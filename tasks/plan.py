@@ -16,7 +16,7 @@ def plan(
     anchors_path: str,
     cut: Threshold | TopK | TopFraction | None,
     number: int,
-    busy: list[int],
+    busy: set[int],
     workers: int = 1,
 ) -> Round:
     """Drop who can't reach the cut any more, and leave a work list for every task of the round."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from prefect import Task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from nuggets.errors import NuggetsError, OutOfMemory, StoreError
@@ -35,6 +36,10 @@ def try_again(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
 
 
 RETRYING: dict[str, Any] = {
+    # The store knows what has been computed, and for what. A result that Prefect keeps, where it is told to keep all,
+    # would be that of the pool before somebody mended it.
+    "persist_result": False,
+    "cache_policy": NO_CACHE,
     "retries": len(_PAUSES),
     "retry_delay_seconds": list(_PAUSES),
     "retry_jitter_factor": 0.5,

@@ -9,11 +9,11 @@ from prefect.context import TaskRunContext
 
 from nuggets.device_processes import on_device
 from nuggets.preparation import PreparedRun
+from nuggets.s3_endpoint import at_s3_endpoint
 from nuggets.scoring_plan import ScoringUnit
 from nuggets.shard_scoring import score_unit
 from tasks.following import stops_with_flow_run
 from tasks.retrying import RETRYING, try_again
-from tasks.s3_endpoint import s3_endpoint
 
 _pausing: set[UUID] = set()
 
@@ -42,7 +42,7 @@ def score(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, elsewhere
     context = TaskRunContext.get()
     if context is not None:
         _pausing.discard(context.task_run.id)
-    with s3_endpoint(prepared.s3_endpoint), stops_with_flow_run(elsewhere):
-        computed = on_device(score_unit, prepared, unit, anchors_path)
+    with stops_with_flow_run(elsewhere):
+        computed = on_device(at_s3_endpoint, prepared.s3_endpoint, score_unit, prepared, unit, anchors_path)
     # Tried again, it has found in the store what its earlier tries had computed.
     return unit.cells if context is not None and context.task_run.run_count > 1 else computed

@@ -21,7 +21,7 @@ import nuggets
 for module in pkgutil.walk_packages(nuggets.__path__, "nuggets."):
     importlib.import_module(module.name)
 
-from nuggets.anchor_choice import choose_anchors
+from nuggets.anchor_choice import find_anchors
 from nuggets.baseline import measure_missing
 from nuggets.config import CurateConfig
 from nuggets.cuts import TopK
@@ -42,7 +42,7 @@ pool = ingest_pool(
     open_store(config.store), find_source(config.pool), prepared.pool_fingerprint,
     shard_size=8, max_row_bytes=10_000, max_rejected_share=0.5,
 )
-anchors = choose_anchors(prepared, config, pool, [embed_shard(prepared, shard) for shard in pool.shards])
+anchors = find_anchors(prepared, config, pool, [embed_shard(prepared, shard) for shard in pool.shards])
 measure_missing(prepared, anchors.path, 0, anchors.anchors)
 computed = number = 0
 while (plan := plan_round(prepared, pool, anchors.path, TopK(4), number=number)).units:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from conftest import EXAMPLES
 
-from nuggets.anchor_choice import choose_anchors
+from nuggets.anchor_choice import known_anchors
 from nuggets.baseline import measure_missing
 from nuggets.config import CurateConfig
 from nuggets.cuts import Cut, TopK
@@ -41,7 +41,8 @@ def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[Prepared
         max_row_bytes=10_000,
         max_rejected_share=0.5,
     )
-    anchor_set = choose_anchors(prepared, config, pool, [])
+    anchor_set = known_anchors(prepared, config, pool)
+    assert anchor_set is not None
     measure_missing(prepared, anchor_set.path, 0, anchor_set.anchors)
     return prepared, pool, anchor_set.path
 
