@@ -20,6 +20,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -39,6 +41,7 @@ class LocalStack:
     folder: Path
     port: int = 4200
     s3_port: int = 8333
+    lost_after: int | None = None  # seconds without a heartbeat; as deployments/automations.yaml says if not given
 
     @property
     def ui(self) -> str:
@@ -160,8 +163,15 @@ class LocalStack:
             time.sleep(0.2)
 
     def _automate(self) -> None:
-        if "nuggets-lost-runs" not in self.prefect("automation", "ls"):
-            self.prefect("automation", "create", "--from-file", str(ROOT / "deployments" / "automations.yaml"))
+        if "nuggets-lost-runs" in self.prefect("automation", "ls"):
+            return
+        file = ROOT / "deployments" / "automations.yaml"
+        if self.lost_after is not None:
+            content = yaml.safe_load(file.read_text())
+            content["automations"][0]["trigger"]["within"] = self.lost_after
+            file = self.folder / file.name
+            file.write_text(yaml.safe_dump(content))
+        self.prefect("automation", "create", "--from-file", str(file))
 
     def _note(self, pids: Mapping[str, int]) -> None:
         (self.folder / "pids.json").write_text(json.dumps(pids))

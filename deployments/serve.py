@@ -1,16 +1,25 @@
-"""Serve curate and reselect from this machine without a work pool: python deployments/serve.py, then use the UI."""
+"""Serve curate and reselect from this machine without a work pool: python deployments/serve.py, then use the UI.
 
-from prefect import serve
+They are called `here`: under the names of prefect.yaml they would take the place of what is deployed on that server.
+"""
 
-from flows.curate import curate
-from flows.reselect import reselect
+import os
+
+# As in prefect.yaml, for the runs' processes, which inherit it: what tells that one is lost, and that its log is shown.
+os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "nuggets")
+
+from prefect import serve  # noqa: E402
+
+from flows.curate import curate  # noqa: E402
+from flows.reselect import reselect  # noqa: E402
 
 
 def main() -> None:
     """Serve until interrupted."""
     serve(
-        curate.to_deployment("on-demand", tags=["nuggets"], enforce_parameter_schema=True),
-        reselect.to_deployment("on-demand", tags=["nuggets"], enforce_parameter_schema=True),
+        curate.to_deployment("here", tags=["nuggets"], enforce_parameter_schema=True),
+        reselect.to_deployment("here", tags=["nuggets"], enforce_parameter_schema=True),
         limit=1,  # a run uses the whole machine
     )
 

@@ -1,6 +1,5 @@
 """A flow that is cancelled takes its tasks with it."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Cancelling
 
+from nuggets.progress import report_stage
 from nuggets.stopping import request_stop
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -49,4 +47,4 @@ def _say(state: State[Any]) -> None:
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(context.flow_run.id, state)
     except Exception as error:  # the tasks end without it, with their cluster
-        logger.warning("the flow run could not be set to %s: %s", state.name, error)
+        report_stage(f"the flow run could not be set to {state.name}: {error}")

@@ -57,10 +57,10 @@ def curate(config: CurateConfig) -> Selection:
 def _recorded(config: CurateConfig) -> Selection:
     """The whole job, with its outcome noted in the run's manifest whatever it is."""
     watch = Stopwatch()
-    prepared = prepare(config)
-    with contextlib.ExitStack() as stack:
+    # The engine first: if its devices or its cluster are not there, an earlier run of this name stays as it ended.
+    with open_engine(config) as engine:
+        prepared = prepare(config)
         try:
-            engine = stack.enter_context(open_engine(config))
             with tasks_end_with_flow():
                 return _curate(config, prepared, watch, engine)
         except BaseException as error:

@@ -30,6 +30,7 @@ class Engine:
     resources: Callable[[], AbstractContextManager[Any]] = nullcontext  # what a task is to have for itself
     deployment: str | None = None  # whose flow runs score first; what they leave is done here
     flow_runs: int = 0
+    stalled_after: int = 0  # seconds, for these
 
     def map(self, task: "Task[..., Any]", **parameters: Any) -> list[PrefectFuture[Any]]:
         """A task run for each element of those parameters that are not `unmapped`."""
@@ -48,7 +49,12 @@ def open_engine(config: Config) -> Iterator[Engine]:
             yield engine
     elif config.engine == "deployment":
         with _devices(config, None) as engine:
-            yield replace(engine, deployment=config.engine_address or _SCORE_SHARDS, flow_runs=config.workers or 1)
+            yield replace(
+                engine,
+                deployment=config.engine_address or _SCORE_SHARDS,
+                flow_runs=config.workers or 1,
+                stalled_after=config.stalled_after,
+            )
     else:
         with _devices(config, config.workers) as engine:
             yield engine

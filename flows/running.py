@@ -8,6 +8,7 @@ from types import FrameType
 
 from flows.console import hide_progress, show_progress
 from nuggets.config import CurateConfig, ReselectConfig, ScoreShardsConfig
+from nuggets.devices import find_devices
 from nuggets.preparation import check_config
 from nuggets.publishing import Selection
 from nuggets.s3_endpoint import s3_endpoint
@@ -32,6 +33,8 @@ def run_curate(config: CurateConfig) -> Selection:
     """Run the curate flow here, with the configured Prefect server or a temporary one."""
     with s3_endpoint(config.s3_endpoint):
         check_config(config)
+        if config.engine == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
+            find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
         with _surroundings():
             from flows.curate import curate
 

@@ -1,7 +1,8 @@
 """Making a run's anchor set: read from the user's file, or found among the pool's embeddings."""
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from nuggets.addresses import digest
@@ -13,12 +14,14 @@ from nuggets.anchors import (
     anchors_from_file,
     check_scorable,
     default_anchor_count,
+    named_path,
+    read_anchors,
     write_anchors,
 )
 from nuggets.clustering import Vectors, cluster_centres, nearest_members
 from nuggets.config import CurateConfig
 from nuggets.embedding import read_embeddings
-from nuggets.errors import InputError
+from nuggets.errors import InputError, UsageError
 from nuggets.pool import Candidate, Pool, read_candidates
 from nuggets.preparation import PreparedRun
 from nuggets.progress import report_stage
@@ -40,6 +43,8 @@ def known_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> An
     store = open_store(prepared.store)
     if config.anchor_file is not None:
         return _take_file(store, prepared, config)
+    if config.anchor_set is not None:
+        return _take_named(store, prepared, config)
     found = _address(prepared, config, pool)
     return found if store.exists(found.path) else None
 
@@ -52,7 +57,24 @@ def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embedd
         report_stage(f"anchors: {found.anchors} instead of 100, because the pool has only {pool.examples} examples")
     anchors = _find(store, prepared, pool, embeddings, count=found.anchors, seed=config.seed)
     write_anchors(store, found.path, anchors)
+    if config.anchor_set is not None:
+        store.write(named_path(config.anchor_set), json.dumps(asdict(found)).encode())
     return found
+
+
+def _take_named(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet | None:
+    assert config.anchor_set is not None
+    path = named_path(config.anchor_set)
+    if not store.exists(path):
+        return None
+    known = AnchorSet(**store.read_json(path))
+    if config.anchors not in (None, known.anchors):
+        raise UsageError(
+            f"anchors={config.anchors}, and anchor_set='{config.anchor_set}' has {known.anchors} in this store, for "
+            "good: leave anchors out, or give another name"
+        )
+    check_scorable(read_anchors(store, known.path), open_profile(prepared.setup))
+    return known
 
 
 def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet:

@@ -67,6 +67,11 @@ def anchor_set_path(key: str) -> str:
     return f"anchors/{key}.json"
 
 
+def named_path(name: str) -> str:
+    """Where the store says which anchor set a name means."""
+    return f"anchor-sets/{name}.json"
+
+
 def write_anchors(store: Store, path: str, anchors: Sequence[Anchor]) -> None:
     """Store an anchor set."""
     rows = [{"example_id": item.id, "pool_row": item.pool_row, **asdict(item.example)} for item in anchors]

@@ -18,8 +18,8 @@ from nuggets.config_fields import (
     check_devices,
     check_endpoint,
     check_field,
+    check_name,
     check_placing,
-    check_run_name,
     option,
     refused,
 )
@@ -31,7 +31,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Racing = Literal["on", "off"]
 
 CUTS = ("threshold", "top_k", "top_fraction")
-EXCLUSIVE = (CUTS, ("anchors", "anchor_file"))  # at most one of each
+EXCLUSIVE = (CUTS, ("anchors", "anchor_file"), ("anchor_set", "anchor_file"))  # at most one of each
 DEFAULT_STORE = "./nuggets-store"
 SHARD_SIZE = 512
 MAX_ROW_BYTES = 1_000_000
@@ -69,6 +69,11 @@ class CurateConfig:
         None, "Number of anchors to find by k-means. Default: 100, or a quarter of a pool of fewer than 400.", ge=1
     )
     anchor_file: str | None = option(None, "A file with the anchors to use as they are, in any format of a pool.")
+    anchor_set: str | None = option(
+        None,
+        "A name for the anchors in this store: found in the pool the first time, the same ever after, so that a pool "
+        "that grows keeps its cells and other pools are judged on the same anchors.",
+    )
     profile: Profile | None = option(
         None, "Prompt profile. Default: chat where the tokenizer has a chat template, else plain."
     )
@@ -128,7 +133,7 @@ class CurateConfig:
         if not self.pool:
             raise UsageError("pool is empty: name the file or folder with the examples to choose from")
         if self.run is not None:
-            check_run_name(self.run)
+            check_name("run", self.run)
         for name in ("pool", "store", "anchor_file"):
             check_address(name, getattr(self, name))
         check_endpoint(self.s3_endpoint)
@@ -136,11 +141,7 @@ class CurateConfig:
         check_choice("profile", self.profile, (None, "released", "plain", "chat"))
         check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         check_choice("racing", self.racing, ("on", "off"))
-        if self.anchors is not None and self.anchor_file is not None:
-            raise UsageError(
-                f"anchors={self.anchors} and anchor_file='{self.anchor_file}' exclude each other: "
-                "anchors are found by k-means or taken from the file; give one of the two"
-            )
+        _check_anchors(self)
         if self.engine != "local" and self.dtype == "auto":
             raise UsageError(
                 f"dtype=auto depends on the machine, and engine {self.engine} has several: give float32, bfloat16 or "
@@ -169,6 +170,24 @@ class CurateConfig:
         return cut_from_options(self.threshold, self.top_k, self.top_fraction) or DEFAULT_CUT
 
 
+def _check_anchors(config: CurateConfig) -> None:
+    """Raise UsageError unless there is one source of anchors."""
+    if config.anchor_set is not None:
+        check_name("anchor_set", config.anchor_set)
+    if config.anchor_file is None:
+        return
+    if config.anchors is not None:
+        raise UsageError(
+            f"anchors={config.anchors} and anchor_file='{config.anchor_file}' exclude each other: "
+            "anchors are found by k-means or taken from the file; give one of the two"
+        )
+    if config.anchor_set is not None:
+        raise UsageError(
+            f"anchor_set='{config.anchor_set}' and anchor_file='{config.anchor_file}' exclude each other: "
+            "anchors are kept by name or taken from the file; give one of the two"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReselectConfig:
     """A finished run and a new cut for it; a wrong value is refused by its field's name and what is allowed."""
@@ -191,7 +210,7 @@ class ReselectConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             check_field(item, getattr(self, item.name))
-        check_run_name(self.run)
+        check_name("run", self.run)
         check_address("store", self.store)
         check_endpoint(self.s3_endpoint)
         check_placing(self)
@@ -229,7 +248,7 @@ class ScoreShardsConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             check_field(item, getattr(self, item.name))
-        check_run_name(self.run)
+        check_name("run", self.run)
         check_address("store", self.store)
         check_endpoint(self.s3_endpoint)
         check_devices(self.devices)

@@ -25,7 +25,10 @@ ENGINE_ADDRESS = (
     "Address of the cluster, such as tcp://host:8786 (dask) or ray://host:10001; default: one on this machine for as "
     "long as the run. Or the deployment's name; default: score-shards/on-demand."
 )
-STALLED_AFTER = "Seconds without a sign of life after which a scoring process counts as hung and is replaced."
+STALLED_AFTER = (
+    "Seconds without a sign of life after which a scoring process counts as hung and is replaced. Not of a dask or ray "
+    "cluster, whose workers are its own to watch."
+)
 MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
 
 
@@ -46,12 +49,12 @@ def option(default: Any, description: str, **bounds: float) -> Any:
     return field(default=default, metadata={"description": description, **bounds})
 
 
-def check_run_name(name: str) -> None:
-    """Raise UsageError unless a run of this name can be a folder on every store."""
+def check_name(field: str, name: str) -> None:
+    """Raise UsageError unless a field's value can be the name of a file or folder on every store."""
     allowed = name.replace("-", "").replace("_", "").replace(".", "")
     if not (allowed.isascii() and allowed.isalnum()) or name.startswith(".") or len(name) > 100:
         raise UsageError(
-            f"run='{name}' can't be a run's name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
+            f"{field}='{name}' can't be a name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
         )
 
 

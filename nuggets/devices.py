@@ -24,8 +24,8 @@ def find_devices(devices: str, workers: int | None, *, visible: str | None) -> t
     there = _gpus(visible) if devices != "cpu" else []
     wanted = list(range(len(there))) if devices in ("auto", "cpu") else [int(number) for number in devices.split(",")]
     if missing := [number for number in wanted if number >= len(there)]:
-        known = f"0 to {len(there) - 1}" if there else "none"
-        raise UsageError(f"devices={devices}: GPU {missing[0]} is not here; torch sees {known}. Use auto, cpu or these")
+        known = f"0 to {len(there) - 1}: use these, auto or cpu" if there else "none: use auto or cpu"
+        raise UsageError(f"devices={devices}: GPU {missing[0]} is not here; torch sees {known}")
     if wanted and workers is not None:
         raise UsageError(
             f"workers={workers} is for CPU, and this run would use GPUs ({devices}), a process each: leave it out, "

@@ -123,6 +123,8 @@ def own_cut(run: Run) -> Cut | None:
 def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:
     if config.anchor_file is not None:
         return f"file {fingerprint(find_source(config.anchor_file))}"
+    if config.anchor_set is not None:
+        return f"set {config.anchor_set}"
     return f"{config.anchors or 'default'} by k-means, encoder {encoder_digest}, seed {config.seed}"
 
 

@@ -12,10 +12,11 @@ from tasks.retrying import RETRYING
 
 @task(task_run_name="look for anchors of {prepared.name}", **RETRYING)
 def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet | None:
-    """The user's file as it is, or what an earlier run has found in this pool; None if it has to be embedded first."""
+    """The user's file as it is, or what an earlier run has found; None if the pool has to be embedded first."""
     known = known_anchors(prepared, config, pool)
     if known is not None:
-        origin = f"from {config.anchor_file}" if config.anchor_file else "found by an earlier run"
+        named = f"of set {config.anchor_set}" if config.anchor_set else "found by an earlier run"
+        origin = f"from {config.anchor_file}" if config.anchor_file else named
         report_stage(f"anchors: {known.anchors} {origin}")
     return known
 

@@ -4,6 +4,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from nuggets.cuts import Threshold, TopFraction, TopK
+from nuggets.progress import report_stage
 from nuggets.publishing import Selection, publish_selection, selection_page
 from tasks.retrying import RETRYING
 
@@ -12,6 +13,14 @@ from tasks.retrying import RETRYING
 def publish(store: str, run: str, cut: Threshold | TopK | TopFraction, memory_mib: int) -> Selection:
     """Apply the cut and publish what it keeps; its report, its address and the best and worst become artifacts."""
     selection = publish_selection(store, run, cut, memory=memory_mib << 20)
+    try:
+        _show(store, run, selection)
+    except Exception as error:  # what a run is for is published: no page of the UI is worth its failing
+        report_stage(f"the selection is published, but the UI could not be told: {error}")
+    return selection
+
+
+def _show(store: str, run: str, selection: Selection) -> None:
     create_markdown_artifact(
         key="selection",
         description=f"{run}: {selection.cut}",
@@ -42,4 +51,3 @@ def publish(store: str, run: str, cut: Threshold | TopK | TopFraction, memory_mi
             for item in selection.shown
         ],
     )
-    return selection

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -16,12 +17,12 @@ _PAUSES = (5.0, 20.0, 60.0)  # seconds, each up to half longer or shorter: shard
 def can_help(error: object) -> bool:
     """Whether the same task may succeed next time: not so where data, parameters or the program are at fault.
 
-    A store that is away comes back and a full disk is made room on; a device runs out of memory because of somebody
-    else, or is lost. What was computed before is found in the store, so trying again is cheap.
+    A store or server that is away comes back and a full disk is made room on; a device runs out of memory because of
+    somebody else, or is lost. What was computed before is found in the store, so trying again is cheap.
     """
     if isinstance(error, NuggetsError):
         return isinstance(error, OutOfMemory) or (isinstance(error, StoreError) and error.may_pass)
-    return isinstance(error, (RuntimeError, MemoryError, OSError)) and not isinstance(
+    return isinstance(error, (RuntimeError, MemoryError, OSError, httpx.TransportError)) and not isinstance(
         error, (FileNotFoundError, PermissionError, NotImplementedError, RecursionError)
     )
 

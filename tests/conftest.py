@@ -109,7 +109,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """All that `make up` starts, once for all modules; `stack` is what tests ask for."""
-    stack = LocalStack(tmp_path_factory.mktemp("stack"), free_port(), free_port())
+    stack = LocalStack(tmp_path_factory.mktemp("stack"), free_port(), free_port(), lost_after=75)
     try:
         stack.up()
         yield stack

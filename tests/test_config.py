@@ -7,12 +7,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from nuggets.config import CurateConfig, ReselectConfig, config_as_mapping, config_from_mapping
-from nuggets.config_fields import check_run_name
+from nuggets.config_fields import check_name
 from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.errors import UsageError
 
 FIELDS = [
-    "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "profile", "threshold", "top_k",
+    "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "anchor_set", "profile", "threshold", "top_k",
     "top_fraction", "racing", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
     "max_row_bytes", "max_rejected_share", "max_bad_candidates", "memory_mib", "s3_endpoint", "devices", "workers",
     "engine", "engine_address", "stalled_after", "trust_remote_code",
@@ -34,6 +34,7 @@ def test_a_pool_is_all_that_has_to_be_given():
         "encoder": None,
         "anchors": None,
         "anchor_file": None,
+        "anchor_set": None,
         "profile": None,
         "threshold": None,
         "top_k": None,
@@ -143,6 +144,12 @@ def test_anchors_are_found_or_given_but_not_both():
         "anchors=20 and anchor_file='anchors.jsonl' exclude each other: "
         "anchors are found by k-means or taken from the file; give one of the two"
     )
+    assert refusal(anchor_set="ours", anchor_file="anchors.jsonl") == (
+        "anchor_set='ours' and anchor_file='anchors.jsonl' exclude each other: "
+        "anchors are kept by name or taken from the file; give one of the two"
+    )
+    assert refusal(anchor_set="../ours").startswith("anchor_set='../ours' can't be a name: use up to 100 letters")
+    assert CurateConfig(pool="p.jsonl", anchor_set="ours", anchors=20).anchor_set == "ours"
 
 
 def test_profile_released_keeps_its_200_tokens_per_anchor():
@@ -166,7 +173,7 @@ def test_code_is_trusted_only_by_the_name_of_the_model_or_encoder_that_brings_it
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "--", "two words", "schön", "a\n", "x" * 101])
 def test_a_run_name_that_is_no_folder_on_every_store_is_refused(name: str):
-    message = f"run='{name}' can't be a run's name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
+    message = f"run='{name}' can't be a name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
     assert refusal(run=name) == message
     with pytest.raises(UsageError) as refused:
         ReselectConfig(run=name, top_k=1)
@@ -175,7 +182,7 @@ def test_a_run_name_that_is_no_folder_on_every_store_is_refused(name: str):
 
 @pytest.mark.parametrize("name", ["a", "alpaca-52k_v1.2", "7", "x" * 100])
 def test_a_plain_run_name_is_taken(name: str):
-    check_run_name(name)
+    check_name("run", name)
     assert CurateConfig(pool="p.jsonl", run=name).run == name
 
 
@@ -192,7 +199,7 @@ def test_an_unknown_key_is_named_beside_all_known_ones():
         config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
     assert str(refused.value) == (
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
-        "anchor_file, profile, threshold, top_k, top_fraction, racing, shard_size, seed, anchor_tokens, "
+        "anchor_file, anchor_set, profile, threshold, top_k, top_fraction, racing, shard_size, seed, anchor_tokens, "
         "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, max_bad_candidates, "
         "memory_mib, s3_endpoint, devices, workers, engine, engine_address, stalled_after, trust_remote_code"
     )

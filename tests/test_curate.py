@@ -304,3 +304,23 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) 
     again = nuggets(*command[1:], timeout=200)
     assert again.returncode == 0, again.stderr
     assert f"cells: 600 needed, {kept} found, {600 - kept} to compute" in again.stderr
+
+
+def test_a_pool_that_grows_keeps_its_cells_where_its_anchors_have_a_name(
+    tmp_path: Path, pool_file: Path, tiny_model: Path
+) -> None:
+    store = tmp_path / "store"
+    common = ["--store", store, "--model", tiny_model, "--racing", "off", "--top-k", 2, "--anchor-set", "ours"]
+    first = nuggets("curate", pool_file, *common, "--run", "first", "--anchors", 5)
+    assert first.returncode == 0 and "anchors: 5 by k-means" in first.stderr, first.stderr
+    grown = tmp_path / "grown.jsonl"
+    new = {"instruction": "Name a river.", "input": "", "output": "The Rhine."}
+    grown.write_bytes(pool_file.read_bytes() + json.dumps(new).encode() + b"\n")
+    second = nuggets("curate", grown, *common, "--run", "second")
+    assert second.returncode == 0 and "anchors: 5 of set ours" in second.stderr, second.stderr
+    counts = manifest(store, "second")["counts"]
+    assert (counts["cells"], counts["cells_found"], counts["cells_computed"]) == (105, 100, 5)
+    assert "embedded" not in second.stderr
+    other = nuggets("curate", grown, *common, "--run", "third", "--anchors", 6)
+    assert other.returncode == 2
+    assert "anchors=6, and anchor_set='ours' has 5 in this store, for good" in other.stderr

@@ -56,6 +56,8 @@ def test_a_lost_run_is_noticed_after_more_than_two_heartbeats() -> None:
     heartbeat = int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert heartbeat >= 30  # Prefect takes less as 30
     assert automation["trigger"]["within"] > 2 * heartbeat
+    tag = automation["trigger"]["match_related"]["prefect.resource.id"].removeprefix("prefect.tag.")
+    assert all(tag in deployment["tags"] for deployment in DEPLOYMENTS)  # nobody else promises to send any
     ends = {"Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry"}
     assert {name.rpartition(".")[2] for name in automation["trigger"]["expect"]} == {*ends, "heartbeat"}
 

@@ -2,24 +2,31 @@
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import EXAMPLES
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, PREFECT_RESULTS_PERSIST_BY_DEFAULT, temporary_settings
 
+import flows.engine
 import nuggets.shard_scoring
 import tasks.ingest
+import tasks.plan
 import tasks.score
 from nuggets.config import CurateConfig
+from nuggets.devices import Device
 from nuggets.errors import DamagedTable, InputError, Interrupted, NuggetsError, OutOfMemory, StoreError, UsageError
 from nuggets.examples import Example
 from nuggets.publishing import Selection
+from nuggets.scoring_plan import plan_round
 from nuggets.shard_scoring import score_unit
 from nuggets.store import open_store
 from tasks.retrying import can_help
@@ -39,6 +46,8 @@ from tasks.retrying import can_help
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
         (ConnectionResetError("reset by peer"), True),
+        (httpx.ConnectError("the Prefect server restarts"), True),
+        (httpx.ReadTimeout("it has much to do"), True),
         (TimeoutError("stalled"), True),
         (MemoryError(), True),
         (FileNotFoundError("gone"), False),
@@ -66,11 +75,11 @@ def anchor_file(tmp_path: Path) -> Path:
     return path
 
 
-def run_flow(pool: Path, store: Path, model: Path, anchors: Path) -> Selection:
+def run_flow(pool: Path, store: Path, model: Path, anchors: Path, **options: Any) -> Selection:
     from flows.curate import curate
 
-    options = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"}
-    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **options))
+    given = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"} | options
+    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **given))
 
 
 def counts(store: Path) -> dict[str, int]:
@@ -164,6 +173,49 @@ def test_what_no_repetition_mends_is_not_repeated(
     with pytest.raises(NuggetsError, match=r"failed \(shards 1\)"):
         run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
     assert failing.tries == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_shard_that_takes_long_is_waited_for_and_not_asked_for_again_and_again(
+    tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[int] = []
+
+    def counting(*arguments: Any, number: int, **options: Any) -> Any:
+        plans.append(number)
+        return plan_round(*arguments, number=number, **options)
+
+    def slow(prepared: Any, unit: Any, anchors_path: str) -> int:
+        time.sleep(5 if 0 in unit.shards else 0)
+        return score_unit(prepared, unit, anchors_path)
+
+    monkeypatch.setattr(tasks.plan, "plan_round", counting)
+    monkeypatch.setattr(tasks.score, "score_unit", slow)
+    # Two workers that are threads of this process: one of them has nothing to do.
+    monkeypatch.setattr(tasks.score, "on_device", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(flows.engine, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {})))
+    assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
+    assert len(plans) <= 1 + 3  # at first, and when one of the three shards is done
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_devices_that_are_not_here_leave_a_run_as_it_ended(
+    tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
+    with pytest.raises(UsageError, match="devices=7: GPU 7 is not here"):
+        run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file, devices="7")
+    assert json.loads((tmp_path / "store/runs/r/manifest.json").read_text())["state"] == "complete"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_prefect_keeps_no_result_that_a_retry_would_take_for_what_the_store_says(
+    tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path
+) -> None:
+    kept = tmp_path / "results"
+    with temporary_settings({PREFECT_RESULTS_PERSIST_BY_DEFAULT: True, PREFECT_LOCAL_STORAGE_PATH: kept}):
+        run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
+    assert [path for path in kept.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.usefixtures("prefect_server", "short_pauses")

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from nuggets.cells import list_blocks, read_block
 from nuggets.config import CurateConfig, ReselectConfig
 from nuggets.errors import NuggetsError, StoreError, UsageError
 from nuggets.publishing import Selection
-from nuggets.store import _S3_OPTIONS, Store, open_store
+from nuggets.s3_endpoint import current_s3_endpoint, s3_endpoint
+from nuggets.store import _S3_OPTIONS, Store, locate, open_store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
@@ -123,6 +125,30 @@ def test_an_endpoint_can_be_given_where_the_environment_names_none(
     assert "best 5: 5; best 2: 2" in command("runs", *given, said=[])
     assert first.kept == 5
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_an_endpoint_is_that_of_a_piece_of_work_and_not_of_its_neighbours(
+    address: str, s3_server: LocalS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # nobody is there
+    both, first_has_ended = threading.Barrier(2, timeout=20), threading.Event()
+
+    def first() -> bytes:
+        with s3_endpoint(s3_server.endpoint):
+            both.wait()
+            return Store(address).read("pool.jsonl")
+
+    def second() -> bytes:
+        with s3_endpoint(s3_server.endpoint):
+            both.wait()
+            assert first_has_ended.wait(20)
+            return Store(address).read("anchors.json")
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.submit(first), threads.submit(second)
+        one.add_done_callback(lambda _: first_has_ended.set())
+        assert one.result().count(b"\n") == 20 and len(json.loads(other.result())) == 8
+    assert locate(address)[0].client_kwargs == {} and current_s3_endpoint() is None
 
 
 @pytest.mark.parametrize("field", ["pool", "store", "s3_endpoint"])
