@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Cancelling
 
@@ -25,26 +26,22 @@ def tasks_end_with_flow() -> Iterator[None]:
         raise
 
 
-@contextmanager
-def flow_run_cancelled() -> Iterator[None]:
-    """Have the flow run count as being cancelled while this lasts, and as cancelled then.
-
-    Tasks in other processes ask for that, and hear of nothing else. Nobody but us would end what we have begun: a run
-    that is being cancelled can neither fail nor be tried again.
-    """
-    _say(Cancelling())
-    try:
-        yield
-    finally:
-        _say(Cancelled())
-
-
-def _say(state: State[Any]) -> None:
+def tell_tasks_elsewhere() -> None:
+    """Have the flow run count as being cancelled: tasks in other processes ask for that, and hear of nothing else."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
     try:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(context.flow_run.id, state)
+            client.set_flow_run_state(context.flow_run.id, Cancelling())
     except Exception as error:  # the tasks end without it, with their cluster
-        report_stage(f"the flow run could not be set to {state.name}: {error}")
+        report_stage(f"the tasks could not be told to stop: {error}")
+
+
+def cancelled_at_last(flow: "Flow[..., Any]", flow_run: FlowRun, state: State[Any]) -> None:
+    """Have a run that we began to cancel count as cancelled: one that is being cancelled can do nothing else.
+
+    A hook of flows; where a worker has started the run, it does this itself.
+    """
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Cancelled())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from prefect import flow, unmapped
 
-from flows.cancelling import tasks_end_with_flow
+from flows.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.engine import Engine, open_engine
 from flows.parts import score_everywhere
 from flows.rounds import Scoring
@@ -43,7 +43,7 @@ class Stopwatch:
         check_stop()
 
 
-@flow(name="curate", flow_run_name="curate {config.pool}", persist_result=False)
+@flow(name="curate", flow_run_name="curate {config.pool}", persist_result=False, on_cancellation=[cancelled_at_last])
 def curate(config: CurateConfig) -> Selection:
     """Choose the examples of a pool that help a frozen language model most, and publish them.
 

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.cancelling import tasks_end_with_flow
+from flows.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.engine import open_engine
 from flows.parts import score_everywhere
 from flows.rounds import Scoring
@@ -18,7 +18,7 @@ from tasks.reopen import reopen
 from tasks.undecided import count_undecided
 
 
-@flow(name="reselect", flow_run_name="reselect {config.run}", persist_result=False)
+@flow(name="reselect", flow_run_name="reselect {config.run}", persist_result=False, on_cancellation=[cancelled_at_last])
 def reselect(config: ReselectConfig) -> Selection:
     """Apply another cut to a run's golden scores and publish it beside the earlier selections.
 

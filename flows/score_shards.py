@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.cancelling import tasks_end_with_flow
+from flows.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.engine import open_engine
 from flows.rounds import Scoring, score_in_rounds
 from nuggets.config import ScoreShardsConfig
@@ -14,6 +14,7 @@ from tasks.reopen import reopen
     name="score-shards",
     flow_run_name="score part {config.part} of {config.parts} of {config.run}",
     persist_result=False,
+    on_cancellation=[cancelled_at_last],
 )
 def score_shards(config: ScoreShardsConfig) -> int:
     """Compute the cells that a part of a run's shards lacks; returns how many. They appear in the store as they come.

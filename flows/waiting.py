@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from prefect.futures import PrefectFuture, wait
 
-from flows.cancelling import flow_run_cancelled
+from flows.cancelling import tell_tasks_elsewhere
 from flows.engine import Engine
 from flows.progress_artifact import shown
 from nuggets.errors import Interrupted, NuggetsError
@@ -58,8 +58,9 @@ class TasksInHand:
         Those of this machine hear of a wish to stop as the flow does, and its engine waits for them.
         """
         if self._engine.elsewhere and self._running:
-            with flow_run_cancelled() if stop_requested() else nullcontext():
-                wait(list(self._running), timeout=_END_SECONDS)
+            if stop_requested():
+                tell_tasks_elsewhere()
+            wait(list(self._running), timeout=_END_SECONDS)
 
 
 def results_of(stage: str, engine: Engine, futures: Sequence[PrefectFuture[T]]) -> list[T]:

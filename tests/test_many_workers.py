@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 
 from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_s3 import free_port
@@ -205,6 +207,10 @@ def test_ctrl_c_stops_every_worker_within_seconds_and_keeps_all_that_was_compute
         said = run.communicate(timeout=60)[0]
         assert run.returncode == 130, said
         assert time.monotonic() - asked < 40
+        if cluster is not local:  # its tasks were told so
+            with get_client(sync_client=True) as client:
+                (last,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+            assert last.state is not None and last.state.is_cancelled(), last.state
         computed = [(row.candidate, anchor) for row in noted_rows(file) for anchor in row.anchors]
         assert 0 < len(computed) < CANDIDATES * ANCHORS, said
         time.sleep(3)
