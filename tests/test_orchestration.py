@@ -126,7 +126,7 @@ def test_a_run_whose_process_is_killed_is_crashed_and_retry_scores_what_is_missi
         os.kill(process, signal.SIGKILL)
     assert api.await_end(run)["type"] == "CRASHED" and worker == stack.pids()["worker"]
     before = stored_cells(store)
-    time.sleep(5)  # Prefect's worker reports a crash twice, two seconds apart; nobody presses Retry in between
+    time.sleep(12)  # Prefect's worker reports a crash twice, seconds apart; nobody presses Retry in between
     api.set_state(run, "SCHEDULED", "AwaitingRetry")
     finish(api, store, run, before)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def begin_parts(api: Api, store: Store, job: dict[str, Any]) -> tuple[str, list[
     return run, parts
 
 
+def kill(stack: LocalStack, run: str) -> None:
+    """Kill all processes of a flow run, and nothing else of the worker's."""
+    for process in family(stack.pids()["worker"]):
+        if f"PREFECT__FLOW_RUN_ID={run}".encode() in Path(f"/proc/{process}/environ").read_bytes():
+            os.kill(process, signal.SIGKILL)
+
+
 def test_parts_come_to_what_one_machine_comes_to(
     api: Api, store: Store, job: dict[str, Any], shared: dict[str, Any]
 ) -> None:
@@ -60,10 +68,7 @@ def test_a_part_whose_process_is_killed_fails_the_run_and_retry_scores_what_is_m
     api: Api, stack: LocalStack, store: Store, shared: dict[str, Any]
 ) -> None:
     run, parts = begin_parts(api, store, shared)
-    for process in family(stack.pids()["worker"]):
-        environment = Path(f"/proc/{process}/environ").read_bytes()
-        if f"PREFECT__FLOW_RUN_ID={parts[1]['id']}".encode() in environment:
-            os.kill(process, signal.SIGKILL)
+    kill(stack, parts[1]["id"])
     state = api.await_end(run)
     assert state["type"] == "FAILED"
     assert f"1 of 2 flow runs of {SCORING} did not complete, first: score part 1 of 2 of r: Crashed" in state["message"]
@@ -72,6 +77,19 @@ def test_a_part_whose_process_is_killed_fails_the_run_and_retry_scores_what_is_m
     assert 1200 * 20 // 2 < len(before) < 1200 * 20
     api.set_state(run, "SCHEDULED", "AwaitingRetry")
     finish(api, store, run, before)
+
+
+def test_the_parts_of_a_run_that_was_killed_go_on_and_are_waited_for_by_its_retry(
+    api: Api, stack: LocalStack, store: Store, shared: dict[str, Any]
+) -> None:
+    run, parts = begin_parts(api, store, shared)
+    kill(stack, run)
+    assert api.await_end(run)["type"] == "CRASHED"
+    time.sleep(12)  # Prefect's worker reports a crash twice, seconds apart; nobody presses Retry in between
+    api.set_state(run, "SCHEDULED", "AwaitingRetry")
+    finish(api, store, run, stored_cells(store))
+    ours = [part for part in api.runs_of(SCORING) if part["parameters"]["config"]["store"] == store.url]
+    assert {part["id"]: part["state"]["type"] for part in ours} == {part["id"]: "COMPLETED" for part in parts}
 
 
 def test_cancelling_a_run_cancels_its_parts(api: Api, store: Store, shared: dict[str, Any]) -> None:
