@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from nuggets.selection import Levels, RankedRow
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+ANCHOR_ENDS = 20  # so many of the most and of the least won anchors are shown
+_ANCHOR_HEADER = ("anchor", "win rate", "wins/cells", "zero-shot loss", "remark", "pool row", "instruction", "output")
 _BAR = 40  # characters of the longest histogram bar
 
 
@@ -32,8 +34,39 @@ class RankedExample:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportedAnchor:
+    """An anchor as a report shows it: how many of its cells are there, and how many of them are wins."""
+
+    row: int  # its position in the anchor set, from 0
+    pool_row: int | None
+    loss: float | None  # zero-shot, nats per response token; None if the token limit left no response
+    wins: int
+    cells: int
+    times: int  # how often its text stands in the anchor set
+    instruction: str
+    output: str
+
+    @property
+    def remark(self) -> str:
+        """What makes it of little use, if anything does."""
+        remarks = ["no response within the token limit"] if self.loss is None else []
+        if self.cells == 0:
+            remarks.append("no cell")
+        elif self.wins == 0:
+            remarks.append("never won")
+        elif self.wins == self.cells:
+            remarks.append("always won")
+        if self.times > 1:
+            remarks.append(f"stands there {self.times} times")
+        return ", ".join(remarks)
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report says: `facts` are shown in order, `kept` goes with `levels`, `cells` is candidates by cells."""
+    """What a report says: `facts` are shown in order, `kept` goes with `levels`, `cells` is candidates by cells.
+
+    `anchors` come most won first; none, and the report is silent about them.
+    """
 
     title: str
     facts: Mapping[str, Any]
@@ -45,6 +78,7 @@ class ReportData:
     worst: Sequence[RankedExample]
     picture: str  # the file's name, beside the report
     files: Mapping[str, str]
+    anchors: Sequence[ReportedAnchor] = ()
 
 
 def render_report(data: ReportData) -> str:
@@ -74,6 +108,8 @@ def render_report(data: ReportData) -> str:
         ]
     worst = "## Worst" if certain else "## Worst, by the highest score possible"
     parts += ["## Best", examples_table(data.best, certain=certain), worst, examples_table(data.worst, certain=certain)]
+    if data.anchors:
+        parts += ["## Anchors", *_anchors(data.anchors, certain=certain)]
     if data.rejects:
         rows = [(reason, str(count)) for reason, count in data.rejects.items()]
         parts += ["## Rows that could not be used", _table(("reason", "rows"), rows)]
@@ -207,6 +243,43 @@ def examples_table(examples: Sequence[RankedExample], *, certain: bool = True) -
             for place in [item.place]
         ],
     )
+
+
+def _anchors(anchors: Sequence[ReportedAnchor], *, certain: bool) -> list[str]:
+    """Anchors most won first, as Markdown: all of a small set, both ends of a large one."""
+    never = sum(anchor.cells > 0 and anchor.wins == 0 for anchor in anchors)
+    always = sum(0 < anchor.cells == anchor.wins for anchor in anchors)
+    said = (
+        "How often the candidates win each anchor, and its zero-shot loss in nats per response token. An anchor that "
+        "nobody wins, or everybody, does not tell candidates apart: "
+        f"{never} of {len(anchors)} are never won, {always} always."
+    )
+    if not certain:
+        said += (
+            " Only cells that were computed count, and a race computes rather those that it expects to be lost, and "
+            "all cells of the best candidates: they are no random sample, and win rates of different anchors are not "
+            "strictly comparable."
+        )
+    parts, rows = [said], [_anchor_cells(anchor) for anchor in anchors]
+    if len(anchors) > 2 * ANCHOR_ENDS:
+        parts.append(
+            f"The {ANCHOR_ENDS} that are won most and the {ANCHOR_ENDS} that are won least; anchors.parquet has all."
+        )
+        rows = [*rows[:ANCHOR_ENDS], ["..."] + [""] * (len(_ANCHOR_HEADER) - 1), *rows[-ANCHOR_ENDS:]]
+    return [*parts, _table(_ANCHOR_HEADER, rows)]
+
+
+def _anchor_cells(anchor: ReportedAnchor) -> list[str]:
+    return [
+        str(anchor.row),
+        f"{anchor.wins / anchor.cells:.3f}" if anchor.cells else "none",
+        f"{anchor.wins}/{anchor.cells}",
+        "none" if anchor.loss is None else f"{anchor.loss:.3f}",
+        anchor.remark,
+        "" if anchor.pool_row is None else str(anchor.pool_row),
+        _shortened(anchor.instruction),
+        _shortened(anchor.output),
+    ]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from nuggets.golden import GoldenTable
 from nuggets.pictures import scores_picture
 from nuggets.pool import Candidate, Pool, read_records
 from nuggets.ranking import Keys, rank_keys
-from nuggets.report import RankedExample, ReportData, render_report
+from nuggets.report import RankedExample, ReportData, ReportedAnchor, render_report
 from nuggets.runs import Run
 from nuggets.selection import Boundary, Survey, Tables, candidates_by_cells
 from nuggets.spill import spill
@@ -23,10 +23,12 @@ from nuggets.store import Store
 
 SHOWN = 10  # best and worst candidates in report and artifacts
 PICTURE = "scores.png"
+ANCHORS = "anchors.parquet"
 FILES = {
     "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
     "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
     PICTURE: "how many candidates have which golden score, and where the cut parts them",
+    ANCHORS: "every anchor: its text, its zero-shot loss, and how many of its cells are wins",
     "manifest.json": "configuration, hashes, versions, counts and timings",
     "report.md": "this page",
 }
@@ -86,8 +88,16 @@ def save_picture(file: Path, run: Run, cut: Cut, found: Survey) -> None:
     file.write_bytes(scores_picture(found.levels, found.kept, run=run.name, cut=cut))
 
 
-def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequence[RankedExample]) -> str:
-    """The report for people."""
+def report_markdown(
+    run: Run,
+    pool: Pool,
+    cut: Cut,
+    found: Survey,
+    *,
+    shown: Sequence[RankedExample],
+    anchors: Sequence[ReportedAnchor] | None,
+) -> str:
+    """The report for people; without `anchors`, if their wins were not counted."""
     kept = int(found.kept.sum())
     facts = {
         "cut": describe_cut(cut),
@@ -114,7 +124,8 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequen
             best=shown[:SHOWN],
             worst=shown[SHOWN:],
             picture=PICTURE,
-            files=FILES,
+            files={name: meaning for name, meaning in FILES.items() if name != ANCHORS or anchors},
+            anchors=anchors or (),
         )
     )
 

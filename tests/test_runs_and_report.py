@@ -15,6 +15,7 @@ from nuggets.report import (
     QUANTILES,
     RankedExample,
     ReportData,
+    ReportedAnchor,
     examples_table,
     files_table,
     histogram,
@@ -443,3 +444,14 @@ def test_selections_stand_side_by_side():
         "| best 5 % | 50 | s3://b/store/runs/r/selections/top-fraction-0.05 |",
         "| above \\| 0.5 | 7 | /x |",
     ]
+
+
+def test_of_many_anchors_both_ends_are_listed():
+    facts = {"pool_row": None, "loss": 1.0, "cells": 100, "times": 1, "output": ""}
+    anchors = [ReportedAnchor(row=row, wins=41 - row, instruction="Go.", **facts) for row in range(41)]
+    report = render_report(replace(TINY, anchors=anchors[:40]))
+    assert report.count("| Go. |") == 40 and "anchors.parquet has all" not in report
+    report = render_report(replace(TINY, anchors=anchors))
+    listed = [line.split("|")[1].strip() for line in report.splitlines() if "| Go. |" in line]
+    assert listed == [str(row) for row in (*range(20), *range(21, 41))]
+    assert "The 20 that are won most and the 20 that are won least; anchors.parquet has all." in report
