@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nuggets.score_bins import ScoreBins, histogram
 from nuggets.selection import Levels, RankedRow
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 ANCHOR_ENDS = 20  # so many of the most and of the least won anchors are shown
 _ANCHOR_HEADER = ("anchor", "win rate", "wins/cells", "zero-shot loss", "remark", "pool row", "instruction", "output")
-_BAR = 40  # characters of the longest histogram bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class ReportedAnchor:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report says: `facts` are shown in order, `kept` goes with `levels`, `cells` is candidates by cells.
+    """What a report says: `facts` are shown in order, `bins` are those of `levels`, `cells` is candidates by cells.
 
     `anchors` come most won first; none, and the report is silent about them.
     """
@@ -72,7 +72,7 @@ class ReportData:
     facts: Mapping[str, Any]
     rejects: Mapping[str, int]
     levels: Levels
-    kept: NDArray[np.int64]
+    bins: ScoreBins
     cells: Mapping[int, int]
     best: Sequence[RankedExample]
     worst: Sequence[RankedExample]
@@ -97,7 +97,7 @@ def render_report(data: ReportData) -> str:
             [[f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}" for low, high in quantiles.values()]],
         ),
         picture(data.picture),
-        "```text\n" + histogram(data.levels, data.kept) + "\n```",
+        "```text\n" + histogram(data.bins) + "\n```",
     ]
     if not certain:
         parts += [
@@ -127,65 +127,6 @@ def score_quantiles(levels: Levels) -> dict[str, tuple[float, float]]:
 def picture(address: str) -> str:
     """The picture of a selection's scores, as Markdown."""
     return f"![Golden scores of the candidates, kept and dropped]({address})"
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreBins:
-    """Candidates by golden score, in bins of equal width from 0 to 1; a bin holds its lower edge, the last one also 1.
-
-    Those who were dropped early, with cells missing, stand at the highest score that they could still have had.
-    """
-
-    edges: NDArray[np.float64]  # one more than there are bins
-    kept: NDArray[np.int64]
-    dropped: NDArray[np.int64]
-    early: NDArray[np.int64]
-
-    @property
-    def total(self) -> NDArray[np.int64]:
-        """How many candidates each bin holds."""
-        return self.kept + self.dropped + self.early
-
-
-def score_bins(levels: Levels, kept: NDArray[np.int64], *, bins: int | None = None) -> ScoreBins:
-    """How many candidates of which score are kept and dropped; who is judged on nothing has none, and is in no bin.
-
-    Without a number of `bins`, about 20 for these anchors.
-    """
-    kept, levels = kept[levels.standing.anchors > 0], levels.judged
-    number = bins or _suitable(int(levels.standing.anchors.max(initial=0)))
-    # Scores are fractions with small denominators: nudged, 0.15 falls into the bin that starts at 0.15.
-    place = np.clip(np.floor(levels.standing.high * number + 1e-9).astype(int), 0, number - 1)
-    complete = levels.standing.complete
-    parts = (kept, np.where(complete, levels.count - kept, 0), np.where(complete, 0, levels.count))
-    counts = [np.bincount(place, weights=part, minlength=number).astype(np.int64) for part in parts]
-    return ScoreBins(np.linspace(0, 1, number + 1), *counts)
-
-
-def _suitable(anchors: int) -> int:
-    """The number of bins next to 20 of which each has room for as many scores, if there is one up to 30.
-
-    With 50 anchors and 20 bins, every other one would hold three scores and the rest two: a comb that means nothing.
-    """
-    even = [bins for bins in range(10, 31) if anchors and (bins % anchors == 0 or anchors % bins == 0)]
-    return min(even, key=lambda bins: abs(bins - 20), default=20)
-
-
-def histogram(levels: Levels, kept: NDArray[np.int64], *, bins: int | None = None) -> str:
-    """Golden scores as text, in the bins of `score_bins`: `#` kept, `.` dropped, `:` dropped early."""
-    counted = score_bins(levels, kept, bins=bins)
-    edges, total = counted.edges, counted.total
-    scale = _BAR / max(1, int(total.max()))
-    used = np.flatnonzero(total)
-    lines = []
-    for index in range(int(used[0]), int(used[-1]) + 1) if len(used) else []:
-        bar, drawn = "", 0.0
-        for count, mark in ((counted.kept, "#"), (counted.dropped, "."), (counted.early, ":")):
-            drawn += int(count[index]) * scale
-            bar += mark * (int(np.ceil(drawn - 1e-9)) - len(bar))
-        lines.append(f"{edges[index]:.2f}-{edges[index + 1]:.2f} {total[index]:>8} {bar}".rstrip())
-    legend = "# kept, . dropped" + (", : dropped early, at the highest score possible" if counted.early.any() else "")
-    return "\n".join([f"score        examples  ({legend})", *lines])
 
 
 def _quantiles(values: NDArray[np.float64], count: NDArray[np.int64]) -> list[float]:

@@ -17,6 +17,7 @@ from nuggets.pool import Candidate, Pool, read_records
 from nuggets.ranking import Keys, rank_keys
 from nuggets.report import RankedExample, ReportData, ReportedAnchor, render_report
 from nuggets.runs import Run
+from nuggets.score_bins import score_bins
 from nuggets.selection import Boundary, Survey, Tables, candidates_by_cells
 from nuggets.spill import spill
 from nuggets.store import Store
@@ -119,7 +120,7 @@ def report_markdown(
             facts=facts,
             rejects=pool.rejects,
             levels=found.levels,
-            kept=found.kept,
+            bins=score_bins(found.levels, found.kept, cut),
             cells=candidates_by_cells(found.levels),
             best=shown[:SHOWN],
             worst=shown[SHOWN:],
