@@ -112,8 +112,9 @@ def report_markdown(
         "profile": run.identity["profile"],
         "numbers": run.identity["dtype"],
         "mean gain in": run.inputs.get("mean_gain_unit", "nats per response token"),
-        "seconds": ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.seconds.items()),
     }
+    if run.seconds:  # an imported run has not been through any stage
+        facts["seconds"] = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.seconds.items())
     return render_report(
         ReportData(
             title=f"{run.name}: {describe_cut(cut)}",

@@ -190,6 +190,14 @@ def test_a_run_that_was_judged_before_wins_were_counted_has_no_section_until_it_
     assert scored.publish(TopK(2)).already_there
 
 
+def test_a_report_has_no_empty_row_of_seconds(scored):
+    scored.score(GAINS)
+    scored.judge()
+    assert "| seconds |" not in read_report(scored.store.url, scored.publish(TopK(1)))
+    note_outcome(scored.store.url, "r", RunState.COMPLETE, seconds={"ingest": 0.5, "score": 12.25})
+    assert "| seconds | ingest 0.5, score 12.2 |" in read_report(scored.store.url, scored.publish(TopK(2)))
+
+
 CELLS = shaped.arrays(np.float32, (7, 3), elements=st.sampled_from([NAN, -2.0, -1.0, 0.0]))
 
 
