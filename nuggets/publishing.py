@@ -32,6 +32,7 @@ from nuggets.selection_files import (
     ANCHORS,
     PICTURE,
     SHOWN,
+    Exhibits,
     report_markdown,
     save_picture,
     save_scores,
@@ -199,7 +200,8 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         if ANCHORS in files:
             files[ANCHORS].write_bytes(store.read(anchor_wins_path(run.name)))
         anchors = read_anchor_wins(store, run.name)
-        report = report_markdown(run, pool, cut, found, shown=selection.shown, anchors=anchors)
+        shown = Exhibits(selection.shown, anchors, selection.folder, store.uri(pool.rejects_path))
+        report = report_markdown(run, pool, cut, found, shown)
         files["report.md"].write_text(report, encoding="utf-8")
         hashes = {name: _sha256(file) for name, file in files.items()}
         store.remove(f"{folder}/manifest.json")

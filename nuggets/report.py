@@ -70,13 +70,15 @@ class ReportData:
 
     title: str
     facts: Mapping[str, Any]
-    rejects: Mapping[str, int]
+    rejects: Mapping[str, int]  # rows by reason
+    rejects_file: str  # where they stand one by one, full address
     levels: Levels
     bins: ScoreBins
     cells: Mapping[int, int]
     best: Sequence[RankedExample]
     worst: Sequence[RankedExample]
     picture: str  # the file's name, beside the report
+    folder: str  # of the files, full address
     files: Mapping[str, str]
     anchors: Sequence[ReportedAnchor] = ()
 
@@ -112,8 +114,9 @@ def render_report(data: ReportData) -> str:
         parts += ["## Anchors", *_anchors(data.anchors, certain=certain)]
     if data.rejects:
         rows = [(reason, str(count)) for reason, count in data.rejects.items()]
-        parts += ["## Rows that could not be used", _table(("reason", "rows"), rows)]
-    parts += ["## Files", _table(("file", "what it holds"), list(data.files.items()))]
+        said = f"Each with its row and what is wrong with it: {_address(data.rejects_file)}"
+        parts += ["## Rows that could not be used", said, _table(("reason", "rows"), rows)]
+    parts += ["## Files", f"In {_address(data.folder)}", _table(("file", "what it holds"), list(data.files.items()))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,7 +158,7 @@ def _by_cells(cells: Mapping[int, int], *, bins: int = 10) -> list[tuple[str, st
 
 def files_table(addresses: Mapping[str, str]) -> str:
     """Where files lie, as Markdown: their names and full addresses."""
-    return _table(("file", "where"), [(name, f"`{_one_line(address)}`") for name, address in addresses.items()])
+    return _table(("file", "where"), [(name, _address(address)) for name, address in addresses.items()])
 
 
 def selections_table(rows: Sequence[tuple[str, int, str]]) -> str:
@@ -231,6 +234,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _shortened(text: str, *, limit: int = 90) -> str:
     line = _one_line(text)
     return line if len(line) <= limit else line[: limit - 1].rstrip("\\") + "…"
+
+
+def _address(address: str) -> str:
+    """An address as code, which is shown as it is: underscores in it are no emphasis."""
+    return f"`{_one_line(address)}`"
 
 
 def _one_line(text: str) -> str:

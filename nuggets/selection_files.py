@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,18 @@ def save_picture(file: Path, run: Run, cut: Cut, found: Survey) -> None:
     file.write_bytes(scores_picture(found.levels, found.kept, run=run.name, cut=cut))
 
 
-def report_markdown(
-    run: Run,
-    pool: Pool,
-    cut: Cut,
-    found: Survey,
-    *,
-    shown: Sequence[RankedExample],
-    anchors: Sequence[ReportedAnchor] | None,
-) -> str:
-    """The report for people; without `anchors`, if their wins were not counted."""
+@dataclass(frozen=True, slots=True)
+class Exhibits:
+    """What a report shows and points to besides what a survey found."""
+
+    ends: Sequence[RankedExample]  # the best and the worst
+    anchors: Sequence[ReportedAnchor] | None  # None if their wins were not counted
+    folder: str  # of the selection, full address
+    rejects_file: str  # full address
+
+
+def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Exhibits) -> str:
+    """The report for people."""
     kept = int(found.kept.sum())
     facts = {
         "cut": describe_cut(cut),
@@ -120,14 +123,16 @@ def report_markdown(
             title=f"{run.name}: {describe_cut(cut)}",
             facts=facts,
             rejects=pool.rejects,
+            rejects_file=shown.rejects_file,
             levels=found.levels,
             bins=score_bins(found.levels, found.kept, cut),
             cells=candidates_by_cells(found.levels),
-            best=shown[:SHOWN],
-            worst=shown[SHOWN:],
+            best=shown.ends[:SHOWN],
+            worst=shown.ends[SHOWN:],
             picture=PICTURE,
-            files={name: meaning for name, meaning in FILES.items() if name != ANCHORS or anchors},
-            anchors=anchors or (),
+            folder=shown.folder,
+            files={name: meaning for name, meaning in FILES.items() if name != ANCHORS or shown.anchors},
+            anchors=shown.anchors or (),
         )
     )
 

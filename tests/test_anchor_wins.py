@@ -1,6 +1,7 @@
 """How often each anchor is won: counted from stored cells when a run is judged, published with every cut of it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,11 @@ class Scored:
     """A run whose cells are stored, some as a race would leave them."""
 
     def __init__(self, folder: Path) -> None:
-        (folder / "pool.json").write_text(json.dumps(POOL))
+        (folder / "pool.json").write_text(json.dumps([*POOL, {"instruction": "Say nothing."}]))
         self.store = Store(str(folder / "store"))
         source = find_source(str(folder / "pool.json"))
         self.pool: Pool = ingest_pool(
-            self.store, source, fingerprint(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.0
+            self.store, source, fingerprint(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.5
         )
         setup = ScoringSetup(ModelFiles("none", "", None), "m", "plain", TokenLimits(9, 9), "float32", 1, False)
         self.prepared = PreparedRun("r", self.store.url, setup, None, "", False, self.pool.id)
@@ -97,7 +98,7 @@ def test_a_report_lists_the_anchors_by_how_often_they_are_won_and_says_which_tel
     scored.judge()
     selection = scored.publish(TopK(2))
     report = read_report(scored.store.url, selection)
-    section = report[report.index("## Anchors") : report.index("## Files")]
+    section = report[report.index("## Anchors") : report.index("## Rows that")]
     assert "1 of 5 are never won, 1 always." in section
     assert "random sample" not in section
     assert section.splitlines()[4:] == [
@@ -188,6 +189,20 @@ def test_a_run_that_was_judged_before_wins_were_counted_has_no_section_until_it_
     assert not again.already_there
     assert Path(again.folder, "anchors.parquet").exists()
     assert scored.publish(TopK(2)).already_there
+
+
+def test_a_report_says_where_its_files_are_and_where_the_rows_that_it_could_not_use(scored):
+    scored.score(GAINS)
+    scored.judge()
+    selection = scored.publish(TopK(1))
+    report = read_report(scored.store.url, selection)
+    (folder,) = re.findall("^In `(.*)`$", report, re.MULTILINE)
+    files = re.findall(r"^\| (\w+\.\w+) \| ", report[report.index("## Files") :], re.MULTILINE)
+    assert {path.name for path in Path(folder).iterdir()} == set(files)
+    (rejects,) = re.findall("^Each with its row and what is wrong with it: `(.*)`$", report, re.MULTILINE)
+    (reject,) = map(json.loads, Path(rejects).read_text().splitlines())
+    assert reject["row"] == 6
+    assert f"| {reject['reason']} | 1 |" in report
 
 
 def test_a_report_has_no_empty_row_of_seconds(scored):

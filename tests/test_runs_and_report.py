@@ -148,6 +148,7 @@ TINY = ReportData(
     title="tiny: golden score above 0.3",
     facts={"cut": "golden score above 0.3", "kept": "1 of 4 candidates", "pool": "a|b\n.jsonl: 6 rows"},
     rejects={"missing_output": 1, "too_large": 1},
+    rejects_file="s3://b/pools/1f/rejects.jsonl",
     levels=TINY_LEVELS,
     bins=score_bins(TINY_LEVELS, np.array([0, 0, 1]), Threshold(0.3)),
     cells={20: 4},
@@ -157,6 +158,7 @@ TINY = ReportData(
         example(4, wins=3, mean_gain=float("nan"), kept=False, instruction="`rm`\t\\ it"),
     ],
     picture="scores.png",
+    folder="s3://b/runs/my_run_1/selections/threshold-0.3",
     files={"scores.parquet": "everyone's scores", "report.md": "this page"},
 )
 TINY_REPORT = """\
@@ -204,12 +206,16 @@ cut --------------------------------------------------------
 
 ## Rows that could not be used
 
+Each with its row and what is wrong with it: `s3://b/pools/1f/rejects.jsonl`
+
 | reason | rows |
 | --- | --- |
 | missing_output | 1 |
 | too_large | 1 |
 
 ## Files
+
+In `s3://b/runs/my_run_1/selections/threshold-0.3`
 
 | file | what it holds |
 | --- | --- |
@@ -284,7 +290,7 @@ def test_a_report_of_a_race_tells_bounds_and_how_many_cells_there_are():
 
 def test_a_report_does_not_speak_of_what_is_not_there():
     one = levels((1, 4, 4, 4))
-    clean = ReportData("t", {}, {}, one, score_bins(one, np.array([1]), TopK(1)), {4: 1}, [], [], "", {})
+    clean = ReportData("t", {}, {}, "", one, score_bins(one, np.array([1]), TopK(1)), {4: 1}, [], [], "", "", {})
     assert "could not be used" not in render_report(clean)
     assert "ells per candidate" not in render_report(clean)
 
