@@ -200,9 +200,8 @@ def _anchors(anchors: Sequence[ReportedAnchor], *, certain: bool) -> list[str]:
     )
     if not certain:
         said += (
-            " Only cells that were computed count, and a race computes rather those that it expects to be lost, and "
-            "all cells of the best candidates: they are no random sample, and win rates of different anchors are not "
-            "strictly comparable."
+            " Only computed cells count, and a race picks them: first of all those that it expects to be lost, and all "
+            "cells of those that are kept. They are no random sample, so these are not the win rates of the whole pool."
         )
     parts, rows = [said], [_anchor_cells(anchor) for anchor in anchors]
     if len(anchors) > 2 * ANCHOR_ENDS:

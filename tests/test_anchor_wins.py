@@ -136,7 +136,7 @@ def test_in_a_race_only_computed_cells_count_and_the_report_says_that_they_are_n
     scored.score(raced)
     scored.judge()
     report = read_report(scored.store.url, scored.publish(Threshold(0.6)))
-    assert "they are no random sample" in report
+    assert "They are no random sample" in report
     assert "| 2 | 0.500 | 3/6 | 1.500 |" in report
     assert "| 1 | 1.000 | 3/3 | 1.000 | always won, stands there 2 times |" in report
 
