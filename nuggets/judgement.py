@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from nuggets.anchor_wins import count_wins, write_anchor_wins
 from nuggets.anchors import read_anchors
 from nuggets.baseline import read_baseline
 from nuggets.cell_sweep import sweep_cells
@@ -23,32 +25,36 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 def judge_run(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
-    """Compute and store a run's golden scores, intervals where a race left cells out."""
+    """Compute and store a run's golden scores, intervals where a race left cells out, and its anchors' wins."""
     store = open_store(prepared.store)
-    anchor_ids = [anchor.id for anchor in read_anchors(store, anchors_path)]
+    anchors = read_anchors(store, anchors_path)
+    anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
     aside = read_set_aside(store, prepared.setup.key) if prepared.max_bad_candidates else frozenset[str]()
-    write_golden(
-        store,
-        prepared.name,
-        (
-            golden_table(
+
+    def tables() -> Iterator[GoldenTable]:
+        counted = np.zeros((2, len(anchors)), dtype=np.int64)
+        for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
+            judged = judged_cells(
+                shard.candidate_ids,
+                anchor_ids,
+                keep_own_cell=prepared.setup.profile == "released",
+                set_aside=aside,
+            )
+            counted += count_wins(shard.values, baseline.zero_shot, judged)
+            yield golden_table(
                 shard.values,
                 baseline.zero_shot,
                 baseline.response_tokens,
                 candidate_ids=shard.candidate_ids,
                 candidate_rows=shard.candidate_rows,
                 shard=shard.index,
-                judged=judged_cells(
-                    shard.candidate_ids,
-                    anchor_ids,
-                    keep_own_cell=prepared.setup.profile == "released",
-                    set_aside=aside,
-                ),
+                judged=judged,
             )
-            for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids)
-        ),
-    )
+        # Before the golden scores take their place: killed in between, the run is judged again, as it was before.
+        write_anchor_wins(store, prepared.name, anchors, baseline, counted)
+
+    write_golden(store, prepared.name, tables())
 
 
 def write_golden(store: Store, run: str, tables: Iterable[GoldenTable]) -> None:

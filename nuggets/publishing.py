@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nuggets.anchor_wins import anchor_wins_path, read_anchor_wins
 from nuggets.cuts import Cut, Threshold, TopFraction, TopK, cut_name, describe_cut
 from nuggets.errors import UsageError
 from nuggets.golden import GoldenTable
@@ -28,8 +29,10 @@ from nuggets.selection import (
     undecided_count,
 )
 from nuggets.selection_files import (
+    ANCHORS,
     PICTURE,
     SHOWN,
+    Exhibits,
     report_markdown,
     save_picture,
     save_scores,
@@ -39,7 +42,12 @@ from nuggets.selection_files import (
 from nuggets.store import Store, open_store
 from nuggets.temporary import temporary_folder
 
-FILES = ("selected.jsonl", "scores.parquet", PICTURE, "report.md")  # beside the manifest
+FILES = (
+    "selected.jsonl",
+    "scores.parquet",
+    PICTURE,
+    "report.md",
+)  # beside the manifest, with ANCHORS where they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +103,22 @@ def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = 
         kept=kept,
         quantiles=score_quantiles(levels),
         shown=shown_examples(store, pool, found),
-        already_there=_is_there(store, folder, levels),
+        already_there=_is_there(store, folder, _file_names(store, run), levels),
     )
     if not selection.already_there:
         _write_files(store, folder, _Decided(run, pool, cut, tables, boundary, found), selection, memory=memory)
     return selection
 
 
-def _is_there(store: Store, folder: str, levels: Levels) -> bool:
+def _file_names(store: Store, run: Run) -> tuple[str, ...]:
+    """What a selection has beside its manifest: no anchors if the run was imported, or judged before they counted."""
+    return (*FILES, ANCHORS) if store.exists(anchor_wins_path(run.name)) else FILES
+
+
+def _is_there(store: Store, folder: str, names: Sequence[str], levels: Levels) -> bool:
     """Whether a selection is published with all that is known now of its candidates' scores."""
     there = set(store.list(folder))
-    if not {f"{folder}/{name}" for name in (*FILES, "manifest.json")} <= there:
+    if not {f"{folder}/{name}" for name in (*names, "manifest.json")} <= there:
         return False
     return bool(store.read_json(f"{folder}/manifest.json").get("candidates_by_cells") == _counts_by_cells(levels))
 
@@ -130,7 +143,9 @@ def selection_page(store_url: str, selection: Selection) -> str:
     linked, embedded = (
         f"\n\n{picture(address)}\n\n" for address in (PICTURE, data_address(store.read(f"{folder}/{PICTURE}")))
     )
-    files = {name: store.uri(f"{folder}/{name}") for name in (*FILES, "manifest.json")}
+    there = set(store.list(folder))
+    paths = {name: f"{folder}/{name}" for name in (*FILES, ANCHORS, "manifest.json")}
+    files = {name: store.uri(path) for name, path in paths.items() if path in there}
     parts = [
         read_report(store_url, selection).replace(linked, embedded, 1).rstrip("\n"),
         "## Where the files lie",
@@ -178,11 +193,16 @@ class _Decided:
 def _write_files(store: Store, folder: str, decided: _Decided, selection: Selection, *, memory: int) -> None:
     run, pool, cut, found = decided.run, decided.pool, decided.cut, decided.found
     with temporary_folder() as temporary:
-        files = {name: temporary / name for name in FILES}
+        files = {name: temporary / name for name in _file_names(store, run)}
         save_selected(files["selected.jsonl"], store, pool, decided.tables, decided.boundary, memory=memory)
         save_scores(files["scores.parquet"], decided.tables, decided.boundary)
         save_picture(files[PICTURE], run, cut, found)
-        files["report.md"].write_text(report_markdown(run, pool, cut, found, selection.shown), encoding="utf-8")
+        if ANCHORS in files:
+            files[ANCHORS].write_bytes(store.read(anchor_wins_path(run.name)))
+        anchors = read_anchor_wins(store, run.name)
+        shown = Exhibits(selection.shown, anchors, selection.folder, store.uri(pool.rejects_path))
+        report = report_markdown(run, pool, cut, found, shown)
+        files["report.md"].write_text(report, encoding="utf-8")
         hashes = {name: _sha256(file) for name, file in files.items()}
         store.remove(f"{folder}/manifest.json")
         for name, file in files.items():

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nuggets.score_bins import ScoreBins, histogram
 from nuggets.selection import Levels, RankedRow
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-_BAR = 40  # characters of the longest histogram bar
+ANCHOR_ENDS = 20  # so many of the most and of the least won anchors are shown
+_ANCHOR_HEADER = ("anchor", "win rate", "wins/cells", "zero-shot loss", "remark", "pool row", "instruction", "output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +34,53 @@ class RankedExample:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportedAnchor:
+    """An anchor as a report shows it: how many of its cells are there, and how many of them are wins."""
+
+    row: int  # its position in the anchor set, from 0
+    pool_row: int | None
+    loss: float | None  # zero-shot, nats per response token; None if the token limit left no response
+    wins: int
+    cells: int
+    times: int  # how often its text stands in the anchor set
+    instruction: str
+    output: str
+
+    @property
+    def remark(self) -> str:
+        """What makes it of little use, if anything does."""
+        remarks = ["no response within the token limit"] if self.loss is None else []
+        if self.cells == 0:
+            remarks.append("no cell")
+        elif self.wins == 0:
+            remarks.append("never won")
+        elif self.wins == self.cells:
+            remarks.append("always won")
+        if self.times > 1:
+            remarks.append(f"stands there {self.times} times")
+        return ", ".join(remarks)
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report says: `facts` are shown in order, `kept` goes with `levels`, `cells` is candidates by cells."""
+    """What a report says: `facts` are shown in order, `bins` are those of `levels`, `cells` is candidates by cells.
+
+    `anchors` come most won first; none, and the report is silent about them.
+    """
 
     title: str
     facts: Mapping[str, Any]
-    rejects: Mapping[str, int]
+    rejects: Mapping[str, int]  # rows by reason
+    rejects_file: str  # where they stand one by one, full address
     levels: Levels
-    kept: NDArray[np.int64]
+    bins: ScoreBins
     cells: Mapping[int, int]
     best: Sequence[RankedExample]
     worst: Sequence[RankedExample]
     picture: str  # the file's name, beside the report
+    folder: str  # of the files, full address
     files: Mapping[str, str]
+    anchors: Sequence[ReportedAnchor] = ()
 
 
 def render_report(data: ReportData) -> str:
@@ -63,7 +99,7 @@ def render_report(data: ReportData) -> str:
             [[f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}" for low, high in quantiles.values()]],
         ),
         picture(data.picture),
-        "```text\n" + histogram(data.levels, data.kept) + "\n```",
+        "```text\n" + histogram(data.bins) + "\n```",
     ]
     if not certain:
         parts += [
@@ -74,10 +110,13 @@ def render_report(data: ReportData) -> str:
         ]
     worst = "## Worst" if certain else "## Worst, by the highest score possible"
     parts += ["## Best", examples_table(data.best, certain=certain), worst, examples_table(data.worst, certain=certain)]
+    if data.anchors:
+        parts += ["## Anchors", *_anchors(data.anchors, certain=certain)]
     if data.rejects:
         rows = [(reason, str(count)) for reason, count in data.rejects.items()]
-        parts += ["## Rows that could not be used", _table(("reason", "rows"), rows)]
-    parts += ["## Files", _table(("file", "what it holds"), list(data.files.items()))]
+        said = f"Each with its row and what is wrong with it: {_address(data.rejects_file)}"
+        parts += ["## Rows that could not be used", said, _table(("reason", "rows"), rows)]
+    parts += ["## Files", f"In {_address(data.folder)}", _table(("file", "what it holds"), list(data.files.items()))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,65 +130,6 @@ def score_quantiles(levels: Levels) -> dict[str, tuple[float, float]]:
 def picture(address: str) -> str:
     """The picture of a selection's scores, as Markdown."""
     return f"![Golden scores of the candidates, kept and dropped]({address})"
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreBins:
-    """Candidates by golden score, in bins of equal width from 0 to 1; a bin holds its lower edge, the last one also 1.
-
-    Those who were dropped early, with cells missing, stand at the highest score that they could still have had.
-    """
-
-    edges: NDArray[np.float64]  # one more than there are bins
-    kept: NDArray[np.int64]
-    dropped: NDArray[np.int64]
-    early: NDArray[np.int64]
-
-    @property
-    def total(self) -> NDArray[np.int64]:
-        """How many candidates each bin holds."""
-        return self.kept + self.dropped + self.early
-
-
-def score_bins(levels: Levels, kept: NDArray[np.int64], *, bins: int | None = None) -> ScoreBins:
-    """How many candidates of which score are kept and dropped; who is judged on nothing has none, and is in no bin.
-
-    Without a number of `bins`, about 20 for these anchors.
-    """
-    kept, levels = kept[levels.standing.anchors > 0], levels.judged
-    number = bins or _suitable(int(levels.standing.anchors.max(initial=0)))
-    # Scores are fractions with small denominators: nudged, 0.15 falls into the bin that starts at 0.15.
-    place = np.clip(np.floor(levels.standing.high * number + 1e-9).astype(int), 0, number - 1)
-    complete = levels.standing.complete
-    parts = (kept, np.where(complete, levels.count - kept, 0), np.where(complete, 0, levels.count))
-    counts = [np.bincount(place, weights=part, minlength=number).astype(np.int64) for part in parts]
-    return ScoreBins(np.linspace(0, 1, number + 1), *counts)
-
-
-def _suitable(anchors: int) -> int:
-    """The number of bins next to 20 of which each has room for as many scores, if there is one up to 30.
-
-    With 50 anchors and 20 bins, every other one would hold three scores and the rest two: a comb that means nothing.
-    """
-    even = [bins for bins in range(10, 31) if anchors and (bins % anchors == 0 or anchors % bins == 0)]
-    return min(even, key=lambda bins: abs(bins - 20), default=20)
-
-
-def histogram(levels: Levels, kept: NDArray[np.int64], *, bins: int | None = None) -> str:
-    """Golden scores as text, in the bins of `score_bins`: `#` kept, `.` dropped, `:` dropped early."""
-    counted = score_bins(levels, kept, bins=bins)
-    edges, total = counted.edges, counted.total
-    scale = _BAR / max(1, int(total.max()))
-    used = np.flatnonzero(total)
-    lines = []
-    for index in range(int(used[0]), int(used[-1]) + 1) if len(used) else []:
-        bar, drawn = "", 0.0
-        for count, mark in ((counted.kept, "#"), (counted.dropped, "."), (counted.early, ":")):
-            drawn += int(count[index]) * scale
-            bar += mark * (int(np.ceil(drawn - 1e-9)) - len(bar))
-        lines.append(f"{edges[index]:.2f}-{edges[index + 1]:.2f} {total[index]:>8} {bar}".rstrip())
-    legend = "# kept, . dropped" + (", : dropped early, at the highest score possible" if counted.early.any() else "")
-    return "\n".join([f"score        examples  ({legend})", *lines])
 
 
 def _quantiles(values: NDArray[np.float64], count: NDArray[np.int64]) -> list[float]:
@@ -178,7 +158,7 @@ def _by_cells(cells: Mapping[int, int], *, bins: int = 10) -> list[tuple[str, st
 
 def files_table(addresses: Mapping[str, str]) -> str:
     """Where files lie, as Markdown: their names and full addresses."""
-    return _table(("file", "where"), [(name, f"`{_one_line(address)}`") for name, address in addresses.items()])
+    return _table(("file", "where"), [(name, _address(address)) for name, address in addresses.items()])
 
 
 def selections_table(rows: Sequence[tuple[str, int, str]]) -> str:
@@ -209,6 +189,42 @@ def examples_table(examples: Sequence[RankedExample], *, certain: bool = True) -
     )
 
 
+def _anchors(anchors: Sequence[ReportedAnchor], *, certain: bool) -> list[str]:
+    """Anchors most won first, as Markdown: all of a small set, both ends of a large one."""
+    never = sum(anchor.cells > 0 and anchor.wins == 0 for anchor in anchors)
+    always = sum(0 < anchor.cells == anchor.wins for anchor in anchors)
+    said = (
+        "How often the candidates win each anchor, and its zero-shot loss in nats per response token. An anchor that "
+        "nobody wins, or everybody, does not tell candidates apart: "
+        f"{never} of {len(anchors)} are never won, {always} always."
+    )
+    if not certain:
+        said += (
+            " Only computed cells count, and a race picks them: first of all those that it expects to be lost, and all "
+            "cells of those that are kept. They are no random sample, so these are not the win rates of the whole pool."
+        )
+    parts, rows = [said], [_anchor_cells(anchor) for anchor in anchors]
+    if len(anchors) > 2 * ANCHOR_ENDS:
+        parts.append(
+            f"The {ANCHOR_ENDS} that are won most and the {ANCHOR_ENDS} that are won least; anchors.parquet has all."
+        )
+        rows = [*rows[:ANCHOR_ENDS], ["..."] + [""] * (len(_ANCHOR_HEADER) - 1), *rows[-ANCHOR_ENDS:]]
+    return [*parts, _table(_ANCHOR_HEADER, rows)]
+
+
+def _anchor_cells(anchor: ReportedAnchor) -> list[str]:
+    return [
+        str(anchor.row),
+        f"{anchor.wins / anchor.cells:.3f}" if anchor.cells else "none",
+        f"{anchor.wins}/{anchor.cells}",
+        "none" if anchor.loss is None else f"{anchor.loss:.3f}",
+        anchor.remark,
+        "" if anchor.pool_row is None else str(anchor.pool_row),
+        _shortened(anchor.instruction),
+        _shortened(anchor.output),
+    ]
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -217,6 +233,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _shortened(text: str, *, limit: int = 90) -> str:
     line = _one_line(text)
     return line if len(line) <= limit else line[: limit - 1].rstrip("\\") + "…"
+
+
+def _address(address: str) -> str:
+    """An address as code, which is shown as it is: underscores in it are no emphasis."""
+    return f"`{_one_line(address)}`"
 
 
 def _one_line(text: str) -> str:

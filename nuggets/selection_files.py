@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,21 @@ from nuggets.golden import GoldenTable
 from nuggets.pictures import scores_picture
 from nuggets.pool import Candidate, Pool, read_records
 from nuggets.ranking import Keys, rank_keys
-from nuggets.report import RankedExample, ReportData, render_report
+from nuggets.report import RankedExample, ReportData, ReportedAnchor, render_report
 from nuggets.runs import Run
+from nuggets.score_bins import score_bins
 from nuggets.selection import Boundary, Survey, Tables, candidates_by_cells
 from nuggets.spill import spill
 from nuggets.store import Store
 
 SHOWN = 10  # best and worst candidates in report and artifacts
 PICTURE = "scores.png"
+ANCHORS = "anchors.parquet"
 FILES = {
     "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
     "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
     PICTURE: "how many candidates have which golden score, and where the cut parts them",
+    ANCHORS: "every anchor: its text, its zero-shot loss, and how many of its cells are wins",
     "manifest.json": "configuration, hashes, versions, counts and timings",
     "report.md": "this page",
 }
@@ -86,7 +90,17 @@ def save_picture(file: Path, run: Run, cut: Cut, found: Survey) -> None:
     file.write_bytes(scores_picture(found.levels, found.kept, run=run.name, cut=cut))
 
 
-def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequence[RankedExample]) -> str:
+@dataclass(frozen=True, slots=True)
+class Exhibits:
+    """What a report shows and points to besides what a survey found."""
+
+    ends: Sequence[RankedExample]  # the best and the worst
+    anchors: Sequence[ReportedAnchor] | None  # None if their wins were not counted
+    folder: str  # of the selection, full address
+    rejects_file: str  # full address
+
+
+def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Exhibits) -> str:
     """The report for people."""
     kept = int(found.kept.sum())
     facts = {
@@ -101,20 +115,24 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Sequen
         "profile": run.identity["profile"],
         "numbers": run.identity["dtype"],
         "mean gain in": run.inputs.get("mean_gain_unit", "nats per response token"),
-        "seconds": ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.seconds.items()),
     }
+    if run.seconds:  # an imported run has not been through any stage
+        facts["seconds"] = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.seconds.items())
     return render_report(
         ReportData(
             title=f"{run.name}: {describe_cut(cut)}",
             facts=facts,
             rejects=pool.rejects,
+            rejects_file=shown.rejects_file,
             levels=found.levels,
-            kept=found.kept,
+            bins=score_bins(found.levels, found.kept, cut),
             cells=candidates_by_cells(found.levels),
-            best=shown[:SHOWN],
-            worst=shown[SHOWN:],
+            best=shown.ends[:SHOWN],
+            worst=shown.ends[SHOWN:],
             picture=PICTURE,
-            files=FILES,
+            folder=shown.folder,
+            files={name: meaning for name, meaning in FILES.items() if name != ANCHORS or shown.anchors},
+            anchors=shown.anchors or (),
         )
     )
 

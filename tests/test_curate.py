@@ -66,6 +66,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
         "selected.jsonl",
         "scores.parquet",
         "scores.png",
+        "anchors.parquet",
         "report.md",
         "manifest.json",
     }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nuggets.cuts import Cut, Threshold, TopFraction, TopK
 from nuggets.pictures import HEIGHT, WIDTH, data_address, scores_picture
-from nuggets.report import histogram, score_bins
+from nuggets.score_bins import score_bins
 from nuggets.selection import Levels
 from nuggets.standing import Standing
 
@@ -71,7 +71,7 @@ def pixels(png: bytes) -> NDArray[np.uint8]:
 def colored(png: bytes, color: str) -> NDArray[np.bool_]:
     """Which pixels below the legend are of a colour."""
     wanted = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
-    return (pixels(png)[100:] == wanted).all(axis=2)
+    return (pixels(png)[130:] == wanted).all(axis=2)
 
 
 def test_every_pool_gives_a_small_png_of_the_right_size_the_same_every_time(case):
@@ -84,28 +84,9 @@ def test_every_pool_gives_a_small_png_of_the_right_size_the_same_every_time(case
     assert scores_picture(levels, kept, run="first", cut=cut) == png
 
 
-def test_the_picture_counts_what_the_text_counts(case):
-    levels, kept, _ = case
-    bins = score_bins(levels, kept)
-    said = {
-        line.split()[0]: (int(line.split()[1]), set("".join(line.split()[2:])))
-        for line in histogram(levels, kept).splitlines()[1:]
-    }
-    parts = (("#", bins.kept), (".", bins.dropped), (":", bins.early))
-    for place, total in enumerate(bins.total):
-        name = f"{bins.edges[place]:.2f}-{bins.edges[place + 1]:.2f}"
-        number, marks = said.get(name, (0, set()))
-        assert number == total
-        assert marks <= {mark for mark, count in parts if count[place]}
-    judged = levels.standing.anchors > 0
-    complete = levels.standing.complete & judged
-    assert (bins.kept.sum(), bins.early.sum()) == (kept.sum(), levels.count[judged & ~complete].sum())
-    assert bins.dropped.sum() == levels.count[complete].sum() - kept.sum()
-
-
 def test_kept_dropped_and_dropped_early_have_a_colour_each(case):
     levels, kept, cut = case
-    bins = score_bins(levels, kept)
+    bins = score_bins(levels, kept, cut)
     png = scores_picture(levels, kept, run="first", cut=cut)
     for color, count in ((KEPT, bins.kept), (DROPPED, bins.dropped), (EARLY, bins.early)):
         assert (colored(png, color).sum() > 50) == count.any()  # some are at the edges of letters
@@ -123,21 +104,64 @@ def test_a_small_bar_beside_a_large_one_is_not_lost():
     assert colored(scores_picture(levels, kept, run="first", cut=TopK(1)), KEPT).any()
 
 
-def test_the_cut_stands_at_the_threshold_or_at_the_lowest_score_kept():
-    levels, kept = pool((9, 2, 10, 10, 0), (9, 7, 10, 10, 9))
-    columns = {}
-    for cut in (Threshold(0.5), TopK(9)):
-        picture = pixels(scores_picture(levels, kept, run="first", cut=cut))
-        dark = (picture[110:380] < 60).all(axis=2).sum(axis=0)
-        columns[cut] = float(np.flatnonzero(dark > 100).mean())
-    left, width = 0.095 * WIDTH, 0.885 * WIDTH
-    assert columns == pytest.approx({Threshold(0.5): left + 0.5 * width, TopK(9): left + 0.7 * width}, abs=1)
+SIXTEENTHS = [(8, wins, 16, 16) for wins in range(17)]
+
+
+@pytest.mark.parametrize("cut", [Threshold(0.5), Threshold(0.0), Threshold(0.97), TopK(80)])
+def test_bars_of_dropped_stand_left_of_the_cut_and_bars_of_kept_right_of_it(cut: Cut):
+    if isinstance(cut, Threshold):
+        kept_from = next(wins for wins in range(17) if wins / 16 > cut.value)
+    else:
+        kept_from = 7
+    levels, kept = pool(*((*row, 8 if row[1] >= kept_from else 0) for row in SIXTEENTHS))
+    png = scores_picture(levels, kept, run="first", cut=cut)
+    dropped, kept_columns = bars(png, DROPPED), bars(png, KEPT)
+    assert dropped.max() <= line_of_the_cut(png) <= kept_columns.min()
+    columns = np.union1d(dropped, kept_columns)
+    gaps = columns[:-1][np.diff(columns) > 1]
+    assert len(gaps) >= 15 and np.ptp(np.diff(gaps)) <= 5  # a bar for each score, all equally wide
+
+
+def bars(png: bytes, color: str) -> NDArray[np.int64]:
+    """The columns in which bars of a colour stand."""
+    return np.flatnonzero(colored(png, color)[170:375].sum(axis=0) > 20)
+
+
+def line_of_the_cut(png: bytes) -> float:
+    """The column in which the dashed line stands."""
+    dark = (pixels(png)[180:510] < 60).all(axis=2).sum(axis=0)
+    return float(np.flatnonzero(dark > 150).mean())
+
+
+def test_a_bar_stands_around_its_score():
+    levels, kept = pool((9, 2, 4, 4, 0), (9, 4, 4, 4, 9))
+    png = scores_picture(levels, kept, run="first", cut=TopK(9))
+    middles = [bars(png, color).mean() for color in (DROPPED, KEPT)]
+    left, width = 0.1 * WIDTH, 0.88 * WIDTH  # five scores: the axis goes from -1/8 to 9/8
+    assert middles == pytest.approx([left + width * 0.5, left + width * 0.9], abs=2)
+    assert line_of_the_cut(png) == pytest.approx(left + width * 0.8, abs=2)
+
+
+def test_letters_can_be_read_where_the_picture_is_half_as_wide():
+    """The digits of the axis are 15 pixels high: more than 7 at a width of 390."""
+    levels, kept = pool((9, 2, 4, 4, 0), (9, 4, 4, 4, 9))
+    labels = (pixels(scores_picture(levels, kept, run="first", cut=TopK(9)))[525:552] < 100).all(axis=2)
+    assert np.ptp(np.flatnonzero(labels.any(axis=1))) + 1 >= 15
+
+
+@pytest.mark.parametrize("anchors", [1, 2, 3, 4, 5, 7, 8, 13, 16, 50, 100, 260])
+def test_a_long_outcome_and_long_numbers_stay_within_the_picture(anchors: int):
+    million = 1_234_567
+    rows = [(million, wins, anchors, anchors, 0) for wins in range(anchors)]
+    levels, kept = pool(*rows, (9 * million, anchors, anchors, anchors, million), (5, 0, 0, 0, 0))
+    png = pixels(scores_picture(levels, kept, run="W" * 100, cut=TopK(million)))
+    assert (png[:, -8:] == 255).all() and (png[:, :8] == 255).all() and (png[-4:] == 255).all()
 
 
 def test_a_name_is_drawn_as_it_is_and_a_long_one_is_made_to_fit():
     levels, kept = pool((3, 2, 4, 4, 3))
     picture = pixels(scores_picture(levels, kept, run="W" * 100, cut=TopK(3)))
-    assert (picture[:90, -12:] == 255).all()
+    assert (picture[:75, -12:] == 255).all()
     assert scores_picture(levels, kept, run="a$x^2$", cut=TopK(3))  # no formula
 
 

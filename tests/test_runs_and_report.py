@@ -1,7 +1,6 @@
 """Runs that are what their name says, and reports compared word for word."""
 
 import json
-import re
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,20 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nuggets.cuts import Threshold, TopK
 from nuggets.errors import UsageError
 from nuggets.report import (
     QUANTILES,
     RankedExample,
     ReportData,
+    ReportedAnchor,
     examples_table,
     files_table,
-    histogram,
     render_report,
-    score_bins,
     score_quantiles,
     selections_table,
 )
 from nuggets.runs import RunState, list_runs, list_selections, note_outcome, open_run, read_run, save_run, versions
+from nuggets.score_bins import score_bins
 from nuggets.selection import Levels, RankedRow
 from nuggets.standing import Standing
 from nuggets.store import Store
@@ -143,12 +143,14 @@ def levels(*rows: tuple[int, int, int, int]) -> Levels:
     return Levels(Standing(wins, cells - wins, anchors), count.astype(np.int64))
 
 
+TINY_LEVELS = levels((2, 3, 20, 20), (1, 4, 20, 20), (1, 7, 20, 20))
 TINY = ReportData(
     title="tiny: golden score above 0.3",
     facts={"cut": "golden score above 0.3", "kept": "1 of 4 candidates", "pool": "a|b\n.jsonl: 6 rows"},
     rejects={"missing_output": 1, "too_large": 1},
-    levels=levels((2, 3, 20, 20), (1, 4, 20, 20), (1, 7, 20, 20)),
-    kept=np.array([0, 0, 1]),
+    rejects_file="s3://b/pools/1f/rejects.jsonl",
+    levels=TINY_LEVELS,
+    bins=score_bins(TINY_LEVELS, np.array([0, 0, 1]), Threshold(0.3)),
     cells={20: 4},
     best=[example(1, wins=7, mean_gain=1.25)],
     worst=[
@@ -156,6 +158,7 @@ TINY = ReportData(
         example(4, wins=3, mean_gain=float("nan"), kept=False, instruction="`rm`\t\\ it"),
     ],
     picture="scores.png",
+    folder="s3://b/runs/my_run_1/selections/threshold-0.3",
     files={"scores.parquet": "everyone's scores", "report.md": "this page"},
 )
 TINY_REPORT = """\
@@ -179,12 +182,13 @@ Compare scores within this run only: their level depends on the model and the an
 ![Golden scores of the candidates, kept and dropped](scores.png)
 
 ```text
-score        examples  (# kept, . dropped)
-0.15-0.20        2 ........................................
-0.20-0.25        1 ....................
-0.25-0.30        0
-0.30-0.35        0
-0.35-0.40        1 ####################
+score        examples # kept, . dropped
+0.150               2 ......................................
+0.200               1 ...................
+0.250               0
+0.300               0
+cut --------------------------------------------------------
+0.350               1 ###################
 ```
 
 ## Best
@@ -202,12 +206,16 @@ score        examples  (# kept, . dropped)
 
 ## Rows that could not be used
 
+Each with its row and what is wrong with it: `s3://b/pools/1f/rejects.jsonl`
+
 | reason | rows |
 | --- | --- |
 | missing_output | 1 |
 | too_large | 1 |
 
 ## Files
+
+In `s3://b/runs/my_run_1/selections/threshold-0.3`
 
 | file | what it holds |
 | --- | --- |
@@ -220,32 +228,36 @@ def test_a_whole_report():
     assert render_report(TINY) == TINY_REPORT
 
 
+RACED_LEVELS = levels((1, 14, 20, 20), (2, 1, 8, 20), (1, 0, 16, 20))
 RACED = replace(
     TINY,
-    levels=levels((1, 7, 20, 20), (2, 1, 8, 20), (1, 0, 16, 20)),
-    kept=np.array([1, 0, 0]),
+    levels=RACED_LEVELS,
+    bins=score_bins(RACED_LEVELS, np.array([1, 0, 0]), TopK(1)),
     cells={20: 1, 8: 2, 16: 1},
     worst=[example(4, wins=0, cells=16, mean_gain=float("nan"), kept=False)],
 )
 RACED_SCORES = """\
 | least | 10 % | 25 % | 50 % | 75 % | 90 % | most |
 | --- | --- | --- | --- | --- | --- | --- |
-| 0.000 to 0.200 | 0.015 to 0.245 | 0.037 to 0.312 | 0.050 to 0.500 | 0.125 to 0.650 | 0.260 to 0.650 | 0.350 to 0.650 |
+| 0.000 to 0.200 | 0.015 to 0.335 | 0.037 to 0.537 | 0.050 to 0.650 | 0.212 to 0.662 | 0.505 to 0.685 | 0.700 |
 
 ![Golden scores of the candidates, kept and dropped](scores.png)
 
 ```text
-score        examples  (# kept, . dropped, : dropped early, at the highest score possible)
-0.20-0.25        1 ::::::::::::::::::::
-0.25-0.30        0
-0.30-0.35        0
-0.35-0.40        1 ####################
-0.40-0.45        0
-0.45-0.50        0
-0.50-0.55        0
-0.55-0.60        0
-0.60-0.65        0
-0.65-0.70        2 ::::::::::::::::::::::::::::::::::::::::
+score        examples # kept, . dropped
+                      : dropped early, at the highest score
+0.200               1 :::::::::::::::::::
+0.250               0
+0.300               0
+0.350               0
+0.400               0
+0.450               0
+0.500               0
+0.550               0
+0.600               0
+0.650               2 ::::::::::::::::::::::::::::::::::::::
+cut --------------------------------------------------------
+0.700               1 ###################
 ```
 
 ## Cells per candidate
@@ -277,7 +289,8 @@ def test_a_report_of_a_race_tells_bounds_and_how_many_cells_there_are():
 
 
 def test_a_report_does_not_speak_of_what_is_not_there():
-    clean = ReportData("t", {}, {}, levels((1, 4, 4, 4)), np.array([1]), {4: 1}, [], [], "", {})
+    one = levels((1, 4, 4, 4))
+    clean = ReportData("t", {}, {}, "", one, score_bins(one, np.array([1]), TopK(1)), {4: 1}, [], [], "", "", {})
     assert "could not be used" not in render_report(clean)
     assert "ells per candidate" not in render_report(clean)
 
@@ -326,91 +339,6 @@ def test_quantiles_of_known_scores_are_those_of_numpy(rows):
     np.testing.assert_allclose(low, np.quantile(scores, QUANTILES), atol=1e-6)
 
 
-def bars(scores: list[float], kept: list[bool] | None = None, **options: int) -> list[str]:
-    """Of complete candidates; scores are rounded to a million anchors."""
-    flags = np.array(kept if kept is not None else [True] * len(scores), dtype=np.int64)
-    rows = levels(*((1, round(score * 10**6), 10**6, 10**6) for score in scores))
-    return histogram(rows, flags, **options).splitlines()[1:]
-
-
-@pytest.mark.parametrize(
-    ("score", "bin"),
-    [
-        (0.0, "0.00-0.05"),
-        (0.049, "0.00-0.05"),
-        (0.05, "0.05-0.10"),
-        (0.15, "0.15-0.20"),
-        (3 / 20, "0.15-0.20"),
-        (6 / 20, "0.30-0.35"),
-        (0.7, "0.70-0.75"),
-        (0.95, "0.95-1.00"),
-        (1.0, "0.95-1.00"),
-    ],
-)
-def test_a_bin_holds_its_lower_edge_and_the_last_one_also_1(score: float, bin: str):
-    assert bars([score]) == [f"{bin}        1 {'#' * 40}"]
-
-
-@pytest.mark.parametrize("anchors", [20, 40, 100, 260])
-def test_every_edge_that_is_a_share_of_the_anchors_starts_its_bin(anchors: int):
-    for number in range(20):
-        score = number * anchors // 20 / anchors
-        assert bars([score])[0].startswith(f"{number / 20:.2f}-")
-
-
-def test_an_edge_that_floating_point_misses_starts_its_bin_all_the_same():
-    assert bars([0.29], bins=100) == [f"0.29-0.30        1 {'#' * 40}"]  # 0.29 * 100 is 28.999999999999996
-
-
-def test_bars_are_scaled_to_the_longest_and_no_example_is_without_one():
-    assert bars([0.0] * 80 + [0.5] * 3 + [0.6], [True] * 20 + [False] * 60 + [True] + [False] * 3, bins=2) == [
-        "0.00-0.50       80 " + "#" * 10 + "." * 30,
-        "0.50-1.00        4 #.",
-    ]
-
-
-def test_no_scores_make_no_bars():
-    assert bars([]) == []
-
-
-def test_kept_dropped_and_dropped_early_have_a_mark_each_and_the_last_stand_where_they_could_still_be():
-    pool = levels((6, 9, 10, 10), (3, 7, 10, 10), (2, 0, 4, 10), (1, 0, 10, 10))
-    assert histogram(pool, np.array([4, 0, 0, 0]), bins=2).splitlines() == [
-        "score        examples  (# kept, . dropped, : dropped early, at the highest score possible)",
-        "0.00-0.50        1 ....",
-        "0.50-1.00       11 " + "#" * 15 + "." * 18 + ":" * 7,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("anchors", "bins"),
-    [(1, 20), (7, 21), (10, 20), (12, 24), (20, 20), (29, 29), (30, 15), (47, 20), (50, 25), (100, 20), (260, 20)],
-)
-def test_bins_have_room_for_as_many_scores_each_where_that_can_be(anchors: int, bins: int):
-    pool = levels(*((1, wins, anchors, anchors) for wins in range(anchors + 1)))
-    total = score_bins(pool, np.zeros(anchors + 1, dtype=np.int64)).total
-    assert (len(total), int(total.sum())) == (bins, anchors + 1)
-    if anchors != 47:
-        assert len(set(total[:-1].tolist()) - {0}) <= 1  # the last one holds a score of 1, too
-
-
-def test_without_anybody_judged_there_are_bins_and_nobody_in_them():
-    counted = score_bins(levels((3, 0, 0, 0)), np.array([0]))
-    assert (len(counted.total), counted.total.any()) == (20, False)
-    assert histogram(levels((3, 0, 0, 0)), np.array([0])) == "score        examples  (# kept, . dropped)"
-
-
-@given(LEVELS, st.integers(1, 20), st.data())
-def test_every_judged_candidate_is_counted_once_and_no_bin_with_some_is_without_a_mark(rows, bins, data):
-    pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
-    kept = np.array([data.draw(st.integers(0, count)) if not left else 0 for count, _, _, left in rows])
-    lines = [line.split() for line in histogram(pool, kept, bins=bins).splitlines()[1:]]
-    assert sum(int(line[1]) for line in lines) == pool.judged.candidates
-    for _, number, *marks in lines:
-        assert (int(number) > 0) == bool(marks)
-        assert all(re.fullmatch("#*[.]*:*", mark) and len(mark) <= 40 for mark in marks)
-
-
 @given(st.text(), st.text())
 def test_any_text_stays_one_line_of_nine_cells_without_tags(instruction: str, output: str):
     lines = examples_table([example(1, instruction=instruction, output=output)]).splitlines()
@@ -443,3 +371,14 @@ def test_selections_stand_side_by_side():
         "| best 5 % | 50 | s3://b/store/runs/r/selections/top-fraction-0.05 |",
         "| above \\| 0.5 | 7 | /x |",
     ]
+
+
+def test_of_many_anchors_both_ends_are_listed():
+    facts = {"pool_row": None, "loss": 1.0, "cells": 100, "times": 1, "output": ""}
+    anchors = [ReportedAnchor(row=row, wins=41 - row, instruction="Go.", **facts) for row in range(41)]
+    report = render_report(replace(TINY, anchors=anchors[:40]))
+    assert report.count("| Go. |") == 40 and "anchors.parquet has all" not in report
+    report = render_report(replace(TINY, anchors=anchors))
+    listed = [line.split("|")[1].strip() for line in report.splitlines() if "| Go. |" in line]
+    assert listed == [str(row) for row in (*range(20), *range(21, 41))]
+    assert "The 20 that are won most and the 20 that are won least; anchors.parquet has all." in report
