@@ -20,6 +20,10 @@ Config = CurateConfig | ReselectConfig | ScoreShardsConfig
 _SCORE_SHARDS = "score-shards/on-demand"
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Engine:
     """Places tasks, `workers` at once; `elsewhere` they hear no signal of this process, nor it their progress."""
@@ -31,6 +35,7 @@ class Engine:
     deployment: str | None = None  # whose flow runs score first; what they leave is done here
     flow_runs: int = 0
     stalled_after: int = 0  # seconds, for these
+    let_go: Callable[[], None] = _nothing  # of this machine's devices, until the next task
 
     def map(self, task: "Task[..., Any]", **parameters: Any) -> list[PrefectFuture[Any]]:
         """A task run for each element of those parameters that are not `unmapped`."""
@@ -72,10 +77,11 @@ def _devices(config: Config, workers: int | None) -> Iterator[Engine]:
     devices = find_devices(config.devices, workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     with ExitStack() as stack:
         # One worker on CPU needs no process of its own: this one can do its work, unless it would use a GPU for it.
+        let_go = _nothing
         if workers is not None or len(devices) > 1 or has_gpu():
-            stack.enter_context(device_processes(devices, stalled_after=config.stalled_after))
+            let_go = stack.enter_context(device_processes(devices, stalled_after=config.stalled_after)).close
             report_stage(f"a scoring process on each of: {', '.join(device.name for device in devices)}")
         # Some threads more than devices, for tasks that wait to be tried again; the others still take turns on devices.
         runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * len(devices) + 2)
         # Left before the processes are: its tasks end first, and store what they have.
-        yield Engine(stack.enter_context(runner), len(devices))
+        yield Engine(stack.enter_context(runner), len(devices), let_go=let_go)

@@ -47,6 +47,7 @@ def score_everywhere(scoring: Scoring, first: Round) -> Scored:
 def _score_in_parts(scoring: Scoring) -> None:
     deployment, count = scoring.engine.deployment, min(scoring.engine.flow_runs, len(scoring.pool.shards))
     assert deployment is not None
+    scoring.engine.let_go()  # the flow runs may come to this machine
     report_stage(f"{len(scoring.pool.shards)} shards go to {count} flow runs of {deployment}")
     configs = [_config(scoring, part, count) for part in range(count)]
     waiting: dict[UUID, FlowRun] = {}

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from nuggets.devices import Device
 from nuggets.errors import Interrupted, NuggetsError, OutOfMemory
+from nuggets.gpu_claims import claim_gpus, release_gpus
 from nuggets.stopping import stop_requested
 
 T = TypeVar("T")
@@ -138,6 +139,8 @@ class DeviceProcesses:
     _free: "queue.SimpleQueue[_Seat]" = field(default_factory=queue.SimpleQueue, init=False)
     _seats: list[_Seat] = field(default_factory=list, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _claims: list[int] | None = field(default=None, init=False)
+    _claiming: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self._seats = [_Seat(device) for device in self.devices]
@@ -149,6 +152,7 @@ class DeviceProcesses:
 
         Raises ProcessLost if the process dies or hangs, Interrupted if it does so while stopping.
         """
+        self._claim()
         seat = self._free.get()
         try:
             result = seat.run(function, arguments, self.stalled_after)
@@ -178,10 +182,19 @@ class DeviceProcesses:
         )
         return False
 
+    def _claim(self) -> None:
+        with self._claiming:
+            if self._claims is None:
+                names = (device.environment.get("CUDA_VISIBLE_DEVICES", "") for device in self.devices)
+                self._claims = claim_gpus(filter(None, names))
+
     def close(self) -> None:
-        """End all processes."""
+        """End all processes, and let others have their GPUs. Another call begins anew."""
         for seat in self._seats:
             seat.end()
+        with self._claiming:
+            release_gpus(self._claims or ())
+            self._claims = None
 
 
 _current: ContextVar[DeviceProcesses | None] = ContextVar("device_processes", default=None)
@@ -189,12 +202,12 @@ _here = threading.Lock()
 
 
 @contextmanager
-def device_processes(devices: Sequence[Device], *, stalled_after: float) -> Iterator[None]:
+def device_processes(devices: Sequence[Device], *, stalled_after: float) -> Iterator[DeviceProcesses]:
     """While this lasts, `on_device` means a process on one of these devices, in this thread and those begun from it."""
     processes = DeviceProcesses(devices, stalled_after)
     token = _current.set(processes)
     try:
-        yield
+        yield processes
     finally:
         _current.reset(token)
         processes.close()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -206,3 +207,22 @@ def test_without_processes_jobs_are_done_here_one_after_another(tmp_path: Path) 
     with device_processes(devices(1), stalled_after=30):
         assert on_device(jobs.where)[0] != os.getpid()
     assert on_device(jobs.where)[0] == os.getpid()
+
+
+def test_a_gpu_is_of_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gpu = [Device("GPU 0", {"CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": HERE})] * 2
+    first, second = DeviceProcesses(gpu, stalled_after=30), DeviceProcesses(gpu, stalled_after=30)
+    try:
+        assert first.call(jobs.where)[0] != os.getpid()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(second.call, jobs.where)
+            time.sleep(2)
+            assert not waiting.done()
+            first.close()
+            assert waiting.result(timeout=20)[0] != os.getpid()
+            second.close()
+            assert first.call(jobs.where)[0] != os.getpid()  # closed, it begins anew
+    finally:
+        first.close()
+        second.close()
