@@ -19,6 +19,7 @@ CANDIDATES = 4  # of the 8: each costs 5 s on two cores, and these hold both kin
 TOLERANCE = 0.1  # nats: their [PAD] token widens the softmax by one entry, ours does not
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"the authors' numbers are not in {REFERENCE}"),
 ]
