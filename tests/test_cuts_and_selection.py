@@ -480,3 +480,52 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
         assert not publish_selection(here.store.url, "first", TopK(1)).already_there
         assert here.store.read(lost) == after[lost]
     assert publish_selection(here.store.url, "first", TopK(2)).kept == 2
+
+
+def published(folder: Path) -> Stored:
+    """A pool whose run is judged on four anchors: the twelfth candidate wins three, the others none."""
+    here = Stored(folder)
+    identity = {"profile": "plain", "dtype": "float32"}
+    inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
+    open_run(here.store, "first", config={}, identity=identity, inputs=inputs)
+    note_outcome(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id, "scoring_key": "one"})
+    judged(here, best=11)
+    return here
+
+
+def judged(here: Stored, *, best: int) -> None:
+    rows = [(key, 3 * (number == best), 4, 4, 0.5) for number, key in enumerate(here.keys)]
+    write_golden(here.store, "first", parted(rows, here.pool.shard_examples))
+
+
+def chosen(here: Stored) -> list[str]:
+    lines = here.store.read("runs/first/selections/top-k-1/selected.jsonl").splitlines()
+    return [json.loads(line)["example_id"] for line in lines]
+
+
+def test_scores_that_changed_where_no_cell_was_added_are_published_again(tmp_path: Path):
+    here = published(tmp_path)
+    publish_selection(here.store.url, "first", TopK(1))
+    assert chosen(here) == [here.keys[11]]
+    judged(here, best=11)
+    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+    judged(here, best=5)
+    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert chosen(here) == [here.keys[5]]
+    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+
+
+def test_a_selection_of_another_scoring_key_or_of_a_version_that_did_not_say_its_scores_is_made_once_more(
+    tmp_path: Path,
+):
+    here = published(tmp_path)
+    manifest = "runs/first/selections/top-k-1/manifest.json"
+    publish_selection(here.store.url, "first", TopK(1))
+    note_outcome(here.store.url, "first", RunState.COMPLETE, references={"scoring_key": "two"})
+    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert here.store.read_json(manifest)["run"]["references"]["scoring_key"] == "two"
+    earlier = here.store.read_json(manifest)
+    del earlier["golden_sha256"]
+    here.store.write(manifest, json.dumps(earlier).encode())
+    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert publish_selection(here.store.url, "first", TopK(1)).already_there
