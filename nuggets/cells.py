@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nuggets.columns import read_table, table_bytes
+from nuggets.columns import read_table, short_of_memory_named, table_bytes
 from nuggets.errors import DamagedTable, StoreError
 from nuggets.store import Store
 
@@ -90,23 +90,35 @@ def read_block(store: Store, path: str) -> CellBlock | None:
     not there (any more: another process may have joined it with others).
     """
     try:
-        table = read_table(store, path)
-        version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
-        if version not in (FORMAT_VERSION, _EARLIER):
-            raise _unknown_format(store, path, version)
-        anchors = [name for name in table.column_names if name != _CANDIDATE]
-        columns = [table[name].to_numpy() for name in anchors]
-        values = np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0), dtype=np.float32)
-        block = CellBlock(tuple(table[_CANDIDATE].to_pylist()), tuple(anchors), values)
-        whole = version == _EARLIER or block.digest == path.rpartition("/")[2].removesuffix(".parquet")
-    except _UnknownFormat:
-        raise
+        return _verified(store, path)
+    except _Damaged as error:
+        first = error
+    # A disk, a cable or memory may have turned a bit on the way: GPU hours are not given up for a single reading.
+    try:
+        block = _verified(store, path)
+    except _Damaged as error:
+        _set_aside(store, path, str(error))
+        return None
+    logger.warning("%s was read wrongly once (%s), and rightly when it was read again", store.uri(path), first)
+    return block
+
+
+def _verified(store: Store, path: str) -> CellBlock:
+    try:
+        with short_of_memory_named(store, path):
+            table = read_table(store, path)
+            version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
+            if version not in (FORMAT_VERSION, _EARLIER):
+                raise _unknown_format(store, path, version)
+            anchors = [name for name in table.column_names if name != _CANDIDATE]
+            columns = [table[name].to_numpy() for name in anchors]
+            values = np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0), dtype=np.float32)
+            block = CellBlock(tuple(table[_CANDIDATE].to_pylist()), tuple(anchors), values)
+            whole = version == _EARLIER or block.digest == path.rpartition("/")[2].removesuffix(".parquet")
     except (DamagedTable, KeyError, ValueError, TypeError) as error:  # names and types in a footer have no checksum
-        _set_aside(store, path, f"{error.__cause__ or error}")
-        return None
+        raise _Damaged(f"{error.__cause__ or error}") from error
     if not whole:
-        _set_aside(store, path, "its content is not what its name says")
-        return None
+        raise _Damaged("its content is not what its name says")
     return block
 
 
@@ -195,12 +207,12 @@ def _set_aside(store: Store, path: str, why: str) -> None:
     logger.warning("%s is damaged (%s): %s; its cells are computed again where needed", store.uri(path), why, done)
 
 
-class _UnknownFormat(StoreError):
-    """A block that is whole and not for this program."""
+class _Damaged(Exception):
+    """Why what lies at a block's path is not the block that was written there."""
 
 
 def _unknown_format(store: Store, path: str, version: str) -> StoreError:
-    return _UnknownFormat(
+    return StoreError(
         f"{store.uri(path)} has format version {version}, this program reads {_EARLIER} and {FORMAT_VERSION}: "
         "use the version of nuggets that wrote it, or another store"
     )

@@ -1,5 +1,6 @@
 """Blocks of cells, written, joined, damaged and read back from a real folder."""
 
+import io
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +66,26 @@ try:
     print(read_block(store, sys.argv[2]))
 except StoreError as error:
     print(error)
+"""
+# Reads a block with little memory allowed, then with plenty. Not with next to nothing: that is too little for Arrow to
+# say so, and it aborts.
+_LITTLE_MEMORY = """
+import resource, sys
+import pyarrow.parquet
+from nuggets.cells import list_blocks, read_block
+from nuggets.errors import StoreError
+from nuggets.store import Store
+store = Store(sys.argv[1])
+(path,) = list_blocks(store, "cells")
+with open("/proc/self/status") as lines:
+    used = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmSize"))
+for mebibytes in (12, 16, 24, 4096):
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), resource.RLIM_INFINITY))
+    try:
+        print("read" if read_block(store, path) else "given up")
+    except StoreError as error:
+        print(error.may_pass, error)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 # Writes one row of a table at a time and joins the folder after each.
 _WRITE_AND_COMPACT = """
@@ -317,6 +339,47 @@ def test_blocks_whose_names_were_swapped_are_both_set_aside(store, caplog):
         for path in sorted(contents)
     ]
     assert objects(store) == {kept: store.read(kept)} | {f"damaged/{path}": data for path, data in contents.items()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps to a limit on memory")
+def test_a_block_is_not_damaged_because_memory_is_short(store):
+    ids = tuple(f"{number:032x}" for number in range(300_000))
+    path = write_block(store, FOLDER, CellBlock(ids, ("A",), np.ones((len(ids), 1), dtype=np.float32)))
+    before = objects(store)
+    *said, last = run(_LITTLE_MEMORY, store.url).splitlines()
+    short = f"True could not read {store.url}/{path}: memory is short. Have fewer tasks or other programs at a time "
+    assert [line[: len(short)] for line in said] == [short] * 3
+    assert last == "read"
+    assert objects(store) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that can be opened and not be read")
+def test_a_block_is_not_damaged_because_the_disk_does_not_answer(store, caplog):
+    path = Path(store.url, FOLDER, "block.parquet")
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/proc/self/mem")  # its first page belongs to nobody: an input/output error
+    with pytest.raises(StoreError, match=f"^could not read {path}: .+\\. It is left as it is: run again, ") as refused:
+        read_block(store, f"{FOLDER}/block.parquet")
+    assert refused.value.may_pass and refused.value.__cause__.errno
+    assert (caplog.records, path.is_symlink()) == ([], True)
+
+
+@pytest.mark.parametrize("damage", ["empty", "other content", "flipped"])
+def test_a_block_that_was_read_wrongly_once_is_read_again_and_stays(store, caplog, monkeypatch, damage):
+    path = put(store, "xy", "AB", [[1.0, 7.0], [2.0, 8.0]])
+    opened = Store.open
+    readings: list[str] = []
+
+    def wrong_at_first(self: Store, path: str) -> BinaryIO:
+        readings.append(path)
+        with opened(self, path) as file:
+            return io.BytesIO(DAMAGES[damage](file.read()) if len(readings) == 1 else file.read())
+
+    monkeypatch.setattr(Store, "open", wrong_at_first)
+    assert cells(store, "xy", "AB") == [[1.0, 7.0], [2.0, 8.0]]
+    assert (readings, store.list("damaged"), store.exists(path)) == ([path, path], [], True)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{store.url}/{path} was read wrongly once (")
 
 
 def test_no_flipped_bit_gives_another_number_or_any_error_but_one_that_names_the_file(store):
