@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -210,9 +210,36 @@ class Store:
             found = filesystem.find(target, detail=True)
             return [name for name, entry in found.items() if entry["type"] != "directory"]
 
+        return [path for path, _ in self._shown(self._ask("list", folder, find))]
+
+    def _shown(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Paths in the store, sorted, beside the names that the file system has for them; none that is not whole."""
         _, root = locate(self.url)
-        paths = (posixpath.relpath(name, root) for name in self._ask("list", folder, find))
-        return sorted(path for path in paths if not posixpath.basename(path).startswith(_PENDING))
+        for path, name in sorted((posixpath.relpath(name, root), name) for name in names):
+            if not posixpath.basename(path).startswith(_PENDING):
+                yield path, name
+
+    def ages(self, folder: str) -> dict[str, float]:
+        """Seconds since each object below a folder was stored, by the clocks of its disk or server and of this machine.
+
+        A store that does not tell when has objects that were stored just now.
+        """
+
+        def look(filesystem: Any, target: str) -> dict[str, float]:
+            if _is_local(filesystem):
+                return dict(_local_ages(_local_files(target)))
+            if not filesystem.exists(target):
+                return {}
+            now = datetime.now(UTC)
+            found = filesystem.find(target, detail=True).items()
+            return {
+                name: (now - entry.get("LastModified", now)).total_seconds()
+                for name, entry in found
+                if entry["type"] != "directory"
+            }
+
+        ages = self._ask("list", folder, look)
+        return {path: ages[name] for path, name in self._shown(ages)}
 
     def leftovers(self) -> dict[str, float]:
         """Files that killed writers have left, and their age in seconds; a live writer's are among them, young ones.

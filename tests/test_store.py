@@ -364,6 +364,24 @@ def test_leftovers_are_what_killed_writers_left_with_their_ages(tmp_path):
     assert Store(str(tmp_path / "none")).leftovers() == {}
 
 
+def test_objects_tell_their_ages(store, tmp_path):
+    assert store.ages("a") == {}
+    for path in ("a/old", "a/b/new", "other", "a/.pending-x"):
+        store.write(path, b"")
+    expected = {"a/b/new": 0.0, "a/old": 0.0}
+    if "://" not in store.url:
+        expected["a/old"] = 7200.0
+        os.utime(Path(store.url, "a/old"), (time.time() - 7200,) * 2)
+    found = store.ages("a")
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected, abs=30)
+    if store.url.startswith("s3://"):
+        time.sleep(2.1)  # S3 keeps whole seconds
+        store.write("a/old", b"")
+        later = store.ages("a")
+        assert later["a/b/new"] - later["a/old"] > 1
+
+
 def test_elsewhere_than_on_a_disk_nothing_is_left_over():
     store = open_store(f"memory://{uuid.uuid4()}")
     store.write("a/.pending-x", b"")
