@@ -78,9 +78,8 @@ def write_block(store: Store, folder: str, block: CellBlock) -> str:
 
 
 def list_blocks(store: Store, folder: str) -> list[str]:
-    """Paths of the blocks below a folder; foreign files are none, nor are hidden ones such as macOS leaves."""
-    names = ((path, path.rpartition("/")[2]) for path in store.list(folder))
-    return [path for path, name in names if name.endswith(".parquet") and not name.startswith(".")]
+    """Paths of the blocks below a folder."""
+    return store.list(folder, suffix=".parquet")
 
 
 def read_block(store: Store, path: str) -> CellBlock | None:

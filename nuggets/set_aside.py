@@ -20,7 +20,7 @@ def note_set_aside(store: Store, scoring_key: str, candidate_ids: Iterable[str])
 
 def read_set_aside(store: Store, scoring_key: str) -> frozenset[str]:
     """All candidates that were ever noted under a scoring key, of whatever pool."""
-    return frozenset(key for path in store.list(_folder(scoring_key)) for key in store.read_json(path))
+    return frozenset(key for path in store.list(_folder(scoring_key), suffix=".json") for key in store.read_json(path))
 
 
 def _folder(scoring_key: str) -> str:

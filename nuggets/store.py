@@ -198,8 +198,11 @@ class Store:
         """Whether an object, or anything below a folder of that name, is there."""
         return self._ask("read", path, _is_there)
 
-    def list(self, folder: str) -> list[str]:
-        """Paths of all objects below a folder, sorted; none if the folder is not there."""
+    def list(self, folder: str, *, suffix: str = "") -> list[str]:
+        """Paths of all objects below a folder, sorted; none if the folder is not there.
+
+        With a `suffix` those that have it, and are not hidden: foreign files, such as macOS leaves, are none of ours.
+        """
 
         def find(filesystem: Any, target: str) -> list[str]:
             if _is_local(filesystem):
@@ -210,7 +213,10 @@ class Store:
             found = filesystem.find(target, detail=True)
             return [name for name, entry in found.items() if entry["type"] != "directory"]
 
-        return [path for path, _ in self._shown(self._ask("list", folder, find))]
+        paths = [path for path, _ in self._shown(self._ask("list", folder, find))]
+        if not suffix:
+            return paths
+        return [path for path in paths if path.endswith(suffix) and not posixpath.basename(path).startswith(".")]
 
     def _shown(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Paths in the store, sorted, beside the names that the file system has for them; none that is not whole."""
