@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +410,26 @@ def test_files_hold_what_is_kept_best_first_and_everyones_scores_whatever_the_me
         }
         for place, row in enumerate(rows)
     ]
+
+
+def test_a_pool_that_is_curated_again_and_again_loses_no_field(stored, tmp_path):
+    row: dict[str, Any] = {"instruction": "Say so.", "rank": "theirs", "output": "So."}
+    for score in (1, 2, 3):
+        file = tmp_path / "pool.jsonl"
+        file.write_text(json.dumps(row) + "\n")
+        source = find_source(str(file))
+        pool = ingest_pool(
+            stored.store, source, fingerprint(source), shard_size=7, max_row_bytes=9999, max_rejected_share=0.0
+        )
+        ((candidate, _),) = read_records(stored.store, pool.shards)
+        tables = partial(iter, [table((candidate.id, score, 4, 0.0))])
+        boundary, _ = find_boundary(tables, count_levels(tables()), TopK(1), memory=ROOMY)
+        save_selected(file, stored.store, pool, tables, boundary, memory=ROOMY)
+        row = json.loads(file.read_text())
+    assert {name: value for name, value in row.items() if "golden" in name} == {
+        "golden_score": 0.75, "original_golden_score": 0.25, "original_original_golden_score": 0.5
+    }  # fmt: skip
+    assert [row[f"{'original_' * times}rank"] for times in range(4)] == [1, "theirs", 1, 1]
 
 
 def merged(tables: Sequence[GoldenTable]) -> GoldenTable:
