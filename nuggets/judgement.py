@@ -28,7 +28,7 @@ def judge_run(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
     store = open_store(prepared.store)
     anchor_ids = [anchor.id for anchor in read_anchors(store, anchors_path)]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
-    aside = read_set_aside(store, prepared.setup.key) if prepared.max_bad_candidates else frozenset[str]()
+    aside = read_set_aside(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
     write_golden(
         store,
         prepared.name,
