@@ -17,9 +17,9 @@ another one has put in their place.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -169,20 +169,27 @@ def compact(store: Store, folder: str) -> None:
         return
     if not blocks:
         return
-    whole = write_block(store, folder, reduce(_joined, blocks.values()))
+    whole = write_block(store, folder, _joined(list(blocks.values())))
     for path in blocks:
         if path != whole:
             store.remove(path)
 
 
-def _joined(one: CellBlock, other: CellBlock) -> CellBlock:
-    candidates = tuple(dict.fromkeys([*one.candidate_ids, *other.candidate_ids]))
-    anchors = tuple(dict.fromkeys([*one.anchor_ids, *other.anchor_ids]))
-    values = np.full((len(candidates), len(anchors)), _NAN)
-    ids = pa.array(candidates, pa.string())
-    for block in (one, other):
-        take_cells(block, ids, anchors, values)
-    return CellBlock(candidates, anchors, values)
+def _joined(blocks: Sequence[CellBlock]) -> CellBlock:
+    row_of = _places(block.candidate_ids for block in blocks)
+    column_of = _places(block.anchor_ids for block in blocks)
+    values = np.full((len(row_of), len(column_of)), _NAN)
+    for block in blocks:
+        here = np.ix_(
+            [row_of[candidate] for candidate in block.candidate_ids], [column_of[anchor] for anchor in block.anchor_ids]
+        )
+        values[here] = np.fmax(values[here], block.values)
+    return CellBlock(tuple(row_of), tuple(column_of), values)
+
+
+def _places(ids: Iterable[Sequence[str]]) -> dict[str, int]:
+    """All ids, each once, and where each stands among them."""
+    return {key: place for place, key in enumerate(dict.fromkeys(chain.from_iterable(ids)))}
 
 
 def _ordered(block: CellBlock) -> CellBlock:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -531,7 +532,7 @@ def test_a_reader_that_meets_a_join_looks_again(store, monkeypatch):
     listed = [[one, other]]  # as it was before somebody else joined them
     compact(store, FOLDER)
 
-    def stale_at_first(self: Store, folder: str) -> list[str]:
+    def stale_at_first(self: Store, folder: str, suffix: str) -> list[str]:
         return listed.pop() if listed else sorted(f"{FOLDER}/{name}" for name in os.listdir(f"{self.url}/{FOLDER}"))
 
     monkeypatch.setattr(Store, "list", stale_at_first)
@@ -577,3 +578,21 @@ def test_cells_of_refined_demonstrations_lie_apart_and_the_others_where_they_alw
     assert plain == digest({"scoring_version": 1, **of})
     assert scoring_key(**of, kv_iter=1) == plain
     assert len({plain, scoring_key(**of, kv_iter=2), scoring_key(**of, kv_iter=3)}) == 3
+
+
+def test_many_blocks_are_joined_in_time_that_grows_as_they_do(store):
+    def seconds(blocks: int) -> float:
+        folder = f"cells/key{blocks}/0-f"
+        for number in range(blocks):
+            ids = tuple(f"{number:04x}{row:04x}" for row in range(64))
+            write_block(store, folder, CellBlock(ids, tuple("ABCDEFGH"), np.full((64, 8), -number, np.float32)))
+        before = time.process_time()
+        compact(store, folder)
+        taken = time.process_time() - before
+        found = read_cells(store, folder, [f"{number:04x}003f" for number in range(blocks)], ["A"])
+        assert found.ravel().tolist() == [-number for number in range(blocks)]
+        assert len(list_blocks(store, folder)) == 1
+        return taken
+
+    # Joined pairwise, eight times as many took 22 times as long; now it is 6.
+    assert seconds(320) < 14 * seconds(40)
