@@ -4,7 +4,7 @@ Every page carries a checksum that is verified when it is read: a flipped bit is
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -52,6 +52,13 @@ def read_table(store: Store, path: str, columns: Sequence[str] | None = None) ->
     with store.open(path) as file, _named_if_damaged(store, path):
         parquet = _opened(file, columns)
         return parquet.read(_listed(columns), use_threads=False)
+
+
+def read_chosen(store: Store, path: str, choose: Callable[[Any], Sequence[str]]) -> Any:
+    """Those columns of a stored table that `choose` names, given its schema; errors as in `read_table`."""
+    with store.open(path) as file, _named_if_damaged(store, path):
+        parquet = _opened(file, None)
+        return parquet.read(_listed(choose(parquet.schema_arrow)), use_threads=False)
 
 
 def read_batches(store: Store, path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
