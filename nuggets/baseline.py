@@ -53,7 +53,7 @@ def write_baseline(store: Store, key: str, anchor_ids: Sequence[str], baseline: 
 def known_baseline(store: Store, key: str) -> dict[str, tuple[float, int]]:
     """Zero-shot sum and response tokens of every anchor that was measured under the scoring key."""
     known: dict[str, tuple[float, int]] = {}
-    for path in store.list(f"baselines/{key}"):
+    for path in store.list(f"baselines/{key}", suffix=".parquet"):
         table = read_table(store, path).to_pydict()
         values = zip(table["zero_shot"], table["response_tokens"], strict=True)
         known |= dict(zip(table["anchor_id"], values, strict=True))

@@ -49,10 +49,10 @@ def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Seque
             if not _reaches(high, first):
                 continue
             try:
-                block = read_block(store, path)
+                block = read_block(store, path, anchor_ids)
                 blocks = [] if block is None else [block]
             except FileNotFoundError:  # joined with others since it was listed: what holds their cells lies beside them
-                blocks = read_folder(store, _folder(path))
+                blocks = read_folder(store, _folder(path), anchor_ids)
                 while waiting and _folder(waiting[0][2]) == _folder(path):
                     waiting.popleft()
             at_hand.append((high, blocks))

@@ -7,7 +7,8 @@ damaged/cells/...                                       blocks that were set asi
 
 The scoring key stands for model, profile, limits and number format; `first` and `last` are the leading digits of the
 candidate ids between which a folder's blocks lie, so that a listing tells where a candidate can be; the digest is that
-of a block's content, and is verified at reading. NaN means 'not in this block'.
+of a block's content, and is verified at reading. NaN means 'not in this block'. The file also holds a digest of each
+column: who wants a few anchors reads and verifies these, and pays nothing for those of other runs.
 
 Blocks are joined, never replaced: of two numbers for one cell (two devices may round differently) the larger is
 taken, so that neither order nor repetition matters. A block is deleted only when another one is stored that holds all
@@ -16,17 +17,20 @@ another one has put in their place.
 """
 
 import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nuggets.columns import read_table, table_bytes
+from nuggets.columns import read_chosen, read_table, short_of_memory_named, table_bytes
 from nuggets.errors import DamagedTable, StoreError
 from nuggets.store import Store
 
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = "2"
 _EARLIER = "1"  # without digest, in folders that tell no range
 _CANDIDATE = "candidate_id"
+_DIGEST = "digest"  # the block's name once more
+_DIGESTS = "column_digests"  # JSON: name of a column -> digest; blocks of earlier versions have none
 _ID_DIGITS = 8  # of an id in a folder's name
 _NAN = np.float32(np.nan)
 
@@ -50,10 +56,7 @@ class CellBlock:
     @property
     def digest(self) -> str:
         """Identity of the content, the same for the same cells in whatever order they stand."""
-        ordered = _ordered(self)
-        content = hashlib.sha256(repr((ordered.candidate_ids, ordered.anchor_ids)).encode())
-        content.update(np.ascontiguousarray(ordered.values).tobytes())
-        return content.hexdigest()[:32]
+        return _digest(_ordered(self))
 
 
 def cells_folder(key: str, candidate_ids: Sequence[str]) -> str:
@@ -70,51 +73,102 @@ def folder_range(path: str) -> tuple[str, str]:
 def write_block(store: Store, folder: str, block: CellBlock) -> str:
     """Store a block whole; returns its path. Writing the same block twice changes nothing."""
     block = _ordered(block)
-    path = f"{folder}/{block.digest}.parquet"
+    digest = _digest(block)
+    path = f"{folder}/{digest}.parquet"
     columns = {_CANDIDATE: pa.array(block.candidate_ids, pa.string())}
     columns |= {anchor: pa.array(block.values[:, index]) for index, anchor in enumerate(block.anchor_ids)}
-    store.write(path, table_bytes(columns, metadata={"format_version": FORMAT_VERSION}))
+    digests = {name: _column_digest(name, column) for name, column in columns.items()}
+    metadata = {"format_version": FORMAT_VERSION, _DIGEST: digest, _DIGESTS: json.dumps(digests)}
+    store.write(path, table_bytes(columns, metadata=metadata))
     return path
 
 
 def list_blocks(store: Store, folder: str) -> list[str]:
-    """Paths of the blocks below a folder; foreign files are none, nor are hidden ones such as macOS leaves."""
-    names = ((path, path.rpartition("/")[2]) for path in store.list(folder))
-    return [path for path, name in names if name.endswith(".parquet") and not name.startswith(".")]
+    """Paths of the blocks below a folder."""
+    return store.list(folder, suffix=".parquet")
 
 
-def read_block(store: Store, path: str) -> CellBlock | None:
-    """The block at a path; None if it is damaged, which is said in a warning, and it is set aside.
+def read_block(store: Store, path: str, anchor_ids: Sequence[str] | None = None) -> CellBlock | None:
+    """The block at a path, candidates in the order of ids; None if it is damaged, which is said in a warning, and it
+    is set aside.
 
-    Raises StoreError for a block of another format or a store that can't be read now, and FileNotFoundError if it is
-    not there (any more: another process may have joined it with others).
+    With `anchor_ids` others may be left out. Raises StoreError for a block of another format or a store that can't be
+    read now, and FileNotFoundError if it is not there (any more: another process may have joined it with others).
     """
+    if anchor_ids is not None and (part := _verified_part(store, path, anchor_ids)) is not None:
+        return part
     try:
-        table = read_table(store, path)
-        version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
-        if version not in (FORMAT_VERSION, _EARLIER):
-            raise _unknown_format(store, path, version)
-        anchors = [name for name in table.column_names if name != _CANDIDATE]
-        columns = [table[name].to_numpy() for name in anchors]
-        values = np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0), dtype=np.float32)
-        block = CellBlock(tuple(table[_CANDIDATE].to_pylist()), tuple(anchors), values)
-        whole = version == _EARLIER or block.digest == path.rpartition("/")[2].removesuffix(".parquet")
-    except _UnknownFormat:
-        raise
-    except (DamagedTable, KeyError, ValueError, TypeError) as error:  # names and types in a footer have no checksum
-        _set_aside(store, path, f"{error.__cause__ or error}")
+        return _verified(store, path)
+    except _Damaged as error:
+        first = error
+    # A disk, a cable or memory may have turned a bit on the way: GPU hours are not given up for a single reading.
+    try:
+        block = _verified(store, path)
+    except _Damaged as error:
+        _set_aside(store, path, str(error))
         return None
-    if not whole:
-        _set_aside(store, path, "its content is not what its name says")
-        return None
+    logger.warning("%s was read wrongly once (%s), and rightly when it was read again", store.uri(path), first)
     return block
 
 
-def read_folder(store: Store, folder: str) -> list[CellBlock]:
-    """The whole blocks of a folder, also while others join some of them."""
+def _verified(store: Store, path: str) -> CellBlock:
+    try:
+        with short_of_memory_named(store, path):
+            table = read_table(store, path)
+            version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
+            if version not in (FORMAT_VERSION, _EARLIER):
+                raise _unknown_format(store, path, version)
+            anchors = [name for name in table.column_names if name != _CANDIDATE]
+            columns = [table[name].to_numpy() for name in anchors]
+            values = np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0), dtype=np.float32)
+            block = _ordered(CellBlock(tuple(table[_CANDIDATE].to_pylist()), tuple(anchors), values))
+            whole = version == _EARLIER or _digest(block) == _named(path)
+    except (DamagedTable, KeyError, ValueError, TypeError) as error:  # names and types in a footer have no checksum
+        raise _Damaged(f"{error.__cause__ or error}") from error
+    if not whole:
+        raise _Damaged("its content is not what its name says")
+    return block
+
+
+def _verified_part(store: Store, path: str, anchor_ids: Sequence[str]) -> CellBlock | None:
+    """Of a block the columns of some anchors; None where they can't be verified by themselves, for whatever reason."""
+    digests: dict[str, str] = {}
+
+    def choose(schema: Any) -> list[str]:
+        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        digests.update(json.loads(metadata.get(_DIGESTS, "{}")))
+        known = (metadata.get("format_version"), metadata.get(_DIGEST)) == (FORMAT_VERSION, _named(path))
+        if not known or set(digests) != set(schema.names):  # a name that lost a bit would be a column less, unnoticed
+            raise _Damaged("it does not tell the digests of its columns")
+        wanted = [anchor for anchor in dict.fromkeys(anchor_ids) if anchor in digests]
+        return [_CANDIDATE, *wanted] if wanted else []
+
+    try:
+        with short_of_memory_named(store, path):
+            table = read_chosen(store, path, choose)
+            columns = {name: table[name].combine_chunks() for name in table.column_names}
+            if any(_column_digest(name, column) != digests[name] for name, column in columns.items()):
+                return None
+            if not columns:
+                return CellBlock((), (), np.empty((0, 0), dtype=np.float32))
+            ids = tuple(columns.pop(_CANDIDATE).to_pylist())
+            return CellBlock(ids, tuple(columns), np.stack([column.to_numpy() for column in columns.values()]).T)
+    except (_Damaged, DamagedTable, KeyError, ValueError, TypeError):  # the whole is looked at, and judged by its name
+        return None
+
+
+def _column_digest(name: str, column: Any) -> str:
+    """Identity of a column's name, type and values."""
+    content = hashlib.sha256(f"{name} {column.type} {len(column)}\n".encode())
+    content.update("\n".join(column.to_pylist()).encode() if name == _CANDIDATE else column.to_numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def read_folder(store: Store, folder: str, anchor_ids: Sequence[str] | None = None) -> list[CellBlock]:
+    """The whole blocks of a folder, also while others join some of them; with `anchor_ids` others may be left out."""
     while True:
         try:
-            blocks = [read_block(store, path) for path in list_blocks(store, folder)]
+            blocks = [read_block(store, path, anchor_ids) for path in list_blocks(store, folder)]
         except FileNotFoundError:  # joined since it was listed: the block that holds its cells is there now
             continue
         return [block for block in blocks if block is not None]
@@ -126,7 +180,7 @@ def read_cells(
     """A folder's cells `(candidates, anchors)` in the order asked for, NaN where there is none."""
     values = np.full((len(candidate_ids), len(anchor_ids)), _NAN)
     ids = pa.array(candidate_ids, pa.string())
-    for block in read_folder(store, folder):
+    for block in read_folder(store, folder, anchor_ids):
         take_cells(block, ids, anchor_ids, values)
     return values
 
@@ -134,14 +188,20 @@ def read_cells(
 def take_cells(
     block: CellBlock, candidate_ids: pa.Array, anchor_ids: Sequence[str], values: NDArray[np.float32]
 ) -> None:
-    """Join a block's cells into `values` `(candidates, anchors)`, which changes in place."""
+    """Join the cells of a block, as it was read, into `values` `(candidates, anchors)`, which changes in place."""
     column_of = {anchor: column for column, anchor in enumerate(block.anchor_ids)}
     pairs = [(place, column_of[anchor]) for place, anchor in enumerate(anchor_ids) if anchor in column_of]
-    found = pc.index_in(candidate_ids, value_set=pa.array(block.candidate_ids, pa.string()))
-    targets = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
-    if not pairs or not len(targets):
+    if not pairs or not len(candidate_ids):
         return
-    rows = found.drop_null().to_numpy()
+    # A wide block is met by shard after shard, each of which needs a short stretch of it.
+    bounds = pc.min_max(candidate_ids)
+    start = bisect_left(block.candidate_ids, bounds["min"].as_py())
+    stop = bisect_right(block.candidate_ids, bounds["max"].as_py())
+    found = pc.index_in(candidate_ids, value_set=pa.array(block.candidate_ids[start:stop], pa.string()))
+    targets = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
+    if not len(targets):
+        return
+    rows = found.drop_null().to_numpy() + start
     places, columns = (np.array(side) for side in zip(*pairs, strict=True))
     here = np.ix_(targets, places)
     values[here] = np.fmax(values[here], block.values[np.ix_(rows, columns)])
@@ -158,20 +218,27 @@ def compact(store: Store, folder: str) -> None:
         return
     if not blocks:
         return
-    whole = write_block(store, folder, reduce(_joined, blocks.values()))
+    whole = write_block(store, folder, _joined(list(blocks.values())))
     for path in blocks:
         if path != whole:
             store.remove(path)
 
 
-def _joined(one: CellBlock, other: CellBlock) -> CellBlock:
-    candidates = tuple(dict.fromkeys([*one.candidate_ids, *other.candidate_ids]))
-    anchors = tuple(dict.fromkeys([*one.anchor_ids, *other.anchor_ids]))
-    values = np.full((len(candidates), len(anchors)), _NAN)
-    ids = pa.array(candidates, pa.string())
-    for block in (one, other):
-        take_cells(block, ids, anchors, values)
-    return CellBlock(candidates, anchors, values)
+def _joined(blocks: Sequence[CellBlock]) -> CellBlock:
+    row_of = _places(block.candidate_ids for block in blocks)
+    column_of = _places(block.anchor_ids for block in blocks)
+    values = np.full((len(row_of), len(column_of)), _NAN)
+    for block in blocks:
+        here = np.ix_(
+            [row_of[candidate] for candidate in block.candidate_ids], [column_of[anchor] for anchor in block.anchor_ids]
+        )
+        values[here] = np.fmax(values[here], block.values)
+    return CellBlock(tuple(row_of), tuple(column_of), values)
+
+
+def _places(ids: Iterable[Sequence[str]]) -> dict[str, int]:
+    """All ids, each once, and where each stands among them."""
+    return {key: place for place, key in enumerate(dict.fromkeys(chain.from_iterable(ids)))}
 
 
 def _ordered(block: CellBlock) -> CellBlock:
@@ -182,6 +249,16 @@ def _ordered(block: CellBlock) -> CellBlock:
     values = block.values[np.ix_(candidates, [places[anchor] for anchor in anchors])]
     ids = tuple(block.candidate_ids[row] for row in candidates)
     return CellBlock(ids, tuple(anchors), np.where(np.isnan(values), _NAN, values + np.float32(0)))
+
+
+def _named(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".parquet")
+
+
+def _digest(ordered: CellBlock) -> str:
+    content = hashlib.sha256(repr((ordered.candidate_ids, ordered.anchor_ids)).encode())
+    content.update(np.ascontiguousarray(ordered.values).tobytes())
+    return content.hexdigest()[:32]
 
 
 def _set_aside(store: Store, path: str, why: str) -> None:
@@ -195,12 +272,12 @@ def _set_aside(store: Store, path: str, why: str) -> None:
     logger.warning("%s is damaged (%s): %s; its cells are computed again where needed", store.uri(path), why, done)
 
 
-class _UnknownFormat(StoreError):
-    """A block that is whole and not for this program."""
+class _Damaged(Exception):
+    """Why what lies at a block's path is not the block that was written there."""
 
 
 def _unknown_format(store: Store, path: str, version: str) -> StoreError:
-    return _UnknownFormat(
+    return StoreError(
         f"{store.uri(path)} has format version {version}, this program reads {_EARLIER} and {FORMAT_VERSION}: "
         "use the version of nuggets that wrote it, or another store"
     )

@@ -4,7 +4,7 @@ Every page carries a checksum that is verified when it is read: a flipped bit is
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nuggets.errors import DamagedTable
+from nuggets.errors import DamagedTable, StoreError
 from nuggets.store import Store
 
 
@@ -45,10 +45,20 @@ def save_tables(file: Path, tables: Iterable[Any]) -> int:
 
 
 def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> Any:
-    """The pyarrow table stored at `path`, all or some of its columns. Raises DamagedTable naming the file."""
+    """The pyarrow table stored at `path`, all or some of its columns.
+
+    Raises DamagedTable naming the file, and StoreError that may pass where memory is short or the disk does not answer.
+    """
     with store.open(path) as file, _named_if_damaged(store, path):
         parquet = _opened(file, columns)
         return parquet.read(_listed(columns), use_threads=False)
+
+
+def read_chosen(store: Store, path: str, choose: Callable[[Any], Sequence[str]]) -> Any:
+    """Those columns of a stored table that `choose` names, given its schema; errors as in `read_table`."""
+    with store.open(path) as file, _named_if_damaged(store, path):
+        parquet = _opened(file, None)
+        return parquet.read(_listed(choose(parquet.schema_arrow)), use_threads=False)
 
 
 def read_batches(store: Store, path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
@@ -87,11 +97,42 @@ def _laid_down(schema: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _named_if_damaged(store: Store, path: str) -> Iterator[None]:
+def short_of_memory_named(store: Store, path: str) -> Iterator[None]:
+    """Have a lack of memory name what was being read, as a StoreError that may pass: it says nothing of the object."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:  # what damaged bytes raise
+    except MemoryError as error:
+        raise _short_of_memory(store, path) from error
+
+
+@contextmanager
+def _named_if_damaged(store: Store, path: str) -> Iterator[None]:
+    try:
+        with short_of_memory_named(store, path):
+            yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # what damaged bytes raise, and others do too
+        if isinstance(error, StoreError):
+            raise
+        if "bad_alloc" in str(error):  # how a lack of memory looks where Arrow parses a footer
+            raise _short_of_memory(store, path) from error
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # of the operating system, which could not give us the bytes
+            raise StoreError(
+                f"could not read {store.uri(path)}: {error.strerror}. It is left as it is: run again, and have a look "
+                "at the disk or network below the store if it fails in the same way",
+                may_pass=True,
+            ) from error
         raise DamagedTable(
             f"{store.uri(path)} is damaged and can't be read as Parquet ({error}): delete this file and run again; "
             "only what it held is computed anew"
         ) from error
+
+
+def _short_of_memory(store: Store, path: str) -> StoreError:
+    return StoreError(
+        f"could not read {store.uri(path)}: memory is short. Have fewer tasks or other programs at a time on this "
+        "machine; if it fails where memory is plenty, this file is damaged: delete it, and only what it held is "
+        "computed anew",
+        may_pass=True,
+    )

@@ -7,6 +7,8 @@ from nuggets.cells import compact, list_blocks
 from nuggets.runs import RunState, list_runs, run_folder
 from nuggets.store import Store
 
+_WEEK = 7 * 24 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
@@ -19,13 +21,20 @@ class Garbage:
 
 
 def find_garbage(store: Store, *, older_than: float) -> Garbage:
-    """Look through a store; files of writers are taken for left behind after `older_than` seconds."""
+    """Look through a store; files of writers are taken for left behind after `older_than` seconds.
+
+    Work lists of ended runs are so after a week, or after `older_than` if that is longer: while `reselect` or
+    `score-shards` compute more of a run, its manifest says that it has ended, and their tasks have lists to read.
+    """
     folders = Counter(path.rpartition("/")[0] for path in list_blocks(store, "cells"))
     done = [run.name for run in list_runs(store) if run.state != RunState.RUNNING]
+    unread = max(older_than, _WEEK)
     return Garbage(
         # A file from the future (a clock was set back) is as young as can be, and stays.
         leftovers=tuple(sorted(path for path, age in store.leftovers().items() if age > older_than)),
-        worklists=tuple(path for name in done for path in store.list(f"{run_folder(name)}/worklists")),
+        worklists=tuple(
+            path for name in done for path, age in store.ages(f"{run_folder(name)}/worklists").items() if age > unread
+        ),
         scattered=tuple(sorted(folder for folder, blocks in folders.items() if blocks > 1)),
         damaged=tuple(store.list("damaged")),
     )

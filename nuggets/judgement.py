@@ -1,5 +1,6 @@
 """From a run's cells and baseline to its golden scores, stored as the table that every cut reads."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -30,7 +31,7 @@ def judge_run(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
     anchors = read_anchors(store, anchors_path)
     anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
-    aside = read_set_aside(store, prepared.setup.key) if prepared.max_bad_candidates else frozenset[str]()
+    aside = read_set_aside(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
 
     def tables() -> Iterator[GoldenTable]:
         counted = np.zeros((2, len(anchors)), dtype=np.int64)
@@ -79,6 +80,15 @@ def read_golden(store: Store, run: str) -> Iterator[GoldenTable]:
             )
         ids, *arrays = (batch[name] for name in _stored(names))
         yield GoldenTable(ids.combine_chunks(), *(array.to_numpy() for array in arrays))
+
+
+def golden_digest(store: Store, run: str) -> str:
+    """Identity of a run's golden scores as they are stored: the same scores of the same pool always have the same."""
+    found = hashlib.sha256()
+    with store.open(golden_path(run)) as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def _stored(names: list[str]) -> list[str]:

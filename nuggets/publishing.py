@@ -12,14 +12,13 @@ from nuggets.anchor_wins import anchor_wins_path, read_anchor_wins
 from nuggets.cuts import Cut, Threshold, TopFraction, TopK, cut_name, describe_cut
 from nuggets.errors import UsageError
 from nuggets.golden import GoldenTable
-from nuggets.judgement import read_golden
+from nuggets.judgement import golden_digest, read_golden
 from nuggets.pictures import data_address
 from nuggets.pool import MEMORY, Pool, read_pool_record
 from nuggets.report import RankedExample, files_table, picture, score_quantiles, selections_table
 from nuggets.runs import Run, golden_path, list_selections, read_run, selection_folder
 from nuggets.selection import (
     Boundary,
-    Levels,
     Survey,
     Tables,
     candidates_by_cells,
@@ -78,12 +77,14 @@ def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = 
     """Apply a cut to a run's golden scores and publish what it keeps.
 
     Rows beyond `memory` bytes are sorted by way of the disk. Another cut makes another folder; the same cut finds its
-    own and leaves it alone, unless a file is missing there, or further scores are known by now. Raises UsageError
-    if the run has no golden scores yet, or lacks cells that the cut needs.
+    own and leaves it alone, unless a file is missing there, or it was made from other scores than are known by now.
+    Raises UsageError if the run has no golden scores yet, or lacks cells that the cut needs.
     """
     store = open_store(store_url)
     run = read_run(store, run_name)
     tables = golden_tables(store, run)
+    # Before the scores are read: if others take their place meanwhile, the selection counts as outdated, not as new.
+    golden = golden_digest(store, run_name)
     levels = count_levels(tables())
     if missing := undecided_count(levels, cut):
         raise UsageError(
@@ -103,10 +104,11 @@ def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = 
         kept=kept,
         quantiles=score_quantiles(levels),
         shown=shown_examples(store, pool, found),
-        already_there=_is_there(store, folder, _file_names(store, run), levels),
+        already_there=_is_there(store, folder, _file_names(store, run), run, golden),
     )
     if not selection.already_there:
-        _write_files(store, folder, _Decided(run, pool, cut, tables, boundary, found), selection, memory=memory)
+        decided = _Decided(run, golden, pool, cut, tables, boundary, found)
+        _write_files(store, folder, decided, selection, memory=memory)
     return selection
 
 
@@ -115,16 +117,17 @@ def _file_names(store: Store, run: Run) -> tuple[str, ...]:
     return (*FILES, ANCHORS) if store.exists(anchor_wins_path(run.name)) else FILES
 
 
-def _is_there(store: Store, folder: str, names: Sequence[str], levels: Levels) -> bool:
-    """Whether a selection is published with all that is known now of its candidates' scores."""
+def _is_there(store: Store, folder: str, names: Sequence[str], run: Run, golden: str) -> bool:
+    """Whether a selection is published whole, and from these golden scores of this scoring key.
+
+    Manifests of earlier versions do not say from which scores: these selections are made once more.
+    """
     there = set(store.list(folder))
     if not {f"{folder}/{name}" for name in (*names, "manifest.json")} <= there:
         return False
-    return bool(store.read_json(f"{folder}/manifest.json").get("candidates_by_cells") == _counts_by_cells(levels))
-
-
-def _counts_by_cells(levels: Levels) -> dict[str, int]:
-    return {str(cells): count for cells, count in sorted(candidates_by_cells(levels).items())}
+    manifest = store.read_json(f"{folder}/manifest.json")
+    key = manifest["run"]["references"].get("scoring_key")
+    return bool(manifest.get("golden_sha256") == golden and key == run.references.get("scoring_key"))
 
 
 def read_report(store_url: str, selection: Selection) -> str:
@@ -183,6 +186,7 @@ class _Decided:
     """A cut of a run that is certain, and what it comes to."""
 
     run: Run
+    golden: str  # digest of its golden scores
     pool: Pool
     cut: Cut
     tables: Tables
@@ -214,7 +218,8 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         "candidates": selection.candidates,
         "kept": selection.kept,
         "golden_score_quantiles": selection.quantiles,
-        "candidates_by_cells": _counts_by_cells(found.levels),
+        "candidates_by_cells": {str(cells): n for cells, n in sorted(candidates_by_cells(found.levels).items())},
+        "golden_sha256": decided.golden,
         "sha256": hashes,
         "run": asdict(run),
     }

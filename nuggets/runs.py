@@ -2,7 +2,7 @@
 
 ```
 runs/<name>/manifest.json          configuration, hashes, references, counts, timings, state; rewritten as it goes on
-runs/<name>/worklists/             what each scoring task is to compute; swept by nuggets gc
+runs/<name>/worklists/             what each scoring task is to compute; swept by nuggets gc a week later
 runs/<name>/golden.parquet         every candidate's golden score or its bounds; replaced when more cells are there
 runs/<name>/anchors.parquet        how often each anchor is won; goes with golden.parquet
 runs/<name>/selections/<cut>/      selected.jsonl scores.parquet scores.png anchors.parquet report.md

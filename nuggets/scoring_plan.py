@@ -76,7 +76,7 @@ def plan_round(
     anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
     keep_own_cell = prepared.setup.profile == "released"
-    aside = read_set_aside(store, prepared.setup.key) if prepared.max_bad_candidates else frozenset[str]()
+    aside = read_set_aside(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
     bad: set[str] = set()
 
     def parts() -> Iterator[Part]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,10 +187,16 @@ def _lines(
 
 def _line(key: str, original: dict[str, Any], score: float) -> tuple[str, str]:
     added = {"golden_score": score, "rank": None, "example_id": key}
-    # A pool that was curated before has these fields already: its own move aside, none is lost.
-    moved = {f"original_{name}" if name in added else name: value for name, value in original.items()}
+    # A pool that was curated before has these fields already: its own move aside, none is lost, however often.
+    moved = {_free(f"original_{name}", original) if name in added else name: value for name, value in original.items()}
     head = json.dumps({**moved, "golden_score": score}, ensure_ascii=False)[:-1]
     return f'{head}, "rank": ', f', "example_id": {json.dumps(key)}}}'
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name = f"original_{name}"
+    return name
 
 
 def _in_order(rows: Any) -> Iterator[tuple[str, str]]:

@@ -133,7 +133,7 @@ def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor
     if len(broken) > scorer.max_bad_candidates:
         raise _no_numbers(broken)
     if broken:
-        note_set_aside(scorer.store, scorer.scoring_key, [row.candidate for row in broken])
+        note_set_aside(scorer.store, scorer.scoring_key, {row.candidate: row.anchors for row in broken})
         report_stage(f"set aside, because the model gives no number: {', '.join(row.candidate for row in broken)}")
 
 

@@ -8,9 +8,9 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -62,24 +62,53 @@ def _explained(action: str, url: str, path: str, filesystem: Any) -> Iterator[No
         if isinstance(error, FileNotFoundError) and action == "read":
             raise
         where = f"{url.rstrip('/')}/{path}{_endpoint(filesystem)}"
-        number = getattr(error, "errno", None)
-        if number in _FULL:
-            advice = "the disk or quota is full: free some space or give another store; what is stored already is kept"
-        elif not _is_local(filesystem) and _is_refused(error):
-            advice = "the server refuses who asks: look at the AWS environment or profile, and at the permissions"
-        elif isinstance(error, PermissionError) or number == errno.EROFS:
-            advice = "no permission: give a store that this user may write, or mend its permissions"
-        elif isinstance(error, FileNotFoundError):
-            advice = "there is no such bucket or parent folder: create it, or give another store"
-        else:
-            advice = "see the cause, and run again: what is stored already is kept"
-        cause = str(getattr(error, "strerror", None) or error).rstrip(".")
-        passing = number in _FULL or (not _is_local(filesystem) and may_pass(error))
-        raise StoreError(f"could not {action} {where}: {cause}. {advice}", may_pass=passing) from error
+        advice, passing = (_of_a_disk if _is_local(filesystem) else _of_a_server)(error, action, f"{url}/{path}")
+        cause = str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
+        said = f"{advice} ({cause})" if advice else f"{cause}; mend this and run again, what is stored already is kept"
+        raise StoreError(f"could not {action} {where}: {said}", may_pass=passing or may_pass(error)) from error
 
 
-def _is_refused(error: Exception) -> bool:
-    return isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+def _of_a_disk(error: Exception, action: str, address: str) -> tuple[str, bool]:
+    """What an error of a local disk means, if anything can be said, and whether it may pass."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOTDIR, errno.EEXIST) and (file := _file_in_the_way(address)):
+        return f"{file} is a file, and a folder is wanted there: give another store", False
+    if isinstance(error, PermissionError) or number == errno.EROFS:
+        verb = "read" if action in ("read", "list") else "write"
+        return f"no permission: give a store that this user may {verb}, or mend its permissions", False
+    if isinstance(error, FileNotFoundError):
+        return "its folder is not there and can't be made: give another store", False
+    return _of_any_store(error)
+
+
+def _of_a_server(error: Exception, action: str, address: str) -> tuple[str, bool]:
+    """What an error of a remote store means, if anything can be said, and whether it may pass."""
+    kind = type(error).__name__
+    if "Credentials" in kind:
+        found = "no AWS credentials were found" if kind == "NoCredentialsError" else "the AWS credentials are not whole"
+        return f"{found}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", False
+    if isinstance(error, PermissionError):
+        return "the server refuses who asks: look at the AWS environment or profile, and at the permissions", False
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket: create it, or give another store", False
+    return _of_any_store(error)
+
+
+def _of_any_store(error: Exception) -> tuple[str, bool]:
+    number = getattr(error, "errno", None)
+    if number in _FULL:
+        return (
+            "the disk or quota is full: free some space or give another store; what is stored already is kept",
+            True,
+        )
+    if isinstance(error, MemoryError):
+        return "memory is short: have fewer tasks or other programs at a time on this machine", True
+    return "", number == errno.ESTALE  # of a network's disk: its server has changed under us
+
+
+def _file_in_the_way(address: str) -> Path | None:
+    """The file that stands where a folder of this address should be."""
+    return next((folder for folder in Path(address).parents if folder.is_file()), None)
 
 
 def _endpoint(filesystem: Any) -> str:
@@ -167,23 +196,56 @@ class Store:
 
     def exists(self, path: str) -> bool:
         """Whether an object, or anything below a folder of that name, is there."""
-        return bool(self._ask("read", path, lambda filesystem, target: filesystem.exists(target)))
+        return self._ask("read", path, _is_there)
 
-    def list(self, folder: str) -> list[str]:
-        """Paths of all objects below a folder, sorted; none if the folder is not there."""
+    def list(self, folder: str, *, suffix: str = "") -> list[str]:
+        """Paths of all objects below a folder, sorted; none if the folder is not there.
+
+        With a `suffix` those that have it, and are not hidden: foreign files, such as macOS leaves, are none of ours.
+        """
 
         def find(filesystem: Any, target: str) -> list[str]:
-            if not filesystem.exists(target):
-                return []
             if _is_local(filesystem):
                 return _local_files(target)
+            if not filesystem.exists(target):
+                return []
             # Some servers keep an empty folder when the last object below it is deleted.
             found = filesystem.find(target, detail=True)
             return [name for name, entry in found.items() if entry["type"] != "directory"]
 
+        paths = [path for path, _ in self._shown(self._ask("list", folder, find))]
+        if not suffix:
+            return paths
+        return [path for path in paths if path.endswith(suffix) and not posixpath.basename(path).startswith(".")]
+
+    def _shown(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Paths in the store, sorted, beside the names that the file system has for them; none that is not whole."""
         _, root = locate(self.url)
-        paths = (posixpath.relpath(name, root) for name in self._ask("list", folder, find))
-        return sorted(path for path in paths if not posixpath.basename(path).startswith(_PENDING))
+        for path, name in sorted((posixpath.relpath(name, root), name) for name in names):
+            if not posixpath.basename(path).startswith(_PENDING):
+                yield path, name
+
+    def ages(self, folder: str) -> dict[str, float]:
+        """Seconds since each object below a folder was stored, by the clocks of its disk or server and of this machine.
+
+        A store that does not tell when has objects that were stored just now.
+        """
+
+        def look(filesystem: Any, target: str) -> dict[str, float]:
+            if _is_local(filesystem):
+                return dict(_local_ages(_local_files(target)))
+            if not filesystem.exists(target):
+                return {}
+            now = datetime.now(UTC)
+            found = filesystem.find(target, detail=True).items()
+            return {
+                name: (now - entry.get("LastModified", now)).total_seconds()
+                for name, entry in found
+                if entry["type"] != "directory"
+            }
+
+        ages = self._ask("list", folder, look)
+        return {path: ages[name] for path, name in self._shown(ages)}
 
     def leftovers(self) -> dict[str, float]:
         """Files that killed writers have left, and their age in seconds; a live writer's are among them, young ones.
@@ -193,16 +255,9 @@ class Store:
         filesystem, root = locate(self.url)
         if not _is_local(filesystem):
             return {}
-        now = datetime.now().timestamp()
-        found: dict[str, float] = {}
         with _explained("list", self.url, "", filesystem):
-            for folder, _, files in os.walk(root):
-                for name in files:
-                    path = Path(folder, name)
-                    if name.startswith(_PENDING):
-                        with contextlib.suppress(FileNotFoundError):  # its writer has just finished
-                            found[path.relative_to(root).as_posix()] = now - path.stat().st_mtime
-        return found
+            files = [name for name in _local_files(root) if posixpath.basename(name).startswith(_PENDING)]
+            return {posixpath.relpath(name, root): age for name, age in _local_ages(files)}
 
     def remove(self, path: str) -> None:
         """Delete an object; nothing happens if it is not there."""
@@ -231,20 +286,44 @@ def _is_local(filesystem: Any) -> bool:
     return "file" in filesystem.protocol
 
 
+def _is_there(filesystem: Any, target: str) -> bool:
+    if not _is_local(filesystem):
+        return bool(filesystem.exists(target))
+    # Not os.path.exists: it takes what may not be looked at, or what the disk gives no answer about, for absent; then
+    # cells are computed again, and what was made from them is replaced by nothing.
+    try:
+        os.stat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _local_files(target: str) -> list[str]:
     """All files below a folder, by their names alone.
 
     Whoever asks for each file's size on the way, as fsspec does, leaves out what somebody deletes meanwhile, and has
     not seen what has taken its place. A folder that may not be read is an error, not an empty one.
     """
-    if os.path.isfile(target):
-        return [target]
+    found: list[str] = []
+    folders = [target]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:  # links are followed: somebody may keep his cells on another disk
+                    (folders if entry.is_dir() else found).append(entry.path)
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:  # the folder asked for is a file, or lies below one
+            return [target] if os.path.exists(target) else []
+    return found
 
-    def give_up(error: OSError) -> None:
-        raise error
 
-    folders = os.walk(target, onerror=give_up, followlinks=True)  # somebody may keep his cells on another disk
-    return [os.path.join(folder, name) for folder, _, names in folders for name in names]
+def _local_ages(files: Iterable[str]) -> Iterator[tuple[str, float]]:
+    now = datetime.now().timestamp()
+    for name in files:
+        with contextlib.suppress(FileNotFoundError):  # its writer has just finished, or somebody has swept it
+            yield name, now - os.stat(name).st_mtime
 
 
 def _replace_local(target: str, write: Callable[[BinaryIO], object]) -> None:

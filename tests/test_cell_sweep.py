@@ -169,8 +169,8 @@ def test_a_block_that_was_joined_between_listing_and_reading_is_found_again_and_
         compact(store, folder)
     read: list[str] = []
 
-    def counted(store: Store, path: str) -> CellBlock | None:
-        block = read_block(store, path)
+    def counted(store: Store, path: str, anchor_ids: Sequence[str] | None = None) -> CellBlock | None:
+        block = read_block(store, path, anchor_ids)
         read.append(path)
         return block
 

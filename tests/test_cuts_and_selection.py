@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,26 @@ def test_files_hold_what_is_kept_best_first_and_everyones_scores_whatever_the_me
     ]
 
 
+def test_a_pool_that_is_curated_again_and_again_loses_no_field(stored, tmp_path):
+    row: dict[str, Any] = {"instruction": "Say so.", "rank": "theirs", "output": "So."}
+    for score in (1, 2, 3):
+        file = tmp_path / "pool.jsonl"
+        file.write_text(json.dumps(row) + "\n")
+        source = find_source(str(file))
+        pool = ingest_pool(
+            stored.store, source, fingerprint(source), shard_size=7, max_row_bytes=9999, max_rejected_share=0.0
+        )
+        ((candidate, _),) = read_records(stored.store, pool.shards)
+        tables = partial(iter, [table((candidate.id, score, 4, 0.0))])
+        boundary, _ = find_boundary(tables, count_levels(tables()), TopK(1), memory=ROOMY)
+        save_selected(file, stored.store, pool, tables, boundary, memory=ROOMY)
+        row = json.loads(file.read_text())
+    assert {name: value for name, value in row.items() if "golden" in name} == {
+        "golden_score": 0.75, "original_golden_score": 0.25, "original_original_golden_score": 0.5
+    }  # fmt: skip
+    assert [row[f"{'original_' * times}rank"] for times in range(4)] == [1, "theirs", 1, 1]
+
+
 def merged(tables: Sequence[GoldenTable]) -> GoldenTable:
     return GoldenTable(
         pa.concat_arrays([part.candidate_ids for part in tables]),
@@ -480,3 +501,52 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
         assert not publish_selection(here.store.url, "first", TopK(1)).already_there
         assert here.store.read(lost) == after[lost]
     assert publish_selection(here.store.url, "first", TopK(2)).kept == 2
+
+
+def published(folder: Path) -> Stored:
+    """A pool whose run is judged on four anchors: the twelfth candidate wins three, the others none."""
+    here = Stored(folder)
+    identity = {"profile": "plain", "dtype": "float32"}
+    inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
+    open_run(here.store, "first", config={}, identity=identity, inputs=inputs)
+    note_outcome(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id, "scoring_key": "one"})
+    judged(here, best=11)
+    return here
+
+
+def judged(here: Stored, *, best: int) -> None:
+    rows = [(key, 3 * (number == best), 4, 4, 0.5) for number, key in enumerate(here.keys)]
+    write_golden(here.store, "first", parted(rows, here.pool.shard_examples))
+
+
+def chosen(here: Stored) -> list[str]:
+    lines = here.store.read("runs/first/selections/top-k-1/selected.jsonl").splitlines()
+    return [json.loads(line)["example_id"] for line in lines]
+
+
+def test_scores_that_changed_where_no_cell_was_added_are_published_again(tmp_path: Path):
+    here = published(tmp_path)
+    publish_selection(here.store.url, "first", TopK(1))
+    assert chosen(here) == [here.keys[11]]
+    judged(here, best=11)
+    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+    judged(here, best=5)
+    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert chosen(here) == [here.keys[5]]
+    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+
+
+def test_a_selection_of_another_scoring_key_or_of_a_version_that_did_not_say_its_scores_is_made_once_more(
+    tmp_path: Path,
+):
+    here = published(tmp_path)
+    manifest = "runs/first/selections/top-k-1/manifest.json"
+    publish_selection(here.store.url, "first", TopK(1))
+    note_outcome(here.store.url, "first", RunState.COMPLETE, references={"scoring_key": "two"})
+    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert here.store.read_json(manifest)["run"]["references"]["scoring_key"] == "two"
+    earlier = here.store.read_json(manifest)
+    del earlier["golden_sha256"]
+    here.store.write(manifest, json.dumps(earlier).encode())
+    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert publish_selection(here.store.url, "first", TopK(1)).already_there

@@ -173,6 +173,25 @@ def test_a_secret_that_is_wrong_is_named_as_the_reason(s3_server: LocalS3, monke
             assert s3_server.endpoint in str(refused.value)
 
 
+def test_credentials_that_are_not_there_are_not_called_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    nowhere = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+    }
+    advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    with environment(nowhere, monkeypatch):
+        with pytest.raises(StoreError) as refused:
+            open_store("s3://pools/x").write("a", b"")
+    assert str(refused.value).startswith("could not write s3://pools/x/a (endpoint http://")
+    assert str(refused.value).endswith(f"): no AWS credentials were found: {advice} (Unable to locate credentials)")
+    with environment(nowhere | {"AWS_ACCESS_KEY_ID": "half"}, monkeypatch):
+        with pytest.raises(StoreError, match=f": the AWS credentials are not whole: {advice} ") as refused:
+            open_store("s3://pools/x").read("a")
+
+
 def test_what_another_writer_adds_or_deletes_is_seen_at_once(address: str) -> None:
     store = open_store(f"{address}/shared")
     assert store.list("a") == [] and not store.exists("a/one")

@@ -41,10 +41,18 @@ store.exists("object")  # imports the file system while Python's own files can s
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
-print(store.read("object").decode(), store.list(""))
-for attempt in (store.check_writable, lambda: store.write("object", b"new"), lambda: store.remove("object")):
+print(store.read("object").decode(), store.exists("object"), store.list("open"))
+for attempt in (
+    store.check_writable,
+    lambda: store.write("object", b"new"),
+    lambda: store.remove("object"),
+    lambda: store.list("closed"),
+    lambda: store.list(""),
+    lambda: store.exists("closed/object"),
+    store.leftovers,
+):
     try:
-        attempt()
+        print(attempt())
     except StoreError as error:
         print(error)
 """
@@ -121,15 +129,18 @@ def test_a_listing_names_what_is_deleted_while_it_is_made(tmp_path, monkeypatch)
     """So that a reader notices, and looks again for what has taken its place."""
     store = open_store(str(tmp_path))
     store.write("a/one", b"1")
-    walk = os.walk
+    scan = os.scandir
 
-    def walk_and_delete(*arguments, **options):
-        for folder, folders, names in walk(*arguments, **options):
-            for name in names:
-                os.unlink(os.path.join(folder, name))
-            yield folder, folders, names
+    @contextlib.contextmanager
+    def scan_and_delete(folder):
+        with scan(folder) as entries:
+            found = list(entries)
+        for entry in found:
+            if entry.is_file():
+                os.unlink(entry.path)
+        yield found
 
-    monkeypatch.setattr(os, "walk", walk_and_delete)
+    monkeypatch.setattr(os, "scandir", scan_and_delete)
     assert store.list("a") == ["a/one"] and store.list("a") == []
 
 
@@ -169,8 +180,8 @@ def test_a_file_larger_than_allowed_leaves_the_old_object_and_names_the_new_ones
     store = Store(str(tmp_path))
     store.write("a/object", b"old")
     assert run(_SMALL_FILES, tmp_path) == (
-        f"{errno.EFBIG} could not write {tmp_path}/a/object: {os.strerror(errno.EFBIG)}. "
-        "see the cause, and run again: what is stored already is kept"
+        f"{errno.EFBIG} could not write {tmp_path}/a/object: {os.strerror(errno.EFBIG)}; "
+        "mend this and run again, what is stored already is kept"
     )
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["object"]
     assert store.read("a/object") == b"old"
@@ -184,8 +195,8 @@ def test_a_full_disk_keeps_what_is_stored_and_says_what_to_do(tmp_path):
             with pytest.raises(StoreError) as refused:
                 store.write("a/object", bytes(200_000))
             assert str(refused.value) == (
-                f"could not write {tmp_path}/a/object: {os.strerror(errno.ENOSPC)}. the disk or quota is full: "
-                "free some space or give another store; what is stored already is kept"
+                f"could not write {tmp_path}/a/object: the disk or quota is full: free some space or give another "
+                f"store; what is stored already is kept ({os.strerror(errno.ENOSPC)})"
             )
         else:
             assert run(_SMALL_FILES, tmp_path).startswith(f"{errno.EFBIG} could not write {tmp_path}/a/object: ")
@@ -195,33 +206,56 @@ def test_a_full_disk_keeps_what_is_stored_and_says_what_to_do(tmp_path):
         assert store.list("") == ["a/object", "a/small"]
 
 
-def test_a_folder_without_permission_can_be_read_and_says_why_it_can_not_be_written():
+def test_a_folder_without_permission_is_said_to_be_so_and_never_taken_for_an_empty_one():
     folder = Path(tempfile.mkdtemp())  # not tmp_path: its parents are closed to other users
     try:
         (folder / "object").write_bytes(b"old")
+        for name, mode in (("open", 0o755), ("closed", 0o700)):
+            (folder / name).mkdir()
+            (folder / name / "object").write_bytes(b"")
+            (folder / name).chmod(mode)
         folder.chmod(0o555)
         said = run(_NOBODY, folder).splitlines()
     finally:
         folder.chmod(0o755)
-        kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+        kept = (folder / "object").read_bytes()
         shutil.rmtree(folder)
-    why = f"{os.strerror(errno.EACCES)}. no permission: give a store that this user may write, or mend its permissions"
-    assert said[0] == "old ['object']"
-    assert said[1].startswith(f"could not write {folder}/.pending-check-") and said[1].endswith(why)
-    assert said[2:] == [f"could not write {folder}/object: {why}", f"could not delete {folder}/object: {why}"]
-    assert kept == {"object": b"old"}
+    cause = os.strerror(errno.EACCES)
+    write, read = (
+        f"no permission: give a store that this user may {verb}, or mend its permissions ({cause})"
+        for verb in ("write", "read")
+    )
+    assert said[0] == "old True ['open/object']"
+    assert said[1].startswith(f"could not write {folder}/.pending-check-") and said[1].endswith(f": {write}")
+    assert said[2:] == [
+        f"could not write {folder}/object: {write}",
+        f"could not delete {folder}/object: {write}",
+        f"could not list {folder}/closed: {read}",
+        f"could not list {folder}/: {read}",
+        f"could not read {folder}/closed/object: {read}",
+        f"could not list {folder}/: {read}",
+    ]
+    assert kept == b"old"
+
+
+def test_what_a_disk_gives_no_answer_about_is_not_taken_for_absent(tmp_path):
+    store, path = Store(str(tmp_path)), "x" * 300  # a name that no disk allows, so that each look at it is an error
+    with pytest.raises(StoreError, match=f"^could not read {tmp_path}/x+: "):
+        store.exists(path)
+    with pytest.raises(StoreError, match=f"^could not list {tmp_path}/x+: "):
+        store.list(path)
 
 
 def test_a_store_below_a_regular_file_is_refused_by_its_address(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    store = Store(str(tmp_path / "file"))
-    cause = f"{os.strerror(errno.ENOTDIR)}. see the cause, and run again: what is stored already is kept"
-    with pytest.raises(StoreError) as refused:
-        store.write("x/object", b"")
-    assert str(refused.value) == f"could not write {tmp_path}/file/x/object: {cause}"
-    with pytest.raises(StoreError, match=f"^could not write {tmp_path}/file/.pending-check-"):
-        store.check_writable()
-    assert (store.exists("x"), store.list("x")) == (False, [])
+    said = f"{tmp_path}/file is a file, and a folder is wanted there: give another store"
+    for url in (tmp_path / "file", tmp_path / "file" / "below"):
+        store = Store(str(url))
+        with pytest.raises(StoreError, match=f"^could not write {url}/x/object: {said} \\(.+\\)$"):
+            store.write("x/object", b"")
+        with pytest.raises(StoreError, match=f"^could not write {url}/.pending-check-[0-9]+: {said} "):
+            store.check_writable()
+        assert (store.exists("x"), store.list("x"), store.leftovers()) == (False, [], {})
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
@@ -239,8 +273,8 @@ def test_a_parent_that_can_not_be_made_is_a_store_error_too():
     with pytest.raises(StoreError) as refused:
         Store("/proc/nuggets").write("object", b"")
     assert str(refused.value) == (
-        f"could not write /proc/nuggets/object: {os.strerror(errno.ENOENT)}. "
-        "there is no such bucket or parent folder: create it, or give another store"
+        "could not write /proc/nuggets/object: its folder is not there and can't be made: give another store "
+        f"({os.strerror(errno.ENOENT)})"
     )
 
 
@@ -308,7 +342,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_object_and_nothing_else(tmp_pat
     with small_disk(folder) as mounted:
         store.write("a/object", b"old")
         if mounted:
-            with pytest.raises(StoreError, match="^could not write .*/a/object: .* the disk or quota is full: "):
+            with pytest.raises(StoreError, match="^could not write .*/a/object: the disk or quota is full: "):
                 store.write_file("a/object", tmp_path / "file")
         assert run(program, folder).startswith(f"{errno.ENOSPC if mounted else errno.EFBIG} could not write {folder}/")
         assert [path.name for path in (folder / "a").iterdir()] == ["object"]
@@ -328,6 +362,24 @@ def test_leftovers_are_what_killed_writers_left_with_their_ages(tmp_path):
     assert found == pytest.approx(ages, abs=30)
     assert store.list("") == ["a/b/object"]
     assert Store(str(tmp_path / "none")).leftovers() == {}
+
+
+def test_objects_tell_their_ages(store, tmp_path):
+    assert store.ages("a") == {}
+    for path in ("a/old", "a/b/new", "other", "a/.pending-x"):
+        store.write(path, b"")
+    expected = {"a/b/new": 0.0, "a/old": 0.0}
+    if "://" not in store.url:
+        expected["a/old"] = 7200.0
+        os.utime(Path(store.url, "a/old"), (time.time() - 7200,) * 2)
+    found = store.ages("a")
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected, abs=30)
+    if store.url.startswith("s3://"):
+        time.sleep(2.1)  # S3 keeps whole seconds
+        store.write("a/old", b"")
+        later = store.ages("a")
+        assert later["a/b/new"] - later["a/old"] > 1
 
 
 def test_elsewhere_than_on_a_disk_nothing_is_left_over():
