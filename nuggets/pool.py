@@ -17,7 +17,7 @@ from nuggets.addresses import digest
 from nuggets.columns import read_table, table_bytes
 from nuggets.errors import InputError
 from nuggets.examples import Example, PoolRow, Reject, RejectReason, example_id
-from nuggets.readers import PoolSource, read_pool
+from nuggets.readers import PoolSource, check_unchanged, read_pool
 from nuggets.spill import Spill, spill
 from nuggets.store import Store
 from nuggets.temporary import temporary_folder
@@ -76,7 +76,8 @@ def ingest_pool(
     """The pool of a source, taken from the store if the same content was ingested before.
 
     Rows beyond `memory` bytes are sorted by way of the disk. Of equal examples the first row is kept. Raises InputError
-    if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that.
+    if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that. Raises it, and
+    stores nothing, if the source is not what `fingerprint` was taken of.
     """
     pool_id = digest(
         {
@@ -92,7 +93,9 @@ def ingest_pool(
         # The same content may have come from elsewhere then; messages name what was given now.
         pool = replace(read_pool_record(store, pool_id), source=source.url)
     else:
-        pool = _ingest(store, source, folder, shard_size=shard_size, max_row_bytes=max_row_bytes, memory=memory)
+        pool = _ingest(
+            store, source, fingerprint, folder, shard_size=shard_size, max_row_bytes=max_row_bytes, memory=memory
+        )
         # Last, because its presence says that the shards are all there.
         store.write(f"{folder}/pool.json", json.dumps(asdict(pool), indent=1).encode())
     _check_usable(store, pool, max_rejected_share)
@@ -126,7 +129,16 @@ def read_records(store: Store, shards: Iterable[str]) -> Iterator[tuple[Candidat
             yield candidate, json.loads(original)
 
 
-def _ingest(store: Store, source: PoolSource, folder: str, *, shard_size: int, max_row_bytes: int, memory: int) -> Pool:
+def _ingest(
+    store: Store,
+    source: PoolSource,
+    fingerprint: str,
+    folder: str,
+    *,
+    shard_size: int,
+    max_row_bytes: int,
+    memory: int,
+) -> Pool:
     rejects: Counter[str] = Counter()
     rows = usable = dropped_turns = 0
     chunk: list[PoolRow] = []
@@ -149,6 +161,7 @@ def _ingest(store: Store, source: PoolSource, folder: str, *, shard_size: int, m
                     _put_into_buckets(buckets, chunk)
                     chunk.clear()
         _put_into_buckets(buckets, chunk)
+        check_unchanged(source, fingerprint)
         store.write_file(rejects_path, rejects_file)
         for table in _in_shards(_distinct(buckets), shard_size):
             shards.append(f"{folder}/shard-{len(shards):05d}.parquet")

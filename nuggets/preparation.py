@@ -28,6 +28,7 @@ class PreparedRun:
     pool_fingerprint: str
     max_bad_candidates: int = 0
     s3_endpoint: str | None = None
+    anchor_fingerprint: str | None = None  # of the anchor file
 
 
 def check_config(config: CurateConfig) -> None:
@@ -49,6 +50,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     pool_fingerprint = fingerprint(find_source(config.pool))
     encoder = None if config.anchor_file else find_encoder(config.encoder)
     encoder_digest = files_digest(encoder) if encoder else ""
+    anchor_fingerprint = fingerprint(find_source(config.anchor_file)) if config.anchor_file else None
     identity = {
         "pool": pool_fingerprint,
         "max_row_bytes": config.max_row_bytes,
@@ -58,7 +60,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         "anchor_tokens": setup.limits.anchor,
         "dtype": setup.dtype,
         **({"kv_iter": setup.kv_iter} if setup.kv_iter > 1 else {}),
-        "anchors": _anchors_identity(config, encoder_digest),
+        "anchors": _anchors_identity(config, encoder_digest, anchor_fingerprint),
     }
     name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"
     inputs = {
@@ -79,6 +81,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         pool_fingerprint,
         config.max_bad_candidates,
         config.s3_endpoint,
+        anchor_fingerprint,
     )
 
 
@@ -120,9 +123,9 @@ def own_cut(run: Run) -> Cut | None:
     return config.cut if config.racing == "on" else None
 
 
-def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:
-    if config.anchor_file is not None:
-        return f"file {fingerprint(find_source(config.anchor_file))}"
+def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_fingerprint: str | None) -> str:
+    if anchor_fingerprint is not None:
+        return f"file {anchor_fingerprint}"
     return f"{config.anchors or 'default'} by k-means, encoder {encoder_digest}, seed {config.seed}"
 
 

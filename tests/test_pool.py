@@ -250,6 +250,22 @@ def test_an_ingest_that_was_cut_short_is_done_again(store, tmp_path):
     assert {name: content for name, (content, _) in contents(store).items()} == before
 
 
+def test_a_file_that_changes_before_it_is_read_is_refused_and_leaves_nothing(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    source = find_source(str(path))
+    before = fingerprint(source)
+    jsonl(path, MIXED[1:])
+    asked = {"shard_size": 2, "max_row_bytes": 10_000, "max_rejected_share": 0.5}
+    with pytest.raises(InputError, match=f"^'{path}' was changed while it was read .* run again$"):
+        ingest_pool(store, source, before, **asked)
+    assert store.list("") == []
+    jsonl(path, MIXED)
+    pool = ingest_pool(store, source, before, **asked)
+    assert [candidate.id for shard in pool.shards for candidate in read_candidates(store, shard)] == [
+        example_id(EXAMPLES[number]) for number in BY_ID
+    ]
+
+
 def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_time(store, tmp_path):
     path = jsonl(tmp_path / "pool.jsonl", [*GOOD[:2], "a", "b", {"output": "c"}])
     for _ in range(2):

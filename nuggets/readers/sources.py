@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nuggets.errors import UsageError
+from nuggets.errors import InputError, UsageError
 from nuggets.readers.files import GZIP_ERRORS, open_text, sha256_of
 from nuggets.store import locate
 
@@ -125,3 +125,16 @@ def _read_json(address: str) -> dict[str, Any]:
 def fingerprint(source: PoolSource) -> str:
     """SHA-256, in hex, over the stored bytes of the files in order: the same wherever the same pool lies."""
     return sha256_of(source.files)
+
+
+def check_unchanged(source: PoolSource, expected: str) -> None:
+    """Raise InputError if the files, which have just been read, are not those that `expected` is the fingerprint of.
+
+    What was read would else be kept as what it is not, and found again by everybody who has the original.
+    """
+    found = fingerprint(source)
+    if found != expected:
+        raise InputError(
+            f"'{source.url}' was changed while it was read (SHA-256 {expected} before, {found} now): let nobody write "
+            "to it and run again"
+        )

@@ -1,0 +1,43 @@
+"""What a run is made from: held fast when it is prepared, and found again by whoever goes on with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXAMPLES
+
+from nuggets.anchor_choice import known_anchors
+from nuggets.config import CurateConfig
+from nuggets.errors import InputError
+from nuggets.pool import ingest_pool
+from nuggets.preparation import prepare_run
+from nuggets.readers import find_source
+from nuggets.store import open_store
+
+
+@pytest.fixture
+def config(tmp_path: Path, pool_file: Path, tiny_model: Path) -> CurateConfig:
+    anchors = tmp_path / "anchors.json"
+    anchors.write_text(json.dumps(EXAMPLES[:8]))
+    given: dict[str, Any] = {"anchor_file": str(anchors), "store": str(tmp_path / "store"), "model": str(tiny_model)}
+    return CurateConfig(pool=str(pool_file), run="r", dtype="float32", **given)
+
+
+def test_an_anchor_file_that_changes_before_it_is_read_is_refused(config):
+    prepared = prepare_run(config)
+    store = open_store(config.store)
+    pool = ingest_pool(
+        store,
+        find_source(config.pool),
+        prepared.pool_fingerprint,
+        shard_size=8,
+        max_row_bytes=10_000,
+        max_rejected_share=0.0,
+    )
+    Path(config.anchor_file).write_text(json.dumps(EXAMPLES[:7]))
+    with pytest.raises(InputError, match=f"^'{config.anchor_file}' was changed while it was read "):
+        known_anchors(prepared, config, pool)
+    assert store.list("anchors") == []
+    Path(config.anchor_file).write_text(json.dumps(EXAMPLES[:8]))
+    assert known_anchors(prepared, config, pool).anchors == 8
