@@ -89,9 +89,10 @@ def ingest_pool(
         }
     )
     folder = f"pools/{pool_id}"
-    if store.exists(f"{folder}/pool.json"):
+    stored = _stored(store, pool_id)
+    if stored is not None:
         # The same content may have come from elsewhere then; messages name what was given now.
-        pool = replace(read_pool_record(store, pool_id), source=source.url)
+        pool = replace(stored, source=source.url)
     else:
         pool = _ingest(
             store, source, fingerprint, folder, shard_size=shard_size, max_row_bytes=max_row_bytes, memory=memory
@@ -100,6 +101,15 @@ def ingest_pool(
         store.write(f"{folder}/pool.json", json.dumps(asdict(pool), indent=1).encode())
     _check_usable(store, pool, max_rejected_share)
     return pool
+
+
+def _stored(store: Store, pool_id: str) -> Pool | None:
+    """The record of a pool that is whole; None where a shard is missing, as after a damaged one was deleted."""
+    there = set(store.list(f"pools/{pool_id}"))
+    if f"pools/{pool_id}/pool.json" not in there:
+        return None
+    pool = read_pool_record(store, pool_id)
+    return pool if there.issuperset((*pool.shards, pool.rejects_path)) else None
 
 
 def read_pool_record(store: Store, pool_id: str) -> Pool:

@@ -344,6 +344,16 @@ def test_a_damaged_shard_is_named(store, tmp_path):
         read_candidates(store, pool.shards[0])
 
 
+def test_a_shard_that_was_deleted_because_it_was_damaged_is_made_again(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    pool = ingested(store, path)
+    before = {name: content for name, (content, _) in contents(store).items()}
+    for lost in (pool.shards[1], pool.rejects_path):
+        Path(store.url, lost).unlink()
+        assert ingested(store, path) == pool
+        assert {name: content for name, (content, _) in contents(store).items()} == before
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 ROWS = st.lists(
     st.fixed_dictionaries(
