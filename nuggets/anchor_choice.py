@@ -69,6 +69,7 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
                 "version": ANCHOR_VERSION,
                 "pool": prepared.pool_fingerprint,
                 "max_row_bytes": config.max_row_bytes,
+                **config.field_names.identity,
                 "encoder": prepared.encoder_digest,
                 "count": count,
                 "seed": config.seed,
@@ -84,7 +85,7 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
 
 def _take_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet:
     source = find_source(str(config.anchor_file))
-    anchors = anchors_from_file(source, max_row_bytes=config.max_row_bytes)
+    anchors = anchors_from_file(source, max_row_bytes=config.max_row_bytes, names=config.field_names)
     if prepared.anchor_fingerprint is not None:
         check_unchanged(source, prepared.anchor_fingerprint)
     check_scorable(anchors, open_profile(prepared.setup))

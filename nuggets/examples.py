@@ -28,6 +28,34 @@ class Example:
     output: str
 
 
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """Which fields of a pool's rows hold an example's texts; None for one that is recognised by its name."""
+
+    instruction: str | None = None
+    input: str | None = None
+    output: str | None = None
+
+    @property
+    def any_given(self) -> bool:
+        """Whether rows are to be read by these fields, and not as conversations."""
+        return self != RECOGNISED
+
+    @property
+    def identity(self) -> dict[str, dict[str, str]]:
+        """What addresses hold of it: nothing where none is named, so that those from before there was a choice stay."""
+        named = {"instruction": self.instruction, "input": self.input, "output": self.output}
+        given = {text: field for text, field in named.items() if field is not None}
+        return {"fields": given} if given else {}
+
+    def uses(self, field: str) -> bool:
+        """Whether this field is named for something, so that it means nothing else."""
+        return field in (self.instruction, self.input, self.output)
+
+
+RECOGNISED = FieldNames()
+
+
 def example_id(example: Example) -> str:
     """Identity of an example: a hash of its three texts, the same wherever and however often it stands."""
     content = json.dumps([example.instruction, example.input, example.output], ensure_ascii=False)

@@ -54,6 +54,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     identity = {
         "pool": pool_fingerprint,
         "max_row_bytes": config.max_row_bytes,
+        **config.field_names.identity,
         "model": setup.model_digest,
         "profile": setup.profile,
         "demonstration_tokens": setup.limits.demonstration,

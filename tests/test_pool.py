@@ -15,9 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nuggets.pool
+from nuggets.addresses import digest
 from nuggets.errors import InputError, StoreError
-from nuggets.examples import Example, example_id
-from nuggets.pool import Candidate, Pool, ingest_pool, read_candidates, read_ids, read_pool_record, read_records
+from nuggets.examples import RECOGNISED, Example, FieldNames, example_id
+from nuggets.pool import (
+    READING,
+    Candidate,
+    Pool,
+    described_rejects,
+    ingest_pool,
+    read_candidates,
+    read_ids,
+    read_pool_record,
+    read_records,
+)
 from nuggets.readers import find_source, fingerprint
 from nuggets.store import Store
 
@@ -69,6 +80,7 @@ def ingested(
     share: float = 0.5,
     row_bytes: int = 10_000,
     memory: int = 1 << 20,
+    names: FieldNames = RECOGNISED,
 ) -> Pool:
     source = find_source(str(path))
     return ingest_pool(
@@ -79,6 +91,7 @@ def ingested(
         max_row_bytes=row_bytes,
         max_rejected_share=share,
         memory=memory,
+        names=names,
     )
 
 
@@ -109,6 +122,11 @@ def test_a_pool_is_counted_whole(store, tmp_path):
         rejects_path=f"{folder}/rejects.jsonl",
         shards=tuple(f"{folder}/shard-0000{number}.parquet" for number in range(3)),
         shard_examples=(2, 2, 1),
+        first_rejects={
+            "not_an_object": "row 3: the row is a text ('just text'), wanted an object with fields",
+            "missing_output": "row 6: 'output' is empty",
+        },
+        reading=READING,
     )
     assert store.list("") == [f"{folder}/pool.json", f"{folder}/rejects.jsonl", *pool.shards]
     assert read_pool_record(store, pool.id) == pool
@@ -273,8 +291,10 @@ def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_t
             ingested(store, path, share=0.5)
         (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
         assert str(refused.value) == (
-            f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1), more than "
-            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, mend the pool, or raise the share"
+            f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1; the first "
+            "not_an_object is row 2: the row is a text ('a'), wanted an object with fields), more than "
+            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, mend the pool, or name its fields with "
+            "--instruction-field, --input-field and --output-field, or raise the share"
         )
         assert len(store.read(rejects).splitlines()) == 3
     assert ingested(store, path, share=0.6).examples == 2
@@ -297,10 +317,63 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store,
         ingested(store, path, share=1.0)
     (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
     assert str(refused.value) == (
-        f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1): "
-        f"see {store.url}/{rejects}, mend the pool"
+        f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1; the first not_an_object is "
+        f"row 0: the row is a text ('a'), wanted an object with fields): see {store.url}/{rejects}, mend the pool, or "
+        "name its fields with --instruction-field, --input-field and --output-field"
     )
     assert len(store.read(rejects).splitlines()) == 2
+
+
+def test_a_misspelt_pool_says_at_once_what_its_rows_have_and_what_is_wanted(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [{"instrution": f"Count to {number}.", "ouput": "1"} for number in range(9)])
+    found = (
+        "the first is row 0: no 'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'; the row's "
+        "fields: 'instrution', 'ouput'"
+    )
+    with pytest.raises(InputError) as refused:
+        ingested(store, path)
+    assert f"9 of 9 rows of pool '{path}' can't be used (missing_instruction 9; {found}): see " in str(refused.value)
+    pool = ingested(store, path, names=FieldNames("instrution", None, "ouput"))
+    assert (pool.examples, pool.rejects, described_rejects(store, pool)) == (9, {}, "0 rejected")
+    assert pool.first_rejects == {}
+
+
+def test_rejects_are_described_for_the_log(store, tmp_path):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [*MIXED, "more text"]))
+    assert described_rejects(store, pool) == (
+        "3 rejected (not_an_object 2, missing_output 1; the first not_an_object is row 3: the row is a text "
+        f"('just text'), wanted an object with fields; see {store.url}/{pool.rejects_path})"
+    )
+
+
+def test_other_fields_are_another_pool_and_without_any_the_address_is_what_it_was(store, tmp_path):
+    rows = [{"instruction": f"Count to {number}.", "output": "1", "better": "one"} for number in range(3)]
+    path = jsonl(tmp_path / "pool.jsonl", rows)
+    pool, other = ingested(store, path), ingested(store, path, names=FieldNames(output="better"))
+    assert {original["better"] for _, original in read_records(store, other.shards)} == {"one"}
+    outputs = [
+        {item.example.output for shard in of.shards for item in read_candidates(store, shard)} for of in (pool, other)
+    ]
+    assert outputs == [{"1"}, {"one"}]
+    named = {"version": 3, "kind": "jsonl", "shard_size": 2, "max_row_bytes": 10_000}
+    assert pool.id == digest({**named, "fingerprint": fingerprint(find_source(str(path)))})
+
+
+def test_a_pool_whose_rows_an_earlier_version_could_not_read_is_read_again_beside_what_it_left(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [GOOD[0], {"prompt": "Count.", "completion": "1"}, "just text"])
+    pool = ingested(store, path)
+    record = store.read_json(f"pools/{pool.id}/pool.json")
+    for name in ("first_rejects", "reading"):
+        del record[name]
+    store.write(f"pools/{pool.id}/pool.json", json.dumps(record).encode())
+    assert ingested(store, path).id == pool.id  # nothing there would be read otherwise now
+    record |= {"examples": 1, "rejects": {"not_an_object": 1, "missing_instruction": 1}}
+    store.write(f"pools/{pool.id}/pool.json", json.dumps(record).encode())
+    before = contents(store)
+    again = ingested(store, path)
+    assert again.id != pool.id and (again.examples, again.rejects) == (2, {"not_an_object": 1})
+    assert contents(store).items() >= before.items()
+    assert ingested(store, path) == again
 
 
 def test_a_pool_without_rows_is_refused(store, tmp_path):

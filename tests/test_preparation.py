@@ -1,18 +1,20 @@
 """What a run is made from: held fast when it is prepared, and found again by whoever goes on with it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import EXAMPLES
 
-from nuggets.anchor_choice import known_anchors
+from nuggets.anchor_choice import _address, known_anchors
 from nuggets.config import CurateConfig
 from nuggets.errors import InputError
-from nuggets.pool import ingest_pool
+from nuggets.pool import Pool, ingest_pool
 from nuggets.preparation import prepare_run
 from nuggets.readers import find_source
+from nuggets.runs import read_run
 from nuggets.store import open_store
 
 
@@ -41,3 +43,17 @@ def test_an_anchor_file_that_changes_before_it_is_read_is_refused(config):
     assert store.list("anchors") == []
     Path(config.anchor_file).write_text(json.dumps(EXAMPLES[:8]))
     assert known_anchors(prepared, config, pool).anchors == 8
+
+
+def test_named_fields_make_another_run_and_none_leave_it_as_it_was(config):
+    config = replace(config, run=None, anchor_file=None)
+    runs = [prepare_run(each).name for each in (config, replace(config, output_field="best"))]
+    assert runs[0] != runs[1]
+    store = open_store(config.store)
+    identities = [read_run(store, run).identity for run in runs]
+    assert "fields" not in identities[0]
+    assert identities[1] == {**identities[0], "fields": {"output": "best"}}
+    prepared = prepare_run(config)
+    pool = Pool("p", "", 20, 20, 0, 0, {}, "", (), ())
+    addresses = {_address(prepared, each, pool).path for each in (config, replace(config, output_field="best"))}
+    assert len(addresses) == 2

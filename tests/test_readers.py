@@ -469,7 +469,8 @@ def test_conversations_in_parquet(tmp_path: Path) -> None:
         {"id": "c", "conversations": []},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool.parquet")
-    wanted = "no 'instruction', 'conversations' or 'messages'; the row's fields: 'id', 'conversations'"
+    known = "'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'"
+    wanted = f"no {known}; the row's fields: 'id', 'conversations'"
     assert read(tmp_path / "pool.parquet") == [
         PoolRow(0, Example("Q", "", "A"), rows[0], dropped_turns=1),
         Reject(1, RejectReason.MISSING_INSTRUCTION, wanted),
