@@ -70,6 +70,7 @@ class PoolRow:
     example: Example
     original: dict[str, object]
     dropped_turns: int = 0  # turns of a conversation beyond its first user/assistant exchange
+    system_messages: int = 0  # of no use: no prompt profile has a place for them
 
 
 @dataclass(frozen=True, slots=True)

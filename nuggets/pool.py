@@ -56,6 +56,7 @@ class Pool:
     shard_examples: tuple[int, ...]
     first_rejects: dict[str, str] = field(default_factory=dict)  # reason -> the first such row, what was found there
     reading: int = 1
+    system_messages: int = 0  # not used; in pools of reading 1 they are among the dropped turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def read_records(store: Store, shards: Iterable[str]) -> Iterator[tuple[Candidat
 def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, shard_size: int, memory: int) -> Pool:
     rejects: Counter[str] = Counter()
     first_rejects: dict[str, str] = {}
-    rows = usable = dropped_turns = 0
+    rows = usable = dropped_turns = system_messages = 0
     chunk: list[PoolRow] = []
     shards: list[str] = []
     sizes: list[int] = []
@@ -187,6 +188,7 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
                     continue
                 usable += 1
                 dropped_turns += item.dropped_turns
+                system_messages += item.system_messages
                 chunk.append(item)
                 if len(chunk) == _ROWS_AT_ONCE:
                     _put_into_buckets(buckets, chunk)
@@ -210,6 +212,7 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
         shard_examples=tuple(sizes),
         first_rejects=first_rejects,
         reading=READING,
+        system_messages=system_messages,
     )
 
 

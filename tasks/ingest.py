@@ -27,6 +27,7 @@ def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
     )
     report_stage(
         f"pool: {pool.rows} rows, {pool.examples} distinct examples, {pool.duplicates} duplicates merged, "
-        f"{described_rejects(store, pool)}, {pool.dropped_turns} later turns dropped"
+        f"{described_rejects(store, pool)}, {pool.dropped_turns} later turns dropped, "
+        f"{pool.system_messages} system messages not used"
     )
     return pool

@@ -50,13 +50,13 @@ USABLE = [
         0,
     ),
     (sharegpt(("human", "Q"), ("gpt", "A")), Example("Q", "", "A"), 0),
-    (sharegpt(("system", "S"), ("human", "Q"), ("gpt", "A"), ("human", "R")), Example("Q", "", "A"), 2),
+    (sharegpt(("tool", "S"), ("human", "Q"), ("gpt", "A"), ("human", "R")), Example("Q", "", "A"), 2),
     (sharegpt(("gpt", "Hi"), ("human", "P"), ("human", "Q"), ("bard", "A")), Example("Q", "", "A"), 2),
     (sharegpt(("User", "Q"), ("ChatGPT", "A")), Example("Q", "", "A"), 0),
     (sharegpt(("human", "Q"), ("gpt", "A"), ("human", None), (None, 7)), Example("Q", "", "A"), 2),
     (openai(("user", "Q"), ("assistant", "A")) | {"prompt": "Q"}, Example("Q", "", "A"), 0),
     (openai(("user", text("Q", " and Q")), ("assistant", text("A"))), Example("Q and Q", "", "A"), 0),
-    (openai(("system", "S"), ("user", "Q"), ("tool", "T"), ("user", "R"), ("model", "A")), Example("R", "", "A"), 3),
+    (openai(("function", "S"), ("user", "Q"), ("tool", "T"), ("user", "R"), ("model", "A")), Example("R", "", "A"), 3),
     ({"conversations": openai(("user", "Q"), ("assistant", "A"))["messages"]}, Example("Q", "", "A"), 0),
     (openai(("user", "Q"), ("assistant", "A")) | {"instruction": None}, Example("Q", "", "A"), 0),
 ]
@@ -71,6 +71,20 @@ def test_example_of_a_usable_row(value: dict[str, object], example: Example, dro
 def test_all_names_of_the_assistant(role: str) -> None:
     value = sharegpt(("human", "Q"), (role, "A"))
     assert parse_row(0, value) == PoolRow(0, Example("Q", "", "A"), value)
+
+
+WITH_SYSTEM = [
+    (openai(("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")), 2, 1),
+    (openai(("developer", "S"), ("user", "Q"), ("assistant", "A"), ("system", "T")), 0, 2),
+    (sharegpt(("human", "Q"), ("gpt", "A")) | {"system": "S"}, 0, 1),
+    (alpaca("Q", "", "A") | {"system": " "}, 0, 0),
+    ({"system_prompt": "S", "question": "Q", "response": "A"}, 0, 1),
+]
+
+
+@pytest.mark.parametrize(("value", "dropped_turns", "system_messages"), WITH_SYSTEM)
+def test_system_messages_are_no_turns(value: dict[str, object], dropped_turns: int, system_messages: int) -> None:
+    assert parse_row(7, value) == PoolRow(7, Example("Q", "", "A"), value, dropped_turns, system_messages)
 
 
 NO_OBJECT, MISSING_INSTRUCTION = RejectReason.NOT_AN_OBJECT, RejectReason.MISSING_INSTRUCTION
@@ -163,6 +177,11 @@ UNUSABLE: list[tuple[object, RejectReason, str]] = [
 @pytest.mark.parametrize(("value", "reason", "detail"), UNUSABLE)
 def test_reason_of_an_unusable_row(value: object, reason: RejectReason, detail: str) -> None:
     assert parse_row(7, value) == Reject(7, reason, detail)
+
+
+def test_a_system_prompt_that_is_named_as_the_input_is_used() -> None:
+    value: dict[str, object] = {"system_prompt": "S", "question": "Q", "response": "A"}
+    assert parse_row(7, value, FieldNames(input="system_prompt")) == PoolRow(7, Example("Q", "S", "A"), value)
 
 
 NAMED: list[tuple[FieldNames, dict[str, object], Example]] = [

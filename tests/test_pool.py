@@ -306,6 +306,13 @@ def test_exactly_the_allowed_share_may_be_unusable(store, tmp_path):
         ingested(store, jsonl(tmp_path / "pool.jsonl", [GOOD[0], "a"]), share=0.0)
 
 
+def test_system_messages_are_counted_apart_from_later_turns(store, tmp_path):
+    turns = [("system", "Be kind."), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [row] * 3))
+    assert (pool.rows, pool.dropped_turns, pool.system_messages) == (3, 6, 3)
+
+
 def test_duplicates_are_not_held_against_a_pool(store, tmp_path):
     pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [GOOD[0]] * 20), share=0.0)
     assert (pool.rows, pool.examples, pool.duplicates, pool.rejects) == (20, 1, 19, {})

@@ -16,7 +16,10 @@ from nuggets.readers.fields import (
 
 USER_ROLES = frozenset({"user", "human"})
 ASSISTANT_ROLES = frozenset({"assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai", "claude"})
+SYSTEM_ROLES = frozenset({"system", "developer"})
 
+_SYSTEM_FIELDS = ("system", "system_prompt")  # beside an instruction or turns: LLaMA-Factory's name, OpenOrca's name
+_EXCHANGE_TURNS = 2
 _EXCERPT_LENGTH = 80  # characters of a value in a detail: what was wanted must still fit behind it
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -28,11 +31,13 @@ def parse_row(row: int, value: object, names: FieldNames = RECOGNISED) -> PoolRo
     found = _surrogate_fault(value) or _exchange(value, names)
     if isinstance(found, Fault):
         return Reject(row, found.reason, found.detail[:DETAIL_LENGTH])
-    example, dropped_turns = found
-    return PoolRow(row, example, value, dropped_turns)
+    example, roles = found
+    system = sum(role in SYSTEM_ROLES for role in roles)
+    dropped_turns = len(roles) - system - _EXCHANGE_TURNS if roles else 0
+    return PoolRow(row, example, value, dropped_turns, system + _system_fields(value, names))
 
 
-def _exchange(row: dict[str, object], names: FieldNames) -> tuple[Example, int] | Fault:
+def _exchange(row: dict[str, object], names: FieldNames) -> tuple[Example, list[str]] | Fault:
     if not names.any_given and is_missing(row.get("instruction")):
         for field in TURN_FIELDS:
             turns = row.get(field)
@@ -52,10 +57,10 @@ def _exchange(row: dict[str, object], names: FieldNames) -> tuple[Example, int] 
         output: str | Fault = answered
     else:
         output = _text(answered, row.get(answered), RejectReason.MISSING_OUTPUT)
-    return _example(instruction, context, output, dropped_turns=0)
+    return _example(instruction, context, output, roles=[])
 
 
-def _first_exchange(field: str, turns: object) -> tuple[Example, int] | Fault:
+def _first_exchange(field: str, turns: object) -> tuple[Example, list[str]] | Fault:
     if not isinstance(turns, list):
         detail = f"'{field}' is {_described(turns)}, wanted a list of turns"
         return Fault(RejectReason.MISSING_INSTRUCTION, detail)
@@ -64,7 +69,7 @@ def _first_exchange(field: str, turns: object) -> tuple[Example, int] | Fault:
         if roles[i] in USER_ROLES and roles[i + 1] in ASSISTANT_ROLES:
             instruction = _turn_text(f"{field}[{i}]", turns[i], RejectReason.MISSING_INSTRUCTION)
             output = _turn_text(f"{field}[{i + 1}]", turns[i + 1], RejectReason.MISSING_OUTPUT)
-            return _example(instruction, "", output, dropped_turns=len(turns) - 2)
+            return _example(instruction, "", output, roles=roles)
     said = f"its roles: {', '.join(map(ascii, roles[:8])) or 'none'}"
     if USER_ROLES.isdisjoint(roles):
         return Fault(RejectReason.MISSING_INSTRUCTION, f"'{field}' has no user turn; {said}")
@@ -73,15 +78,20 @@ def _first_exchange(field: str, turns: object) -> tuple[Example, int] | Fault:
 
 
 def _example(
-    instruction: str | Fault, context: str | Fault, output: str | Fault, *, dropped_turns: int
-) -> tuple[Example, int] | Fault:
+    instruction: str | Fault, context: str | Fault, output: str | Fault, *, roles: list[str]
+) -> tuple[Example, list[str]] | Fault:
     if isinstance(instruction, Fault):
         return instruction
     if isinstance(context, Fault):
         return context
     if isinstance(output, Fault):
         return output
-    return Example(instruction, context, output), dropped_turns
+    return Example(instruction, context, output), roles
+
+
+def _system_fields(row: dict[str, object], names: FieldNames) -> int:
+    texts = (row.get(field) for field in _SYSTEM_FIELDS if not names.uses(field))
+    return sum(isinstance(text, str) and bool(text.strip()) for text in texts)
 
 
 def _role(turn: object) -> str:
