@@ -4,10 +4,12 @@ import codecs
 import json
 import posixpath
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from nuggets.errors import InputError, UsageError
+from nuggets.errors import InputError, StoreError, UsageError
 from nuggets.readers.files import GZIP_ERRORS, open_text, sha256_of
+from nuggets.readers.stored_file import ask
 from nuggets.store import locate
 
 Kind = Literal["json_array", "jsonl", "parquet", "arrow_folder"]
@@ -31,23 +33,37 @@ class PoolSource:
 
 
 def find_source(url: str) -> PoolSource:
-    """The pool at a local path or URL. Raises UsageError if none is there or its format is not known."""
-    filesystem, path = locate(url)
-    address = url.rstrip("/") if "://" in url and not url.startswith("file://") else path
+    """The pool at a local path or URL. Raises UsageError if none is there or its format is not known.
+
+    Raises StoreError where a server does not answer, which says nothing about the pool.
+    """
     try:
-        if not filesystem.exists(path):
-            raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
-        if filesystem.isdir(path):
-            names = [posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False)]
-            return _folder_source(address, sorted(names))
-        return _file_source(address)
+        return ask(url, partial(_source_at, url))
     except GZIP_ERRORS as error:
         raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
-    except UsageError:
-        raise
-    except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"'{url}' can't be read: {reason}. Check address, credentials and permissions") from error
+    except StoreError as error:
+        if error.may_pass:
+            raise
+        raise UsageError(
+            f"'{url}' can't be read: {_cause(error)}. Check address, credentials and permissions"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"'{url}' can't be read: {error}. Check address, credentials and permissions") from error
+
+
+def _cause(error: StoreError) -> object:
+    cause = error.__cause__
+    return getattr(cause, "strerror", None) or cause or error
+
+
+def _source_at(url: str, filesystem: Any, path: str) -> PoolSource:
+    if not filesystem.exists(path):
+        raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
+    address = url.rstrip("/") if "://" in url and not url.startswith("file://") else path
+    if filesystem.isdir(path):
+        names = [posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False)]
+        return _folder_source(address, sorted(names))
+    return _file_source(address)
 
 
 def _file_source(address: str) -> PoolSource:
