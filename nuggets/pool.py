@@ -10,34 +10,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from nuggets.addresses import digest
 from nuggets.columns import read_table, table_bytes
+from nuggets.distinct_rows import BUCKETS, DistinctRows
 from nuggets.errors import InputError
-from nuggets.examples import RECOGNISED, Example, FieldNames, PoolRow, Reject, RejectReason, example_id
+from nuggets.examples import RECOGNISED, Example, FieldNames, PoolRow, Reject, RejectReason
 from nuggets.readers import PoolSource, check_unchanged, read_pool
-from nuggets.spill import Spill, spill
+from nuggets.spill import spill
 from nuggets.store import Store
 from nuggets.temporary import temporary_folder
 
 POOL_VERSION = 3  # raised when the same source would give other shards
 READING = 2  # raised when rows are read that were rejected before; see _address
 MEMORY = 512 << 20  # bytes
-_BUCKETS = 256  # by the first two digits of an id; one is in memory at a time
-_ROWS_AT_ONCE = 4096
 _NOT_RECOGNISED = {str(RejectReason.MISSING_INSTRUCTION), str(RejectReason.MISSING_OUTPUT)}
-_COLUMNS = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("row", pa.int64()),
-        ("instruction", pa.string()),
-        ("input", pa.string()),
-        ("output", pa.string()),
-        ("original", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +158,11 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
     rejects: Counter[str] = Counter()
     first_rejects: dict[str, str] = {}
     rows = usable = dropped_turns = system_messages = 0
-    chunk: list[PoolRow] = []
     shards: list[str] = []
     sizes: list[int] = []
     rejects_path = f"{folder}/rejects.jsonl"
-    with spill(buckets=_BUCKETS, memory=memory) as buckets, temporary_folder() as temporary:
+    with spill(buckets=BUCKETS, memory=memory // 2) as buckets, temporary_folder() as temporary:
+        distinct = DistinctRows(buckets, memory=memory)
         rejects_file = temporary / "rejects.jsonl"
         with rejects_file.open("wb") as file:
             for item in items:
@@ -189,13 +175,9 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
                 usable += 1
                 dropped_turns += item.dropped_turns
                 system_messages += item.system_messages
-                chunk.append(item)
-                if len(chunk) == _ROWS_AT_ONCE:
-                    _put_into_buckets(buckets, chunk)
-                    chunk.clear()
-        _put_into_buckets(buckets, chunk)
+                distinct.add(item)
         store.write_file(rejects_path, rejects_file)
-        for table in _in_shards(_distinct(buckets), shard_size):
+        for table in distinct.shards(shard_size):
             shards.append(f"{folder}/shard-{len(shards):05d}.parquet")
             sizes.append(table.num_rows)
             store.write(shards[-1], table_bytes({name: table[name] for name in table.column_names}))
@@ -214,57 +196,6 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
         reading=READING,
         system_messages=system_messages,
     )
-
-
-def _put_into_buckets(buckets: Spill, rows: list[PoolRow]) -> None:
-    by_bucket: dict[int, list[tuple[str, PoolRow]]] = {}
-    for item in rows:
-        key = example_id(item.example)
-        by_bucket.setdefault(int(key[:2], 16), []).append((key, item))
-    for bucket, items in by_bucket.items():
-        columns = {
-            "example_id": [key for key, _ in items],
-            "row": [item.row for _, item in items],
-            "instruction": [item.example.instruction for _, item in items],
-            "input": [item.example.input for _, item in items],
-            "output": [item.example.output for _, item in items],
-            "original": [_strict_json(item.original) for _, item in items],
-        }
-        buckets.add(bucket, pa.table(columns, schema=_COLUMNS))
-
-
-def _distinct(buckets: Spill) -> Iterator[Any]:
-    """The buckets' rows by id, of each id the one that came first."""
-    for bucket in range(buckets.buckets):
-        table = buckets.take(bucket)
-        if table is None:
-            continue
-        table = table.sort_by([("example_id", "ascending"), ("row", "ascending")])
-        ids = table["example_id"].combine_chunks()
-        is_first = pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
-        yield table.filter(is_first)
-
-
-def _in_shards(tables: Iterable[Any], size: int) -> Iterator[Any]:
-    """The same rows in tables of `size` rows; the last may have fewer."""
-    waiting = _COLUMNS.empty_table()
-    for table in tables:
-        waiting = pa.concat_tables([waiting, table])
-        whole = waiting.num_rows - waiting.num_rows % size
-        for start in range(0, whole, size):
-            yield waiting.slice(start, size).combine_chunks()
-        waiting = waiting.slice(whole).combine_chunks()
-    if waiting.num_rows:
-        yield waiting
-
-
-def _strict_json(value: object) -> str:
-    """JSON that every reader takes: NaN and infinities, which tables hold and JSON does not know, become null."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        cleaned = json.loads(json.dumps(value), parse_constant=lambda _: None)
-        return json.dumps(cleaned, ensure_ascii=False)
 
 
 def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:

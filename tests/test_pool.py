@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import nuggets.pool
+import nuggets.distinct_rows
 from nuggets.addresses import digest
 from nuggets.errors import InputError, StoreError
 from nuggets.examples import RECOGNISED, Example, FieldNames, example_id
@@ -198,7 +199,7 @@ def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(nuggets.pool, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(nuggets.distinct_rows, "_ROWS_AT_ONCE", 3)
     # Far more than memory, all of it three times, the ids of 400 examples in most of the buckets.
     rows = [{"instruction": f"Count to {number % 400}.", "output": "x" * 50, "at": number} for number in range(1200)]
     path = jsonl(tmp_path / "pool.jsonl", [*MIXED, *rows])
@@ -210,6 +211,35 @@ def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_
     assert list(folder.iterdir()) == []
     found = [row for _, row in read_records(other, pool.shards) if "at" in row]
     assert sorted(row["at"] for row in found) == list(range(400))
+
+
+PEAK = """
+import resource, sys
+from nuggets.pool import ingest_pool
+from nuggets.readers import find_source, fingerprint
+from nuggets.store import Store
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+source = find_source(sys.argv[1])
+content = fingerprint(source)
+before = peak()
+asked = {"shard_size": 4, "max_row_bytes": 1_000_000, "max_rejected_share": 0.0, "memory": 16 << 20}
+print(ingest_pool(Store(sys.argv[2]), source, content, **asked).examples, peak() - before)
+"""
+
+
+@pytest.mark.parametrize(("rows", "length", "examples"), [(500, 240_000, 500), (40_000, 2000, 3)])
+def test_long_rows_and_repeats_keep_to_the_memory_that_they_may_take(tmp_path, rows, length, examples):
+    path = tmp_path / "pool.jsonl"  # 120 MB and 80 MB, and 16 MiB are allowed
+    with path.open("w") as file:
+        for number in range(rows):
+            file.write(json.dumps({"instruction": f"Say {number % examples}.", "output": "x" * length}) + "\n")
+    command = [sys.executable, "-c", PEAK, str(path), str(tmp_path / "store")]
+    found, mib = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert found == examples
+    assert mib < 110  # 200 and 470 where rows are only counted, and repeats kept
 
 
 def test_the_order_of_the_source_does_not_matter_for_the_ids_of_shards(store, tmp_path):
