@@ -1,8 +1,9 @@
 """Before a run: is everything there that its configuration names, and what is the run made from?"""
 
 import re
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from nuggets.addresses import digest
 from nuggets.config import CurateConfig, config_as_mapping
@@ -70,7 +71,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         "encoder": {"name": encoder.name, "digest": encoder_digest} if encoder else None,
         "anchor_file": config.anchor_file,
     }
-    run: Run = open_run(store, name, config=config_as_mapping(config), identity=identity, inputs=inputs)
+    run: Run = open_run(store, name, config=_found_from_anywhere(config), identity=identity, inputs=inputs)
     trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
     return PreparedRun(
         run.name,
@@ -128,6 +129,16 @@ def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_fingerpr
     if anchor_fingerprint is not None:
         return f"file {anchor_fingerprint}"
     return f"{config.anchors or 'default'} by k-means, encoder {encoder_digest}, seed {config.seed}"
+
+
+def _found_from_anywhere(config: CurateConfig) -> dict[str, Any]:
+    """The configuration for the manifest: whoever reopens the run may do so from another folder."""
+    places: dict[str, Any] = {}
+    for field in ("model", "encoder", "trust_remote_code"):  # the last is the name of one of the others
+        name = getattr(config, field)
+        if name is not None and (path := Path(name).expanduser()).exists():  # else it is a hub id
+            places[field] = str(path.resolve())
+    return config_as_mapping(replace(config, **places))
 
 
 def _stem(url: str) -> str:

@@ -12,9 +12,9 @@ from nuggets.anchor_choice import _address, known_anchors
 from nuggets.config import CurateConfig
 from nuggets.errors import InputError
 from nuggets.pool import Pool, ingest_pool
-from nuggets.preparation import prepare_run
+from nuggets.preparation import prepare_run, reopen_run
 from nuggets.readers import find_source
-from nuggets.runs import read_run
+from nuggets.runs import RunState, note_outcome, read_run
 from nuggets.store import open_store
 
 
@@ -43,6 +43,22 @@ def test_an_anchor_file_that_changes_before_it_is_read_is_refused(config):
     assert store.list("anchors") == []
     Path(config.anchor_file).write_text(json.dumps(EXAMPLES[:8]))
     assert known_anchors(prepared, config, pool).anchors == 8
+
+
+def test_a_run_with_a_relative_model_is_reopened_from_another_folder(config, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_model.parent)
+    for given in (tiny_model.name, f"./{tiny_model.name}"):
+        config = replace(config, run=None, model=given, encoder=given, anchor_file=None, trust_remote_code=given)
+        monkeypatch.chdir(tiny_model.parent)
+        prepared = prepare_run(config)
+        store = open_store(config.store)
+        kept = read_run(store, prepared.name).config
+        assert {kept[name] for name in ("model", "encoder", "trust_remote_code")} == {str(tiny_model)}
+        note_outcome(store.url, prepared.name, RunState.INTERRUPTED, references={"scoring_key": prepared.setup.key})
+        monkeypatch.chdir(tmp_path)
+        reopened = reopen_run(store.url, prepared.name).setup
+        assert (reopened.files.folder, reopened.key) == (str(tiny_model), prepared.setup.key)
+        assert reopened.trust_remote_code
 
 
 def test_named_fields_make_another_run_and_none_leave_it_as_it_was(config):
