@@ -36,7 +36,9 @@ USABLE = [
     ({"instruction": "Add.", "output": "3"}, Example("Add.", "", "3"), 0),
     ({"instruction": "Q", "context": "C", "response": "R", "category": "qa"}, Example("Q", "C", "R"), 0),
     ({"instruction": "Q", "input": None, "context": "C", "output": NAN, "response": "R"}, Example("Q", "C", "R"), 0),
-    ({"instruction": "Q", "input": "", "context": "C", "output": "R"}, Example("Q", "", "R"), 0),
+    ({"instruction": "Q", "input": "", "context": "C", "output": "R"}, Example("Q", "C", "R"), 0),
+    ({"instruction": "Q", "input": " ", "context": "", "output": "R"}, Example("Q", " ", "R"), 0),
+    ({"instruction": "Q", "input": "I", "context": "C", "output": "R"}, Example("Q", "I", "R"), 0),
     (alpaca() | {"messages": None, "conversations": NAN}, Example("Add.", "1 2", "3"), 0),
     ({"prompt": "Q", "completion": "A", "id": 7}, Example("Q", "", "A"), 0),
     ({"prompt": "Q", "response": "A"}, Example("Q", "", "A"), 0),
@@ -189,6 +191,7 @@ NAMED: list[tuple[FieldNames, dict[str, object], Example]] = [
     (FieldNames("q", "more", "a"), {"q": "Q", "a": "A", "input": "I", "context": "C"}, Example("Q", "", "A")),
     (FieldNames("input"), {"input": "Q", "output": "A"}, Example("Q", "", "A")),  # what is named means nothing else
     (FieldNames("input"), {"input": "Q", "context": "C", "output": "A"}, Example("Q", "C", "A")),
+    (FieldNames("context", None, "input"), {"context": "Q", "input": "A"}, Example("Q", "", "A")),
     (FieldNames(output="answer"), {"question": "Q", "answer": "A", "response": "R"}, Example("Q", "", "A")),
     (FieldNames(output="instruction"), {"instruction": "A", "prompt": "Q"}, Example("Q", "", "A")),
     (FieldNames(input="response"), {"instruction": "Q", "response": "C", "answer": "A"}, Example("Q", "C", "A")),

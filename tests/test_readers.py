@@ -461,6 +461,40 @@ def test_all_columns_come_as_json_values(tmp_path: Path) -> None:
     assert json.loads(json.dumps(original)) == original
 
 
+def test_moments_in_a_zone_that_is_not_known_here_are_given_in_utc(tmp_path: Path) -> None:
+    zone = pa.timestamp("us", "Mars/Base")
+    nested = pa.struct([("at", zone), ("all", pa.list_(zone)), ("by", pa.map_(pa.string(), zone))])
+    at = datetime.datetime(2024, 5, 6, 7, 8, 9)
+    columns = {
+        "instruction": ["Q", "R"],
+        "output": ["A", "B"],
+        "at": pa.array([at, None], pa.timestamp("us")).cast(zone),
+        "more": pa.array(
+            [{"at": at, "all": [at, None], "by": [("k", at)]}, None],
+            pa.struct([(field.name, _utc(field.type)) for field in nested]),
+        ).cast(nested),
+        "berlin": pa.array([at, None], pa.timestamp("us", "Europe/Berlin")),
+    }
+    said = "2024-05-06T07:08:09+00:00"
+    more = {"at": said, "all": [said, None], "by": [["k", said]]}
+    rows = [
+        {"instruction": "Q", "output": "A", "at": said, "more": more, "berlin": "2024-05-06T09:08:09+02:00"},
+        {"instruction": "R", "output": "B", "at": None, "more": None, "berlin": None},
+    ]
+    pq.write_table(pa.table(columns), tmp_path / "pool.parquet")
+    assert [item.original for item in read(tmp_path / "pool.parquet") if isinstance(item, PoolRow)] == rows
+    folder = save_dataset(tmp_path / "saved", rows)
+    with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file:
+        with pa.ipc.new_stream(file, pa.table(columns).schema) as stream:
+            stream.write_table(pa.table(columns))
+    assert [item.original for item in read(folder) if isinstance(item, PoolRow)] == rows
+
+
+def _utc(kind: Any) -> Any:
+    utc = pa.timestamp("us", "UTC")
+    return pa.list_(utc) if pa.types.is_list(kind) else pa.map_(pa.string(), utc) if pa.types.is_map(kind) else utc
+
+
 def test_conversations_in_parquet(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}, {"from": "human", "value": "R"}]
     rows: list[dict[str, Any]] = [

@@ -51,7 +51,7 @@ def _exchange(row: dict[str, object], names: FieldNames) -> tuple[Example, list[
         return asked
     instruction = _text(asked, row.get(asked), RejectReason.MISSING_INSTRUCTION)
     given = input_field(row, names)
-    context = "" if is_missing(row.get(given)) else _any_text(given, row[given])
+    context = "" if given is None or is_missing(row.get(given)) else _any_text(given, row[given])
     answered = output_field(row, names, beside=asked)
     if isinstance(answered, Fault):
         output: str | Fault = answered

@@ -26,6 +26,10 @@ def first_present(row: dict[str, object], names: tuple[str, ...]) -> str:
     return next((name for name in names if not is_missing(row.get(name))), names[0])
 
 
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
 def instruction_field(row: dict[str, object], names: FieldNames) -> str | Fault:
     """The field with the instruction, or why no field is it."""
     if names.instruction is None and not is_missing(row.get("instruction")) and not names.uses("instruction"):
@@ -35,11 +39,14 @@ def instruction_field(row: dict[str, object], names: FieldNames) -> str | Fault:
     return _only(row, fields, wanted, reason=RejectReason.MISSING_INSTRUCTION, option="--instruction-field")
 
 
-def input_field(row: dict[str, object], names: FieldNames) -> str:
-    """The field with the input, which a row need not have."""
+def input_field(row: dict[str, object], names: FieldNames) -> str | None:
+    """The field with the input, the first one that is not empty; None where the row has none."""
     if names.input is not None:
         return names.input
-    return first_present(row, _free(_INPUT_FIELDS, names) or _INPUT_FIELDS)
+    fields = _free(_INPUT_FIELDS, names)
+    filled = (field for field in fields if not is_missing(row.get(field)) and not _is_blank(row[field]))
+    present = (field for field in fields if not is_missing(row.get(field)))
+    return next(filled, None) or next(present, None)
 
 
 def output_field(row: dict[str, object], names: FieldNames, *, beside: str) -> str | Fault:

@@ -25,7 +25,7 @@ def read_parquet(address: str, max_row_bytes: int) -> Iterator[object]:
             missing = table.metadata.num_rows
             for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
                 missing -= batch.num_rows
-                yield from _batch_rows(batch, max_row_bytes)
+                yield from _batch_rows(_in_known_zones(batch), max_row_bytes)
             if missing:
                 raise pa.ArrowInvalid(f"{missing} of {table.metadata.num_rows} rows are missing")
     except StoreError:  # also an OSError, but no damage
@@ -40,6 +40,7 @@ def read_arrow(address: str, max_row_bytes: int) -> Iterator[object]:
         with StoredFile(address) as file, pa.ipc.open_stream(file) as batches:
             for batch in batches:
                 _check_offsets(batch)
+                batch = _in_known_zones(batch)
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield from _batch_rows(batch.slice(start, _BATCH_ROWS), max_row_bytes)
             if file.read(1):  # a damaged length can look like the mark that ends a stream
@@ -58,6 +59,29 @@ def _check_offsets(batch: Any) -> None:
         except pa.ArrowInvalid as error:
             if "Invalid UTF8" not in str(error):  # that is found again where it costs only its row
                 raise
+
+
+def _in_known_zones(batch: Any) -> Any:
+    """The same rows with moments in UTC where their zone isn't known here; Arrow keeps them in UTC anyway."""
+    wanted = pa.schema([field.with_type(_in_known_zone(field.type)) for field in batch.schema])
+    return batch if wanted.equals(batch.schema) else batch.cast(wanted)
+
+
+def _in_known_zone(kind: Any) -> Any:
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        try:
+            pa.lib.string_to_tzinfo(kind.tz)
+        except Exception:  # whichever time zone library is there has types of its own
+            return pa.timestamp(kind.unit, "UTC")
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_in_known_zone(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_in_known_zone(kind.key_type), _in_known_zone(kind.item_type), kind.keys_sorted)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_in_known_zone(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_in_known_zone(kind.value_type)))
+    return kind
 
 
 def _batch_rows(batch: Any, max_row_bytes: int) -> Iterator[object]:
