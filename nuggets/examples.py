@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 EXAMPLE_ID_LENGTH = 32  # hex digits: 128 bits, so that chance collisions stay out of reach for billions of examples
@@ -80,3 +80,11 @@ class Reject:
     row: int
     reason: RejectReason
     detail: str
+    # The 1-based line where it begins, in a format that has lines; blank ones are no rows. It says where to look, not
+    # what was found: the same row in another format is the same reject.
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"row {self.row}" if self.line is None else f"row {self.row} (line {self.line})"

@@ -169,8 +169,8 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
                 rows += 1
                 if isinstance(item, Reject):
                     rejects[str(item.reason)] += 1
-                    first_rejects.setdefault(str(item.reason), f"row {item.row}: {item.detail}")
-                    file.write(json.dumps(asdict(item)).encode() + b"\n")
+                    first_rejects.setdefault(str(item.reason), f"{item.place}: {item.detail}")
+                    file.write(json.dumps(_known(asdict(item))).encode() + b"\n")
                     continue
                 usable += 1
                 dropped_turns += item.dropped_turns
@@ -196,6 +196,10 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
         reading=READING,
         system_messages=system_messages,
     )
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:

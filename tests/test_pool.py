@@ -124,8 +124,8 @@ def test_a_pool_is_counted_whole(store, tmp_path):
         shards=tuple(f"{folder}/shard-0000{number}.parquet" for number in range(3)),
         shard_examples=(2, 2, 1),
         first_rejects={
-            "not_an_object": "row 3: the row is a text ('just text'), wanted an object with fields",
-            "missing_output": "row 6: 'output' is empty",
+            "not_an_object": "row 3 (line 4): the row is a text ('just text'), wanted an object with fields",
+            "missing_output": "row 6 (line 7): 'output' is empty",
         },
         reading=READING,
     )
@@ -167,6 +167,7 @@ def test_rejects_are_listed_with_row_reason_and_what_was_found(store, tmp_path):
         (10, "not_text"),
         (11, "undecodable"),
     ]
+    assert [line["line"] for line in lines] == [4, 7, 10, 11, 12]
     assert [line["detail"] for line in lines[:4]] == [
         "the row is a text ('just text'), wanted an object with fields",
         "'output' is empty",
@@ -322,7 +323,7 @@ def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_t
         (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
         assert str(refused.value) == (
             f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1; the first "
-            "not_an_object is row 2: the row is a text ('a'), wanted an object with fields), more than "
+            "not_an_object is row 2 (line 3): the row is a text ('a'), wanted an object with fields), more than "
             f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, mend the pool, or name its fields with "
             "--instruction-field, --input-field and --output-field, or raise the share"
         )
@@ -355,8 +356,8 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store,
     (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
     assert str(refused.value) == (
         f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1; the first not_an_object is "
-        f"row 0: the row is a text ('a'), wanted an object with fields): see {store.url}/{rejects}, mend the pool, or "
-        "name its fields with --instruction-field, --input-field and --output-field"
+        f"row 0 (line 1): the row is a text ('a'), wanted an object with fields): see {store.url}/{rejects}, mend the "
+        "pool, or name its fields with --instruction-field, --input-field and --output-field"
     )
     assert len(store.read(rejects).splitlines()) == 2
 
@@ -364,8 +365,8 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store,
 def test_a_misspelt_pool_says_at_once_what_its_rows_have_and_what_is_wanted(store, tmp_path):
     path = jsonl(tmp_path / "pool.jsonl", [{"instrution": f"Count to {number}.", "ouput": "1"} for number in range(9)])
     found = (
-        "the first is row 0: no 'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'; the row's "
-        "fields: 'instrution', 'ouput'"
+        "the first is row 0 (line 1): no 'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'; "
+        "the row's fields: 'instrution', 'ouput'"
     )
     with pytest.raises(InputError) as refused:
         ingested(store, path)
@@ -378,7 +379,7 @@ def test_a_misspelt_pool_says_at_once_what_its_rows_have_and_what_is_wanted(stor
 def test_rejects_are_described_for_the_log(store, tmp_path):
     pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [*MIXED, "more text"]))
     assert described_rejects(store, pool) == (
-        "3 rejected (not_an_object 2, missing_output 1; the first not_an_object is row 3: the row is a text "
+        "3 rejected (not_an_object 2, missing_output 1; the first not_an_object is row 3 (line 4): the row is a text "
         f"('just text'), wanted an object with fields; see {store.url}/{pool.rejects_path})"
     )
 

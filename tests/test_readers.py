@@ -649,6 +649,18 @@ def test_no_bytes_raise_anything_but_an_explanation(tmp_path: Path, data: bytes)
             assert [result.row for result in results] == list(range(len(results)))
 
 
+def test_a_reject_of_a_format_with_lines_names_its_line_and_blank_ones_are_no_rows(tmp_path: Path) -> None:
+    data = b"\n  \n" + lines(ROWS[:1]) + b"\n" + lines([{"instruction": "Q"}, 5]) + NOT_JSON + b"\n"
+    rejects = [item for item in read(written(tmp_path / "pool.jsonl", data)) if isinstance(item, Reject)]
+    assert [(item.row, item.line, item.place) for item in rejects] == [
+        (1, 5, "row 1 (line 5)"),
+        (2, 6, "row 2 (line 6)"),
+        (3, 7, "row 3 (line 7)"),
+    ]
+    (reject,) = read(written(tmp_path / "pool.json", array([5])))
+    assert isinstance(reject, Reject) and (reject.line, reject.place) == (None, "row 0")
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13])
 def test_rows_do_not_depend_on_where_pieces_end(size: int) -> None:
     rows = [*ROWS, "\\", "\\\\", '\\"', {"a": ["\\"]}]
@@ -656,7 +668,7 @@ def test_rows_do_not_depend_on_where_pieces_end(size: int) -> None:
     def pieces(data: bytes) -> list[bytes]:
         return [data[start : start + size] for start in range(0, len(data), size)]
 
-    assert list(read_lines(pieces(lines(rows, b"\r\n")), LIMIT)) == rows
+    assert list(read_lines(pieces(lines(rows, b"\r\n")), LIMIT)) == list(enumerate(rows, start=1))
     assert list(read_array(pieces(array(rows)), LIMIT, address="pool.json")) == rows
 
 
