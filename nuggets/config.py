@@ -50,8 +50,8 @@ class CurateConfig:
 
     pool: str = field(
         metadata={
-            "description": "The examples to choose from: Alpaca, ShareGPT or OpenAI-messages JSON or JSONL, Parquet, "
-            "or a folder saved by Hugging Face datasets; a local path or s3:// URL."
+            "description": "The examples to choose from: Alpaca, ShareGPT or OpenAI-messages JSON or JSONL, CSV, "
+            "Parquet, or a folder saved by Hugging Face datasets; a local path or s3:// URL."
         }
     )
     store: str = option(DEFAULT_STORE, "Where runs live: a local folder or s3://bucket/prefix.")

@@ -1,10 +1,12 @@
 """Pools in every format, whole and damaged, read from real files."""
 
 import codecs
+import csv
 import datetime
 import decimal
 import gzip
 import hashlib
+import io
 import json
 import math
 import struct
@@ -169,7 +171,7 @@ def test_a_saved_dataset_with_a_broken_state(tmp_path: Path, content: str) -> No
         ("pool.jsonl", codecs.BOM_UTF8, "holds no rows"),
         ("pool.json.gz", b"", "holds no rows"),
         ("pool.parquet", b"", "is an empty file"),
-        ("pool.csv", b"a,b", r"not known. Known are \.json, .*\.parquet.*save_to_disk"),
+        ("pool.txt", b"a,b", r"not known. Known are \.json, .*\.parquet.*save_to_disk"),
         ("pool", b"{}", "not known"),
         ("pool.parquet.gz", b"PAR1", "not known"),
         ("pool.json", "[]".encode("utf-16"), "Convert it to UTF-8"),
@@ -583,6 +585,61 @@ def test_a_damaged_stream_neither_crashes_nor_ends_early(tmp_path: Path) -> None
         read(folder)
 
 
+# CSV
+
+
+def csv_bytes(rows: list[dict[str, Any]], **options: Any) -> bytes:
+    return pd.DataFrame(rows).to_csv(index=False, **options).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("pool.csv", csv_bytes(ROWS), "csv"),
+        ("pool.CSV", codecs.BOM_UTF8 + csv_bytes(ROWS, lineterminator="\r\n"), "csv"),
+        ("pool.csv.gz", csv_bytes(ROWS, quoting=1), "csv"),
+        ("pool.csv", b"\n" + csv_bytes(ROWS).rstrip(), "csv"),
+        ("pool.tsv", csv_bytes(ROWS, sep="\t"), "tsv"),
+    ],
+)
+def test_csv_pools(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
+    path = written(tmp_path / name, data)
+    assert find_source(str(path)) == PoolSource(str(path), kind, (str(path),))  # type: ignore[arg-type]
+    assert read(path) == USED
+
+
+def test_csv_rows_with_faults_cost_only_themselves_and_name_their_lines(tmp_path: Path) -> None:
+    good = 'Say 5" twice,"one\n""two"", three"\n'
+    text = f'prompt,completion\n{good}\none,two,three\n{"x" * 3000}\n"{"long," * 400}\n{"y" * 400_000}",A\n{good}'
+    path = written(tmp_path / "pool.csv", text.encode() + b"caf\xe9,A\n,A\n" + good.encode())
+    found = read(path, max_row_bytes=1000)
+    used = Example('Say 5" twice', "", 'one\n"two", three')
+    assert [item.example if isinstance(item, PoolRow) else (item.line, item.reason) for item in found] == [
+        used,
+        (5, RejectReason.UNDECODABLE),
+        (6, RejectReason.TOO_LARGE),
+        (7, RejectReason.TOO_LARGE),
+        used,
+        (11, RejectReason.UNDECODABLE),
+        (12, RejectReason.MISSING_INSTRUCTION),
+        used,
+    ]
+    assert isinstance(found[1], Reject) and found[1].detail == "the row has 3 cells, wanted 2 as in the header"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('prompt,completion\nQ,A\nR,"B\nS,C\n', "line 3 breaks the quotes"),  # the end is reached inside of them
+        ('prompt,completion\nQ,A\nR,"B\nS,"C"\n', "line 3 breaks the quotes"),
+        ("prompt,prompt\nQ,A\n", "names 'prompt' more than once"),
+    ],
+)
+def test_a_csv_file_whose_rows_can_not_be_told_apart_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(written(tmp_path / "pool.csv", text.encode()))
+
+
 # Properties
 
 TEXT = st.none() | st.sampled_from(["", " ", "a", "]", '"', "\\", "\\\\", '\\"', "{[,", "\u2028", "é\n"]) | st.text()
@@ -632,6 +689,13 @@ def test_tables_agree_with_json(tmp_path: Path, rows: list[dict[str, Any]]) -> N
     fields = pa.schema([(name, pa.string()) for name in ("instruction", "input", "output")])
     pq.write_table(pa.Table.from_pylist(rows, fields), tmp_path / "pool.parquet", row_group_size=2)
     assert read(tmp_path / "pool.parquet") == expected
+    table = io.StringIO()
+    sheet = csv.DictWriter(table, ("instruction", "input", "output"), quoting=csv.QUOTE_ALL)
+    sheet.writeheader()
+    sheet.writerows([{name: text or "" for name, text in row.items()} for row in rows])
+    texts = [item.example if isinstance(item, PoolRow) else item.reason for item in expected]
+    found = read(written(tmp_path / "pool.csv", table.getvalue().encode()))
+    assert [item.example if isinstance(item, PoolRow) else item.reason for item in found] == texts
 
 
 @per_test_folder

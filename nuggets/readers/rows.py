@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from nuggets.readers.csv_rows import read_csv
 from nuggets.readers.files import read_pieces
 from nuggets.readers.json_rows import read_array, read_lines
 from nuggets.readers.sources import PoolSource
@@ -20,6 +21,9 @@ def read_rows(source: PoolSource, *, max_row_bytes: int) -> Iterator[tuple[int |
             yield from read_lines(read_pieces(address), max_row_bytes)
         elif source.kind == "json_array":
             yield from _without_lines(read_array(read_pieces(address), max_row_bytes, address=address))
+        elif source.kind in ("csv", "tsv"):
+            delimiter = "," if source.kind == "csv" else "\t"
+            yield from read_csv(read_pieces(address), max_row_bytes, address=address, delimiter=delimiter)
         elif source.kind == "parquet":
             yield from _without_lines(read_parquet(address, max_row_bytes))
         else:

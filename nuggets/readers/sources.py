@@ -12,10 +12,10 @@ from nuggets.readers.files import GZIP_ERRORS, open_text, sha256_of
 from nuggets.readers.stored_file import ask
 from nuggets.store import locate
 
-Kind = Literal["json_array", "jsonl", "parquet", "arrow_folder"]
+Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
 
 KNOWN_FORMATS = (
-    ".json, .jsonl or .ndjson (each also with .gz), .parquet, a folder of .parquet files, "
+    ".json, .jsonl, .ndjson, .csv or .tsv (each also with .gz), .parquet, a folder of .parquet files, "
     "or a folder saved by Hugging Face datasets (save_to_disk)"
 )
 _PIECE_BYTES = 64 << 10
@@ -74,9 +74,11 @@ def _file_source(address: str) -> PoolSource:
     if name.endswith(".parquet"):
         return PoolSource(address, "parquet", (address,))
     plain = name.removesuffix(".gz")
-    if not plain.endswith((".json", ".jsonl", ".ndjson")):
+    if not plain.endswith((".json", ".jsonl", ".ndjson", ".csv", ".tsv")):
         raise UsageError(f"the format of '{address}' is not known. Known are {KNOWN_FORMATS}")
     first = _first_character(address)
+    if plain.endswith((".csv", ".tsv")):
+        return PoolSource(address, "csv" if plain.endswith(".csv") else "tsv", (address,))
     is_array = plain.endswith(".json") and first == b"["
     return PoolSource(address, "json_array" if is_array else "jsonl", (address,))
 
