@@ -25,7 +25,7 @@ from nuggets.errors import InputError, UsageError
 from nuggets.pool import Candidate, Pool, read_candidates
 from nuggets.preparation import PreparedRun
 from nuggets.progress import report_stage
-from nuggets.readers import find_source
+from nuggets.readers import check_unchanged, find_source
 from nuggets.scoring_setup import open_profile
 from nuggets.store import Store, open_store
 
@@ -91,6 +91,7 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
                 "version": ANCHOR_VERSION,
                 "pool": prepared.pool_fingerprint,
                 "max_row_bytes": config.max_row_bytes,
+                **config.field_names.identity,
                 "encoder": prepared.encoder_digest,
                 "count": count,
                 "seed": config.seed,
@@ -105,7 +106,10 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
 
 
 def _take_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet:
-    anchors = anchors_from_file(find_source(str(config.anchor_file)), max_row_bytes=config.max_row_bytes)
+    source = find_source(str(config.anchor_file))
+    anchors = anchors_from_file(source, max_row_bytes=config.max_row_bytes, names=config.field_names)
+    if prepared.anchor_fingerprint is not None:
+        check_unchanged(source, prepared.anchor_fingerprint)
     check_scorable(anchors, open_profile(prepared.setup))
     path = anchor_set_path(anchor_set_digest(anchors))
     if not store.exists(path):

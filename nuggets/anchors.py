@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from nuggets.addresses import digest
 from nuggets.errors import InputError
-from nuggets.examples import Example, Reject, example_id
+from nuggets.examples import RECOGNISED, Example, FieldNames, Reject, example_id
 from nuggets.prompts import PromptProfile
 from nuggets.readers import PoolSource, read_pool
 from nuggets.store import Store
@@ -29,16 +29,16 @@ def default_anchor_count(pool_examples: int) -> int:
     return max(1, min(DEFAULT_ANCHORS, pool_examples // 4))
 
 
-def anchors_from_file(source: PoolSource, *, max_row_bytes: int) -> list[Anchor]:
+def anchors_from_file(source: PoolSource, *, max_row_bytes: int, names: FieldNames = RECOGNISED) -> list[Anchor]:
     """The anchors of a file as they are, in its order. Raises InputError for a row that can't be used.
 
     A repeated anchor counts as often as it stands there.
     """
     anchors: list[Anchor] = []
-    for item in read_pool(source, max_row_bytes=max_row_bytes):
+    for item in read_pool(source, max_row_bytes=max_row_bytes, names=names):
         if isinstance(item, Reject):
             raise InputError(
-                f"anchor_file '{source.url}', row {item.row}: {item.reason} ({item.detail}). Anchors are used as they "
+                f"anchor_file '{source.url}', {item.place}: {item.reason} ({item.detail}). Anchors are used as they "
                 "are, so every row has to be usable: mend or remove this one"
             )
         anchors.append(Anchor(example_id(item.example), None, item.example))

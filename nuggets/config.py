@@ -8,6 +8,7 @@ from nuggets.config_fields import (
     DEVICES,
     ENGINE,
     ENGINE_ADDRESS,
+    FIELD,
     MEMORY,
     S3_ENDPOINT,
     STALLED_AFTER,
@@ -18,6 +19,7 @@ from nuggets.config_fields import (
     check_devices,
     check_endpoint,
     check_field,
+    check_field_names,
     check_name,
     check_placing,
     option,
@@ -25,6 +27,7 @@ from nuggets.config_fields import (
 )
 from nuggets.cuts import Cut, TopFraction, cut_from_options
 from nuggets.errors import UsageError
+from nuggets.examples import FieldNames
 
 Profile = Literal["released", "plain", "chat"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -47,8 +50,8 @@ class CurateConfig:
 
     pool: str = field(
         metadata={
-            "description": "The examples to choose from: Alpaca, ShareGPT or OpenAI-messages JSON or JSONL, Parquet, "
-            "or a folder saved by Hugging Face datasets; a local path or s3:// URL."
+            "description": "The examples to choose from: Alpaca, ShareGPT or OpenAI-messages JSON or JSONL, CSV, "
+            "Parquet, or a folder saved by Hugging Face datasets; a local path or s3:// URL."
         }
     )
     store: str = option(DEFAULT_STORE, "Where runs live: a local folder or s3://bucket/prefix.")
@@ -74,6 +77,9 @@ class CurateConfig:
         "A name for the anchors in this store: found in the pool the first time, the same ever after, so that a pool "
         "that grows keeps its cells and other pools are judged on the same anchors.",
     )
+    instruction_field: str | None = option(None, FIELD.format("instruction", "instruction, prompt, question or query"))
+    input_field: str | None = option(None, FIELD.format("input", "input or context"))
+    output_field: str | None = option(None, FIELD.format("output", "output, response, completion or answer"))
     profile: Profile | None = option(
         None, "Prompt profile. Default: chat where the tokenizer has a chat template, else plain."
     )
@@ -137,6 +143,7 @@ class CurateConfig:
         for name in ("pool", "store", "anchor_file"):
             check_address(name, getattr(self, name))
         check_endpoint(self.s3_endpoint)
+        check_field_names(self.field_names)
         check_placing(self)
         check_choice("profile", self.profile, (None, "released", "plain", "chat"))
         check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
@@ -163,6 +170,11 @@ class CurateConfig:
                 f"({self.encoder}): give exactly the name whose code you have read and trust"
             )
         cut_from_options(self.threshold, self.top_k, self.top_fraction)
+
+    @property
+    def field_names(self) -> FieldNames:
+        """Which fields of the pool's rows hold an example's texts."""
+        return FieldNames(self.instruction_field, self.input_field, self.output_field)
 
     @property
     def cut(self) -> Cut:

@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any, Literal, Protocol, get_args
 
 from nuggets.errors import UsageError
+from nuggets.examples import FieldNames
 
 Engine = Literal["local", "dask", "ray", "deployment"]
 
@@ -29,6 +30,7 @@ STALLED_AFTER = (
     "Seconds without a sign of life after which a scoring process counts as hung and is replaced. Not of a dask or ray "
     "cluster, whose workers are its own to watch."
 )
+FIELD = "Field of the pool's rows, and of the anchor file's, that holds the {}. Default: recognised by its name ({})."
 MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
 
 
@@ -73,6 +75,20 @@ def check_endpoint(url: str | None) -> None:
     check_address("s3_endpoint", url)
     if url is not None and not url.startswith(("http://", "https://")):
         raise UsageError(f"s3_endpoint='{url}' has to be a URL like https://s3.example.org or http://127.0.0.1:8333")
+
+
+def check_field_names(names: FieldNames) -> None:
+    """Raise UsageError for fields that can't be meant: one without a name, or one for two texts."""
+    given = names.identity.get("fields", {})
+    for text, field_name in given.items():
+        if not field_name:
+            raise UsageError(f"{text}_field is empty: name a field of the pool's rows, or leave it out")
+        twice = [other for other, name in given.items() if name == field_name and other != text]
+        if twice:
+            raise UsageError(
+                f"{text}_field='{field_name}' and {twice[0]}_field='{field_name}' are the same field: each text needs "
+                "one of its own"
+            )
 
 
 class Placed(Protocol):

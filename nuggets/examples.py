@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 EXAMPLE_ID_LENGTH = 32  # hex digits: 128 bits, so that chance collisions stay out of reach for billions of examples
@@ -28,6 +28,34 @@ class Example:
     output: str
 
 
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """Which fields of a pool's rows hold an example's texts; None for one that is recognised by its name."""
+
+    instruction: str | None = None
+    input: str | None = None
+    output: str | None = None
+
+    @property
+    def any_given(self) -> bool:
+        """Whether rows are to be read by these fields, and not as conversations."""
+        return self != RECOGNISED
+
+    @property
+    def identity(self) -> dict[str, dict[str, str]]:
+        """What addresses hold of it: nothing where none is named, so that those from before there was a choice stay."""
+        named = {"instruction": self.instruction, "input": self.input, "output": self.output}
+        given = {text: field for text, field in named.items() if field is not None}
+        return {"fields": given} if given else {}
+
+    def uses(self, field: str) -> bool:
+        """Whether this field is named for something, so that it means nothing else."""
+        return field in (self.instruction, self.input, self.output)
+
+
+RECOGNISED = FieldNames()
+
+
 def example_id(example: Example) -> str:
     """Identity of an example: a hash of its three texts, the same wherever and however often it stands."""
     content = json.dumps([example.instruction, example.input, example.output], ensure_ascii=False)
@@ -42,6 +70,7 @@ class PoolRow:
     example: Example
     original: dict[str, object]
     dropped_turns: int = 0  # turns of a conversation beyond its first user/assistant exchange
+    system_messages: int = 0  # of no use: no prompt profile has a place for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +80,11 @@ class Reject:
     row: int
     reason: RejectReason
     detail: str
+    # The 1-based line where it begins, in a format that has lines; blank ones are no rows. It says where to look, not
+    # what was found: the same row in another format is the same reject.
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"row {self.row}" if self.line is None else f"row {self.row} (line {self.line})"

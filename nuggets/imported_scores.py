@@ -23,7 +23,7 @@ from nuggets.errors import InputError, UsageError
 from nuggets.golden import GoldenTable
 from nuggets.judgement import write_golden
 from nuggets.pool import ingest_pool, read_ids
-from nuggets.readers import find_source, fingerprint
+from nuggets.readers import check_unchanged, find_source, fingerprint
 from nuggets.runs import Run, RunState, note_outcome, open_run
 from nuggets.store import Store
 
@@ -66,7 +66,10 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     missing gains are unknown, and ties are broken by example id alone.
     """
     scores = read_released_scores(folder)
-    anchors = anchors_from_file(find_source(anchor_file), max_row_bytes=MAX_ROW_BYTES)
+    anchor_source = find_source(anchor_file)
+    anchor_print = fingerprint(anchor_source)
+    anchors = anchors_from_file(anchor_source, max_row_bytes=MAX_ROW_BYTES)
+    check_unchanged(anchor_source, anchor_print)
     source = find_source(pool)
     pool_print = fingerprint(source)
     ingested = ingest_pool(
@@ -84,7 +87,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     write_anchors(store, anchors_path, anchors)
     identity = {
         "pool": pool_print,
-        "anchors": f"file {fingerprint(find_source(anchor_file))}",
+        "anchors": f"file {anchor_print}",
         "profile": "released",
         "dtype": "unknown",
         "imported": digest([[row, rate, scores.sums.get(row)] for row, rate in sorted(scores.win_rates.items())]),

@@ -7,35 +7,23 @@ range of ids, and so meets few blocks of cells, whatever pool they were computed
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from nuggets.addresses import digest
 from nuggets.columns import read_table, table_bytes
+from nuggets.distinct_rows import BUCKETS, DistinctRows
 from nuggets.errors import InputError
-from nuggets.examples import Example, PoolRow, Reject, RejectReason, example_id
-from nuggets.readers import PoolSource, read_pool
-from nuggets.spill import Spill, spill
+from nuggets.examples import RECOGNISED, Example, FieldNames, PoolRow, Reject, RejectReason
+from nuggets.readers import PoolSource, check_unchanged, read_pool
+from nuggets.spill import spill
 from nuggets.store import Store
 from nuggets.temporary import temporary_folder
 
 POOL_VERSION = 3  # raised when the same source would give other shards
+READING = 2  # raised when rows are read that were rejected before; see _address
 MEMORY = 512 << 20  # bytes
-_BUCKETS = 256  # by the first two digits of an id; one is in memory at a time
-_ROWS_AT_ONCE = 4096
-_COLUMNS = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("row", pa.int64()),
-        ("instruction", pa.string()),
-        ("input", pa.string()),
-        ("output", pa.string()),
-        ("original", pa.string()),
-    ]
-)
+_NOT_RECOGNISED = {str(RejectReason.MISSING_INSTRUCTION), str(RejectReason.MISSING_OUTPUT)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +40,9 @@ class Pool:
     rejects_path: str
     shards: tuple[str, ...]  # paths, in the order of example ids
     shard_examples: tuple[int, ...]
+    first_rejects: dict[str, str] = field(default_factory=dict)  # reason -> the first such row, what was found there
+    reading: int = 1
+    system_messages: int = 0  # not used; in pools of reading 1 they are among the dropped turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +63,68 @@ def ingest_pool(
     max_row_bytes: int,
     max_rejected_share: float,
     memory: int = MEMORY,
+    names: FieldNames = RECOGNISED,
 ) -> Pool:
     """The pool of a source, taken from the store if the same content was ingested before.
 
     Rows beyond `memory` bytes are sorted by way of the disk. Of equal examples the first row is kept. Raises InputError
-    if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that.
+    if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that. Raises it, and
+    stores nothing, if the source is not what `fingerprint` was taken of.
     """
-    pool_id = digest(
-        {
-            "version": POOL_VERSION,
-            "fingerprint": fingerprint,
-            "kind": source.kind,
-            "shard_size": shard_size,
-            "max_row_bytes": max_row_bytes,
-        }
-    )
-    folder = f"pools/{pool_id}"
-    if store.exists(f"{folder}/pool.json"):
-        # The same content may have come from elsewhere then; messages name what was given now.
-        pool = replace(read_pool_record(store, pool_id), source=source.url)
-    else:
-        pool = _ingest(store, source, folder, shard_size=shard_size, max_row_bytes=max_row_bytes, memory=memory)
+    identity = {
+        "version": POOL_VERSION,
+        "fingerprint": fingerprint,
+        "kind": source.kind,
+        "shard_size": shard_size,
+        "max_row_bytes": max_row_bytes,
+        **names.identity,
+    }
+    pool_id = digest(identity)
+    pool = _stored(store, pool_id)
+    if pool is not None and pool.reading < READING and _NOT_RECOGNISED & set(pool.rejects):
+        # Other runs may stand on what was read then, so what is read now gets an address of its own.
+        pool_id = digest({**identity, "reading": READING})
+        pool = _stored(store, pool_id)
+    if pool is None:
+        rows = _rows(source, fingerprint, max_row_bytes=max_row_bytes, names=names)
+        pool = _ingest(store, f"pools/{pool_id}", rows, shard_size=shard_size, memory=memory)
         # Last, because its presence says that the shards are all there.
-        store.write(f"{folder}/pool.json", json.dumps(asdict(pool), indent=1).encode())
+        record = replace(pool, source=source.url)
+        store.write(f"pools/{pool_id}/pool.json", json.dumps(asdict(record), indent=1).encode())
+    # The same content may have come from elsewhere before; messages name what was given now.
+    pool = replace(pool, source=source.url)
     _check_usable(store, pool, max_rejected_share)
     return pool
+
+
+def described_rejects(store: Store, pool: Pool) -> str:
+    """The rows that can't be used for people: how many, why, what the first of the most frequent kind looks like."""
+    if not pool.rejects:
+        return "0 rejected"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
+    return f"{sum(pool.rejects.values())} rejected ({reasons}{_first_reject(pool)}; see {store.uri(pool.rejects_path)})"
+
+
+def _first_reject(pool: Pool) -> str:
+    if not pool.rejects:
+        return ""
+    most = max(pool.rejects, key=lambda reason: pool.rejects[reason])
+    kind = f" {most}" if len(pool.rejects) > 1 else ""
+    return f"; the first{kind} is {pool.first_rejects[most]}" if most in pool.first_rejects else ""
+
+
+def _rows(source: PoolSource, fingerprint: str, *, max_row_bytes: int, names: FieldNames) -> Iterator[PoolRow | Reject]:
+    yield from read_pool(source, max_row_bytes=max_row_bytes, names=names)
+    check_unchanged(source, fingerprint)
+
+
+def _stored(store: Store, pool_id: str) -> Pool | None:
+    """The record of a pool that is whole; None where a shard is missing, as after a damaged one was deleted."""
+    there = set(store.list(f"pools/{pool_id}"))
+    if f"pools/{pool_id}/pool.json" not in there:
+        return None
+    pool = read_pool_record(store, pool_id)
+    return pool if there.issuperset((*pool.shards, pool.rejects_path)) else None
 
 
 def read_pool_record(store: Store, pool_id: str) -> Pool:
@@ -126,37 +154,36 @@ def read_records(store: Store, shards: Iterable[str]) -> Iterator[tuple[Candidat
             yield candidate, json.loads(original)
 
 
-def _ingest(store: Store, source: PoolSource, folder: str, *, shard_size: int, max_row_bytes: int, memory: int) -> Pool:
+def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, shard_size: int, memory: int) -> Pool:
     rejects: Counter[str] = Counter()
-    rows = usable = dropped_turns = 0
-    chunk: list[PoolRow] = []
+    first_rejects: dict[str, str] = {}
+    rows = usable = dropped_turns = system_messages = 0
     shards: list[str] = []
     sizes: list[int] = []
     rejects_path = f"{folder}/rejects.jsonl"
-    with spill(buckets=_BUCKETS, memory=memory) as buckets, temporary_folder() as temporary:
+    with spill(buckets=BUCKETS, memory=memory // 2) as buckets, temporary_folder() as temporary:
+        distinct = DistinctRows(buckets, memory=memory)
         rejects_file = temporary / "rejects.jsonl"
         with rejects_file.open("wb") as file:
-            for item in read_pool(source, max_row_bytes=max_row_bytes):
+            for item in items:
                 rows += 1
                 if isinstance(item, Reject):
                     rejects[str(item.reason)] += 1
-                    file.write(json.dumps(asdict(item)).encode() + b"\n")
+                    first_rejects.setdefault(str(item.reason), f"{item.place}: {item.detail}")
+                    file.write(json.dumps(_known(asdict(item))).encode() + b"\n")
                     continue
                 usable += 1
                 dropped_turns += item.dropped_turns
-                chunk.append(item)
-                if len(chunk) == _ROWS_AT_ONCE:
-                    _put_into_buckets(buckets, chunk)
-                    chunk.clear()
-        _put_into_buckets(buckets, chunk)
+                system_messages += item.system_messages
+                distinct.add(item)
         store.write_file(rejects_path, rejects_file)
-        for table in _in_shards(_distinct(buckets), shard_size):
+        for table in distinct.shards(shard_size):
             shards.append(f"{folder}/shard-{len(shards):05d}.parquet")
             sizes.append(table.num_rows)
             store.write(shards[-1], table_bytes({name: table[name] for name in table.column_names}))
     return Pool(
         id=folder.rpartition("/")[2],
-        source=source.url,
+        source="",
         rows=rows,
         examples=sum(sizes),
         duplicates=usable - sum(sizes),
@@ -165,58 +192,14 @@ def _ingest(store: Store, source: PoolSource, folder: str, *, shard_size: int, m
         rejects_path=rejects_path,
         shards=tuple(shards),
         shard_examples=tuple(sizes),
+        first_rejects=first_rejects,
+        reading=READING,
+        system_messages=system_messages,
     )
 
 
-def _put_into_buckets(buckets: Spill, rows: list[PoolRow]) -> None:
-    by_bucket: dict[int, list[tuple[str, PoolRow]]] = {}
-    for item in rows:
-        key = example_id(item.example)
-        by_bucket.setdefault(int(key[:2], 16), []).append((key, item))
-    for bucket, items in by_bucket.items():
-        columns = {
-            "example_id": [key for key, _ in items],
-            "row": [item.row for _, item in items],
-            "instruction": [item.example.instruction for _, item in items],
-            "input": [item.example.input for _, item in items],
-            "output": [item.example.output for _, item in items],
-            "original": [_strict_json(item.original) for _, item in items],
-        }
-        buckets.add(bucket, pa.table(columns, schema=_COLUMNS))
-
-
-def _distinct(buckets: Spill) -> Iterator[Any]:
-    """The buckets' rows by id, of each id the one that came first."""
-    for bucket in range(buckets.buckets):
-        table = buckets.take(bucket)
-        if table is None:
-            continue
-        table = table.sort_by([("example_id", "ascending"), ("row", "ascending")])
-        ids = table["example_id"].combine_chunks()
-        is_first = pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
-        yield table.filter(is_first)
-
-
-def _in_shards(tables: Iterable[Any], size: int) -> Iterator[Any]:
-    """The same rows in tables of `size` rows; the last may have fewer."""
-    waiting = _COLUMNS.empty_table()
-    for table in tables:
-        waiting = pa.concat_tables([waiting, table])
-        whole = waiting.num_rows - waiting.num_rows % size
-        for start in range(0, whole, size):
-            yield waiting.slice(start, size).combine_chunks()
-        waiting = waiting.slice(whole).combine_chunks()
-    if waiting.num_rows:
-        yield waiting
-
-
-def _strict_json(value: object) -> str:
-    """JSON that every reader takes: NaN and infinities, which tables hold and JSON does not know, become null."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        cleaned = json.loads(json.dumps(value), parse_constant=lambda _: None)
-        return json.dumps(cleaned, ensure_ascii=False)
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
@@ -224,11 +207,15 @@ def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
         raise InputError(f"pool '{pool.source}' has no rows: give a file with at least one example")
     rejected = sum(pool.rejects.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
-    found = f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons})"
-    where = f"see {store.uri(pool.rejects_path)}, mend the pool"
+    found = f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons}{_first_reject(pool)})"
+    advice = ["mend the pool"]
+    if _NOT_RECOGNISED & set(pool.rejects):
+        advice.append("name its fields with --instruction-field, --input-field and --output-field")
+    where = f"see {store.uri(pool.rejects_path)}"
     if pool.examples == 0:
-        raise InputError(f"{found}: {where}")
+        raise InputError(f"{found}: {where}, {', or '.join(advice)}")
     if rejected > max_rejected_share * pool.rows:
         raise InputError(
-            f"{found}, more than max_rejected_share={max_rejected_share} allows: {where}, or raise the share"
+            f"{found}, more than max_rejected_share={max_rejected_share} allows: {where}, "
+            f"{', or '.join([*advice, 'raise the share'])}"
         )

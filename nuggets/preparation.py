@@ -1,8 +1,9 @@
 """Before a run: is everything there that its configuration names, and what is the run made from?"""
 
 import re
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from nuggets.addresses import digest
 from nuggets.config import CurateConfig, config_as_mapping
@@ -28,6 +29,7 @@ class PreparedRun:
     pool_fingerprint: str
     max_bad_candidates: int = 0
     s3_endpoint: str | None = None
+    anchor_fingerprint: str | None = None  # of the anchor file
 
 
 def check_config(config: CurateConfig) -> None:
@@ -49,16 +51,18 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     pool_fingerprint = fingerprint(find_source(config.pool))
     encoder = None if config.anchor_file else find_encoder(config.encoder)
     encoder_digest = files_digest(encoder) if encoder else ""
+    anchor_fingerprint = fingerprint(find_source(config.anchor_file)) if config.anchor_file else None
     identity = {
         "pool": pool_fingerprint,
         "max_row_bytes": config.max_row_bytes,
+        **config.field_names.identity,
         "model": setup.model_digest,
         "profile": setup.profile,
         "demonstration_tokens": setup.limits.demonstration,
         "anchor_tokens": setup.limits.anchor,
         "dtype": setup.dtype,
         **({"kv_iter": setup.kv_iter} if setup.kv_iter > 1 else {}),
-        "anchors": _anchors_identity(config, encoder_digest),
+        "anchors": _anchors_identity(config, encoder_digest, anchor_fingerprint),
     }
     name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"
     inputs = {
@@ -67,7 +71,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         "encoder": {"name": encoder.name, "digest": encoder_digest} if encoder else None,
         "anchor_file": config.anchor_file,
     }
-    run: Run = open_run(store, name, config=config_as_mapping(config), identity=identity, inputs=inputs)
+    run: Run = open_run(store, name, config=_found_from_anywhere(config), identity=identity, inputs=inputs)
     trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
     return PreparedRun(
         run.name,
@@ -79,6 +83,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         pool_fingerprint,
         config.max_bad_candidates,
         config.s3_endpoint,
+        anchor_fingerprint,
     )
 
 
@@ -120,12 +125,22 @@ def own_cut(run: Run) -> Cut | None:
     return config.cut if config.racing == "on" else None
 
 
-def _anchors_identity(config: CurateConfig, encoder_digest: str) -> str:
-    if config.anchor_file is not None:
-        return f"file {fingerprint(find_source(config.anchor_file))}"
+def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_fingerprint: str | None) -> str:
+    if anchor_fingerprint is not None:
+        return f"file {anchor_fingerprint}"
     if config.anchor_set is not None:
         return f"set {config.anchor_set}"
     return f"{config.anchors or 'default'} by k-means, encoder {encoder_digest}, seed {config.seed}"
+
+
+def _found_from_anywhere(config: CurateConfig) -> dict[str, Any]:
+    """The configuration for the manifest: whoever reopens the run may do so from another folder."""
+    places: dict[str, Any] = {}
+    for field in ("model", "encoder", "trust_remote_code"):  # the last is the name of one of the others
+        name = getattr(config, field)
+        if name is not None and (path := Path(name).expanduser()).exists():  # else it is a hub id
+            places[field] = str(path.resolve())
+    return config_as_mapping(replace(config, **places))
 
 
 def _stem(url: str) -> str:

@@ -3,7 +3,7 @@
 from prefect import task
 
 from nuggets.config import CurateConfig
-from nuggets.pool import Pool, ingest_pool
+from nuggets.pool import Pool, described_rejects, ingest_pool
 from nuggets.preparation import PreparedRun
 from nuggets.progress import report_stage
 from nuggets.readers import find_source
@@ -14,17 +14,20 @@ from tasks.retrying import RETRYING
 @task(task_run_name="ingest {config.pool}", **RETRYING)
 def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
     """Read the pool in whatever format it has; bad rows go to rejects.jsonl, duplicates are merged."""
+    store = open_store(prepared.store)
     pool = ingest_pool(
-        open_store(prepared.store),
+        store,
         find_source(config.pool),
         prepared.pool_fingerprint,
         shard_size=config.shard_size,
         max_row_bytes=config.max_row_bytes,
         max_rejected_share=config.max_rejected_share,
         memory=config.memory_mib << 20,
+        names=config.field_names,
     )
     report_stage(
         f"pool: {pool.rows} rows, {pool.examples} distinct examples, {pool.duplicates} duplicates merged, "
-        f"{sum(pool.rejects.values())} rejected, {pool.dropped_turns} later turns dropped"
+        f"{described_rejects(store, pool)}, {pool.dropped_turns} later turns dropped, "
+        f"{pool.system_messages} system messages not used"
     )
     return pool

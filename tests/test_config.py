@@ -10,10 +10,12 @@ from nuggets.config import CurateConfig, ReselectConfig, config_as_mapping, conf
 from nuggets.config_fields import check_name
 from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.errors import UsageError
+from nuggets.examples import FieldNames
 
 FIELDS = [
-    "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "anchor_set", "profile", "threshold", "top_k",
-    "top_fraction", "racing", "shard_size", "seed", "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
+    "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "anchor_set", "instruction_field",
+    "input_field", "output_field", "profile", "threshold", "top_k", "top_fraction", "racing", "shard_size", "seed",
+    "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
     "max_row_bytes", "max_rejected_share", "max_bad_candidates", "memory_mib", "s3_endpoint", "devices", "workers",
     "engine", "engine_address", "stalled_after", "trust_remote_code",
 ]  # fmt: skip
@@ -35,6 +37,9 @@ def test_a_pool_is_all_that_has_to_be_given():
         "anchors": None,
         "anchor_file": None,
         "anchor_set": None,
+        "instruction_field": None,
+        "input_field": None,
+        "output_field": None,
         "profile": None,
         "threshold": None,
         "top_k": None,
@@ -199,9 +204,10 @@ def test_an_unknown_key_is_named_beside_all_known_ones():
         config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
     assert str(refused.value) == (
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
-        "anchor_file, anchor_set, profile, threshold, top_k, top_fraction, racing, shard_size, seed, anchor_tokens, "
-        "demonstration_tokens, dtype, kv_iter, max_row_bytes, max_rejected_share, max_bad_candidates, "
-        "memory_mib, s3_endpoint, devices, workers, engine, engine_address, stalled_after, trust_remote_code"
+        "anchor_file, anchor_set, instruction_field, input_field, output_field, profile, threshold, top_k, "
+        "top_fraction, racing, shard_size, seed, anchor_tokens, demonstration_tokens, dtype, kv_iter, max_row_bytes, "
+        "max_rejected_share, max_bad_candidates, memory_mib, s3_endpoint, devices, workers, engine, engine_address, "
+        "stalled_after, trust_remote_code"
     )
 
 
@@ -221,6 +227,15 @@ def test_a_mapping_and_the_config_it_makes_are_the_same():
 @pytest.mark.parametrize(("read", "meant"), [(True, "on"), (False, "off"), ("off", "off")])
 def test_a_bare_on_or_off_in_a_file_means_what_it_says(read: object, meant: str):
     assert config_from_mapping({"pool": "p.jsonl", "racing": read}, source="run.yaml").racing == meant
+
+
+def test_fields_of_the_pool_that_can_not_be_meant_are_refused():
+    assert refusal(output_field="") == "output_field is empty: name a field of the pool's rows, or leave it out"
+    assert refusal(instruction_field="q", output_field="q") == (
+        "instruction_field='q' and output_field='q' are the same field: each text needs one of its own"
+    )
+    config = CurateConfig(pool="p.jsonl", instruction_field="q", input_field="input", output_field="a")
+    assert config.field_names == FieldNames("q", "input", "a")
 
 
 def test_a_reselection_needs_a_cut():

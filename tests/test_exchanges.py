@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.examples import Example, PoolRow, Reject, RejectReason
+from nuggets.examples import Example, FieldNames, PoolRow, Reject, RejectReason
 from nuggets.readers.exchanges import parse_row
 
 NAN = math.nan
@@ -36,16 +36,29 @@ USABLE = [
     ({"instruction": "Add.", "output": "3"}, Example("Add.", "", "3"), 0),
     ({"instruction": "Q", "context": "C", "response": "R", "category": "qa"}, Example("Q", "C", "R"), 0),
     ({"instruction": "Q", "input": None, "context": "C", "output": NAN, "response": "R"}, Example("Q", "C", "R"), 0),
-    ({"instruction": "Q", "input": "", "context": "C", "output": "R"}, Example("Q", "", "R"), 0),
+    ({"instruction": "Q", "input": "", "context": "C", "output": "R"}, Example("Q", "C", "R"), 0),
+    ({"instruction": "Q", "input": " ", "context": "", "output": "R"}, Example("Q", " ", "R"), 0),
+    ({"instruction": "Q", "input": "I", "context": "C", "output": "R"}, Example("Q", "I", "R"), 0),
     (alpaca() | {"messages": None, "conversations": NAN}, Example("Add.", "1 2", "3"), 0),
+    ({"prompt": "Q", "completion": "A", "id": 7}, Example("Q", "", "A"), 0),
+    ({"prompt": "Q", "response": "A"}, Example("Q", "", "A"), 0),
+    ({"question": "Q", "context": "C", "answer": "A"}, Example("Q", "C", "A"), 0),
+    ({"query": "Q", "response": "A", "original_question": "O", "type": "T"}, Example("Q", "", "A"), 0),
+    ({"instruction": "I", "prompt": "P", "completion": "C"}, Example("I", "", "C"), 0),
+    ({"instruction": "I", "output": "O", "response": "R", "answer": "A"}, Example("I", "", "O"), 0),
+    (
+        {"prompt": openai(("user", "Q"))["messages"], "completion": openai(("assistant", "A"))["messages"]},
+        Example("Q", "", "A"),
+        0,
+    ),
     (sharegpt(("human", "Q"), ("gpt", "A")), Example("Q", "", "A"), 0),
-    (sharegpt(("system", "S"), ("human", "Q"), ("gpt", "A"), ("human", "R")), Example("Q", "", "A"), 2),
+    (sharegpt(("tool", "S"), ("human", "Q"), ("gpt", "A"), ("human", "R")), Example("Q", "", "A"), 2),
     (sharegpt(("gpt", "Hi"), ("human", "P"), ("human", "Q"), ("bard", "A")), Example("Q", "", "A"), 2),
     (sharegpt(("User", "Q"), ("ChatGPT", "A")), Example("Q", "", "A"), 0),
     (sharegpt(("human", "Q"), ("gpt", "A"), ("human", None), (None, 7)), Example("Q", "", "A"), 2),
     (openai(("user", "Q"), ("assistant", "A")) | {"prompt": "Q"}, Example("Q", "", "A"), 0),
     (openai(("user", text("Q", " and Q")), ("assistant", text("A"))), Example("Q and Q", "", "A"), 0),
-    (openai(("system", "S"), ("user", "Q"), ("tool", "T"), ("user", "R"), ("model", "A")), Example("R", "", "A"), 3),
+    (openai(("function", "S"), ("user", "Q"), ("tool", "T"), ("user", "R"), ("model", "A")), Example("R", "", "A"), 3),
     ({"conversations": openai(("user", "Q"), ("assistant", "A"))["messages"]}, Example("Q", "", "A"), 0),
     (openai(("user", "Q"), ("assistant", "A")) | {"instruction": None}, Example("Q", "", "A"), 0),
 ]
@@ -62,8 +75,24 @@ def test_all_names_of_the_assistant(role: str) -> None:
     assert parse_row(0, value) == PoolRow(0, Example("Q", "", "A"), value)
 
 
+WITH_SYSTEM = [
+    (openai(("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")), 2, 1),
+    (openai(("developer", "S"), ("user", "Q"), ("assistant", "A"), ("system", "T")), 0, 2),
+    (sharegpt(("human", "Q"), ("gpt", "A")) | {"system": "S"}, 0, 1),
+    (alpaca("Q", "", "A") | {"system": " "}, 0, 0),
+    ({"system_prompt": "S", "question": "Q", "response": "A"}, 0, 1),
+]
+
+
+@pytest.mark.parametrize(("value", "dropped_turns", "system_messages"), WITH_SYSTEM)
+def test_system_messages_are_no_turns(value: dict[str, object], dropped_turns: int, system_messages: int) -> None:
+    assert parse_row(7, value) == PoolRow(7, Example("Q", "", "A"), value, dropped_turns, system_messages)
+
+
 NO_OBJECT, MISSING_INSTRUCTION = RejectReason.NOT_AN_OBJECT, RejectReason.MISSING_INSTRUCTION
 MISSING_OUTPUT, NOT_TEXT, UNDECODABLE = RejectReason.MISSING_OUTPUT, RejectReason.NOT_TEXT, RejectReason.UNDECODABLE
+
+WANTED = "no 'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'"
 
 UNUSABLE: list[tuple[object, RejectReason, str]] = [
     (None, NO_OBJECT, "the row is null, wanted an object with fields"),
@@ -71,17 +100,34 @@ UNUSABLE: list[tuple[object, RejectReason, str]] = [
     ([1, 2], NO_OBJECT, "the row is a list ([1, 2]), wanted an object with fields"),
     (4.5, NO_OBJECT, "the row is a number (4.5), wanted an object with fields"),
     (True, NO_OBJECT, "the row is a boolean (True), wanted an object with fields"),
-    ({}, MISSING_INSTRUCTION, "no 'instruction', 'conversations' or 'messages'; the row's fields: none"),
+    ({}, MISSING_INSTRUCTION, f"{WANTED}; the row's fields: none"),
     (
-        {"prompt": "Q", "output": "A"},
+        {"instrution": "Q", "output": "A"},
         MISSING_INSTRUCTION,
-        "no 'instruction', 'conversations' or 'messages'; the row's fields: 'prompt', 'output'",
+        f"{WANTED}; the row's fields: 'instrution', 'output'",
     ),
     (alpaca(instruction=None), MISSING_INSTRUCTION, "'instruction' is missing"),
     (alpaca(instruction=NAN), MISSING_INSTRUCTION, "'instruction' is NaN"),
     (alpaca(instruction=""), MISSING_INSTRUCTION, "'instruction' is empty"),
     (alpaca(instruction=" \n\u3000"), MISSING_INSTRUCTION, "'instruction' is only whitespace"),
-    ({"instruction": "Q"}, MISSING_OUTPUT, "'output' is missing"),
+    (
+        {"instruction": "Q", "ouput": "A"},
+        MISSING_OUTPUT,
+        "no 'output', 'response', 'completion' or 'answer'; the row's fields: 'instruction', 'ouput'",
+    ),
+    (
+        {"prompt": "Q", "question": "Q", "answer": "A"},
+        MISSING_INSTRUCTION,
+        "'prompt' and 'question' could each be meant: name one with --instruction-field",
+    ),
+    (
+        {"question": "Q", "response": "R", "answer": "A"},
+        MISSING_OUTPUT,
+        "'response' and 'answer' could each be meant: name one with --output-field",
+    ),
+    ({"prompt": "Q", "completion": ""}, MISSING_OUTPUT, "'completion' is empty"),
+    ({"prompt": None, "completion": "A"}, MISSING_INSTRUCTION, "'prompt' is missing"),
+    ({"prompt": 5, "completion": "A"}, NOT_TEXT, "'prompt' is a number (5), wanted text"),
     (alpaca(output=None), MISSING_OUTPUT, "'output' is missing"),
     (alpaca(output=NAN), MISSING_OUTPUT, "'output' is NaN"),
     (alpaca(output=""), MISSING_OUTPUT, "'output' is empty"),
@@ -135,12 +181,44 @@ def test_reason_of_an_unusable_row(value: object, reason: RejectReason, detail: 
     assert parse_row(7, value) == Reject(7, reason, detail)
 
 
+def test_a_system_prompt_that_is_named_as_the_input_is_used() -> None:
+    value: dict[str, object] = {"system_prompt": "S", "question": "Q", "response": "A"}
+    assert parse_row(7, value, FieldNames(input="system_prompt")) == PoolRow(7, Example("Q", "S", "A"), value)
+
+
+NAMED: list[tuple[FieldNames, dict[str, object], Example]] = [
+    (FieldNames("q", "more", "a"), {"q": "Q", "more": "M", "a": "A", "instruction": "I"}, Example("Q", "M", "A")),
+    (FieldNames("q", "more", "a"), {"q": "Q", "a": "A", "input": "I", "context": "C"}, Example("Q", "", "A")),
+    (FieldNames("input"), {"input": "Q", "output": "A"}, Example("Q", "", "A")),  # what is named means nothing else
+    (FieldNames("input"), {"input": "Q", "context": "C", "output": "A"}, Example("Q", "C", "A")),
+    (FieldNames("context", None, "input"), {"context": "Q", "input": "A"}, Example("Q", "", "A")),
+    (FieldNames(output="answer"), {"question": "Q", "answer": "A", "response": "R"}, Example("Q", "", "A")),
+    (FieldNames(output="instruction"), {"instruction": "A", "prompt": "Q"}, Example("Q", "", "A")),
+    (FieldNames(input="response"), {"instruction": "Q", "response": "C", "answer": "A"}, Example("Q", "C", "A")),
+    (FieldNames("prompt", None, "best"), openai(("user", "U")) | {"prompt": "Q", "best": "A"}, Example("Q", "", "A")),
+]
+
+
+@pytest.mark.parametrize(("names", "value", "example"), NAMED)
+def test_named_fields_come_before_those_that_are_recognised(names: FieldNames, value: object, example: Example) -> None:
+    assert parse_row(7, value, names) == PoolRow(7, example, value)
+
+
+def test_a_named_field_that_a_row_lacks_is_said_beside_those_it_has() -> None:
+    names = FieldNames("q", "more", "a")
+    assert parse_row(7, alpaca(), names) == Reject(
+        7, MISSING_INSTRUCTION, "no 'q'; the row's fields: 'instruction', 'input', 'output'"
+    )
+    assert parse_row(7, {"q": "Q", "A": "A"}, names) == Reject(7, MISSING_OUTPUT, "no 'a'; the row's fields: 'q', 'A'")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.sampled_from(["instruction", "input", "output", "conversations", "messages", "from", "value", "\ud800"])
+            | st.sampled_from(["prompt", "completion", "answer", "role", "content"])
             | st.text(),
             inner,
             max_size=4,

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import nuggets.pool
+import nuggets.distinct_rows
+from nuggets.addresses import digest
 from nuggets.errors import InputError, StoreError
-from nuggets.examples import Example, example_id
-from nuggets.pool import Candidate, Pool, ingest_pool, read_candidates, read_ids, read_pool_record, read_records
+from nuggets.examples import RECOGNISED, Example, FieldNames, example_id
+from nuggets.pool import (
+    READING,
+    Candidate,
+    Pool,
+    described_rejects,
+    ingest_pool,
+    read_candidates,
+    read_ids,
+    read_pool_record,
+    read_records,
+)
 from nuggets.readers import find_source, fingerprint
 from nuggets.store import Store
 
@@ -69,6 +81,7 @@ def ingested(
     share: float = 0.5,
     row_bytes: int = 10_000,
     memory: int = 1 << 20,
+    names: FieldNames = RECOGNISED,
 ) -> Pool:
     source = find_source(str(path))
     return ingest_pool(
@@ -79,6 +92,7 @@ def ingested(
         max_row_bytes=row_bytes,
         max_rejected_share=share,
         memory=memory,
+        names=names,
     )
 
 
@@ -109,6 +123,11 @@ def test_a_pool_is_counted_whole(store, tmp_path):
         rejects_path=f"{folder}/rejects.jsonl",
         shards=tuple(f"{folder}/shard-0000{number}.parquet" for number in range(3)),
         shard_examples=(2, 2, 1),
+        first_rejects={
+            "not_an_object": "row 3 (line 4): the row is a text ('just text'), wanted an object with fields",
+            "missing_output": "row 6 (line 7): 'output' is empty",
+        },
+        reading=READING,
     )
     assert store.list("") == [f"{folder}/pool.json", f"{folder}/rejects.jsonl", *pool.shards]
     assert read_pool_record(store, pool.id) == pool
@@ -148,6 +167,7 @@ def test_rejects_are_listed_with_row_reason_and_what_was_found(store, tmp_path):
         (10, "not_text"),
         (11, "undecodable"),
     ]
+    assert [line["line"] for line in lines] == [4, 7, 10, 11, 12]
     assert [line["detail"] for line in lines[:4]] == [
         "the row is a text ('just text'), wanted an object with fields",
         "'output' is empty",
@@ -180,7 +200,7 @@ def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(nuggets.pool, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(nuggets.distinct_rows, "_ROWS_AT_ONCE", 3)
     # Far more than memory, all of it three times, the ids of 400 examples in most of the buckets.
     rows = [{"instruction": f"Count to {number % 400}.", "output": "x" * 50, "at": number} for number in range(1200)]
     path = jsonl(tmp_path / "pool.jsonl", [*MIXED, *rows])
@@ -192,6 +212,35 @@ def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_
     assert list(folder.iterdir()) == []
     found = [row for _, row in read_records(other, pool.shards) if "at" in row]
     assert sorted(row["at"] for row in found) == list(range(400))
+
+
+PEAK = """
+import resource, sys
+from nuggets.pool import ingest_pool
+from nuggets.readers import find_source, fingerprint
+from nuggets.store import Store
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+source = find_source(sys.argv[1])
+content = fingerprint(source)
+before = peak()
+asked = {"shard_size": 4, "max_row_bytes": 1_000_000, "max_rejected_share": 0.0, "memory": 16 << 20}
+print(ingest_pool(Store(sys.argv[2]), source, content, **asked).examples, peak() - before)
+"""
+
+
+@pytest.mark.parametrize(("rows", "length", "examples"), [(500, 240_000, 500), (40_000, 2000, 3)])
+def test_long_rows_and_repeats_keep_to_the_memory_that_they_may_take(tmp_path, rows, length, examples):
+    path = tmp_path / "pool.jsonl"  # 120 MB and 80 MB, and 16 MiB are allowed
+    with path.open("w") as file:
+        for number in range(rows):
+            file.write(json.dumps({"instruction": f"Say {number % examples}.", "output": "x" * length}) + "\n")
+    command = [sys.executable, "-c", PEAK, str(path), str(tmp_path / "store")]
+    found, mib = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert found == examples
+    assert mib < 110  # 200 and 470 where rows are only counted, and repeats kept
 
 
 def test_the_order_of_the_source_does_not_matter_for_the_ids_of_shards(store, tmp_path):
@@ -250,6 +299,22 @@ def test_an_ingest_that_was_cut_short_is_done_again(store, tmp_path):
     assert {name: content for name, (content, _) in contents(store).items()} == before
 
 
+def test_a_file_that_changes_before_it_is_read_is_refused_and_leaves_nothing(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    source = find_source(str(path))
+    before = fingerprint(source)
+    jsonl(path, MIXED[1:])
+    asked = {"shard_size": 2, "max_row_bytes": 10_000, "max_rejected_share": 0.5}
+    with pytest.raises(InputError, match=f"^'{path}' was changed while it was read .* run again$"):
+        ingest_pool(store, source, before, **asked)
+    assert store.list("") == []
+    jsonl(path, MIXED)
+    pool = ingest_pool(store, source, before, **asked)
+    assert [candidate.id for shard in pool.shards for candidate in read_candidates(store, shard)] == [
+        example_id(EXAMPLES[number]) for number in BY_ID
+    ]
+
+
 def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_time(store, tmp_path):
     path = jsonl(tmp_path / "pool.jsonl", [*GOOD[:2], "a", "b", {"output": "c"}])
     for _ in range(2):
@@ -257,8 +322,10 @@ def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_t
             ingested(store, path, share=0.5)
         (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
         assert str(refused.value) == (
-            f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1), more than "
-            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, mend the pool, or raise the share"
+            f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1; the first "
+            "not_an_object is row 2 (line 3): the row is a text ('a'), wanted an object with fields), more than "
+            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, mend the pool, or name its fields with "
+            "--instruction-field, --input-field and --output-field, or raise the share"
         )
         assert len(store.read(rejects).splitlines()) == 3
     assert ingested(store, path, share=0.6).examples == 2
@@ -268,6 +335,13 @@ def test_exactly_the_allowed_share_may_be_unusable(store, tmp_path):
     assert ingested(store, jsonl(tmp_path / "pool.jsonl", [GOOD[0], "a"]), share=0.5).examples == 1
     with pytest.raises(InputError):
         ingested(store, jsonl(tmp_path / "pool.jsonl", [GOOD[0], "a"]), share=0.0)
+
+
+def test_system_messages_are_counted_apart_from_later_turns(store, tmp_path):
+    turns = [("system", "Be kind."), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [row] * 3))
+    assert (pool.rows, pool.dropped_turns, pool.system_messages) == (3, 6, 3)
 
 
 def test_duplicates_are_not_held_against_a_pool(store, tmp_path):
@@ -281,10 +355,63 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store,
         ingested(store, path, share=1.0)
     (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
     assert str(refused.value) == (
-        f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1): "
-        f"see {store.url}/{rejects}, mend the pool"
+        f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1; the first not_an_object is "
+        f"row 0 (line 1): the row is a text ('a'), wanted an object with fields): see {store.url}/{rejects}, mend the "
+        "pool, or name its fields with --instruction-field, --input-field and --output-field"
     )
     assert len(store.read(rejects).splitlines()) == 2
+
+
+def test_a_misspelt_pool_says_at_once_what_its_rows_have_and_what_is_wanted(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [{"instrution": f"Count to {number}.", "ouput": "1"} for number in range(9)])
+    found = (
+        "the first is row 0 (line 1): no 'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'; "
+        "the row's fields: 'instrution', 'ouput'"
+    )
+    with pytest.raises(InputError) as refused:
+        ingested(store, path)
+    assert f"9 of 9 rows of pool '{path}' can't be used (missing_instruction 9; {found}): see " in str(refused.value)
+    pool = ingested(store, path, names=FieldNames("instrution", None, "ouput"))
+    assert (pool.examples, pool.rejects, described_rejects(store, pool)) == (9, {}, "0 rejected")
+    assert pool.first_rejects == {}
+
+
+def test_rejects_are_described_for_the_log(store, tmp_path):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [*MIXED, "more text"]))
+    assert described_rejects(store, pool) == (
+        "3 rejected (not_an_object 2, missing_output 1; the first not_an_object is row 3 (line 4): the row is a text "
+        f"('just text'), wanted an object with fields; see {store.url}/{pool.rejects_path})"
+    )
+
+
+def test_other_fields_are_another_pool_and_without_any_the_address_is_what_it_was(store, tmp_path):
+    rows = [{"instruction": f"Count to {number}.", "output": "1", "better": "one"} for number in range(3)]
+    path = jsonl(tmp_path / "pool.jsonl", rows)
+    pool, other = ingested(store, path), ingested(store, path, names=FieldNames(output="better"))
+    assert {original["better"] for _, original in read_records(store, other.shards)} == {"one"}
+    outputs = [
+        {item.example.output for shard in of.shards for item in read_candidates(store, shard)} for of in (pool, other)
+    ]
+    assert outputs == [{"1"}, {"one"}]
+    named = {"version": 3, "kind": "jsonl", "shard_size": 2, "max_row_bytes": 10_000}
+    assert pool.id == digest({**named, "fingerprint": fingerprint(find_source(str(path)))})
+
+
+def test_a_pool_whose_rows_an_earlier_version_could_not_read_is_read_again_beside_what_it_left(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [GOOD[0], {"prompt": "Count.", "completion": "1"}, "just text"])
+    pool = ingested(store, path)
+    record = store.read_json(f"pools/{pool.id}/pool.json")
+    for name in ("first_rejects", "reading"):
+        del record[name]
+    store.write(f"pools/{pool.id}/pool.json", json.dumps(record).encode())
+    assert ingested(store, path).id == pool.id  # nothing there would be read otherwise now
+    record |= {"examples": 1, "rejects": {"not_an_object": 1, "missing_instruction": 1}}
+    store.write(f"pools/{pool.id}/pool.json", json.dumps(record).encode())
+    before = contents(store)
+    again = ingested(store, path)
+    assert again.id != pool.id and (again.examples, again.rejects) == (2, {"not_an_object": 1})
+    assert contents(store).items() >= before.items()
+    assert ingested(store, path) == again
 
 
 def test_a_pool_without_rows_is_refused(store, tmp_path):
@@ -326,6 +453,16 @@ def test_a_damaged_shard_is_named(store, tmp_path):
     Path(store.url, pool.shards[0]).write_bytes(b"PAR1 not really")
     with pytest.raises(StoreError, match=f"^{store.url}/{pool.shards[0]} is damaged and can't be read as Parquet"):
         read_candidates(store, pool.shards[0])
+
+
+def test_a_shard_that_was_deleted_because_it_was_damaged_is_made_again(store, tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", MIXED)
+    pool = ingested(store, path)
+    before = {name: content for name, (content, _) in contents(store).items()}
+    for lost in (pool.shards[1], pool.rejects_path):
+        Path(store.url, lost).unlink()
+        assert ingested(store, path) == pool
+        assert {name: content for name, (content, _) in contents(store).items()} == before
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -1,10 +1,12 @@
 """Pools in every format, whole and damaged, read from real files."""
 
 import codecs
+import csv
 import datetime
 import decimal
 import gzip
 import hashlib
+import io
 import json
 import math
 import struct
@@ -169,7 +171,7 @@ def test_a_saved_dataset_with_a_broken_state(tmp_path: Path, content: str) -> No
         ("pool.jsonl", codecs.BOM_UTF8, "holds no rows"),
         ("pool.json.gz", b"", "holds no rows"),
         ("pool.parquet", b"", "is an empty file"),
-        ("pool.csv", b"a,b", r"not known. Known are \.json, .*\.parquet.*save_to_disk"),
+        ("pool.txt", b"a,b", r"not known. Known are \.json, .*\.parquet.*save_to_disk"),
         ("pool", b"{}", "not known"),
         ("pool.parquet.gz", b"PAR1", "not known"),
         ("pool.json", "[]".encode("utf-16"), "Convert it to UTF-8"),
@@ -461,6 +463,40 @@ def test_all_columns_come_as_json_values(tmp_path: Path) -> None:
     assert json.loads(json.dumps(original)) == original
 
 
+def test_moments_in_a_zone_that_is_not_known_here_are_given_in_utc(tmp_path: Path) -> None:
+    zone = pa.timestamp("us", "Mars/Base")
+    nested = pa.struct([("at", zone), ("all", pa.list_(zone)), ("by", pa.map_(pa.string(), zone))])
+    at = datetime.datetime(2024, 5, 6, 7, 8, 9)
+    columns = {
+        "instruction": ["Q", "R"],
+        "output": ["A", "B"],
+        "at": pa.array([at, None], pa.timestamp("us")).cast(zone),
+        "more": pa.array(
+            [{"at": at, "all": [at, None], "by": [("k", at)]}, None],
+            pa.struct([(field.name, _utc(field.type)) for field in nested]),
+        ).cast(nested),
+        "berlin": pa.array([at, None], pa.timestamp("us", "Europe/Berlin")),
+    }
+    said = "2024-05-06T07:08:09+00:00"
+    more = {"at": said, "all": [said, None], "by": [["k", said]]}
+    rows = [
+        {"instruction": "Q", "output": "A", "at": said, "more": more, "berlin": "2024-05-06T09:08:09+02:00"},
+        {"instruction": "R", "output": "B", "at": None, "more": None, "berlin": None},
+    ]
+    pq.write_table(pa.table(columns), tmp_path / "pool.parquet")
+    assert [item.original for item in read(tmp_path / "pool.parquet") if isinstance(item, PoolRow)] == rows
+    folder = save_dataset(tmp_path / "saved", rows)
+    with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file:
+        with pa.ipc.new_stream(file, pa.table(columns).schema) as stream:
+            stream.write_table(pa.table(columns))
+    assert [item.original for item in read(folder) if isinstance(item, PoolRow)] == rows
+
+
+def _utc(kind: Any) -> Any:
+    utc = pa.timestamp("us", "UTC")
+    return pa.list_(utc) if pa.types.is_list(kind) else pa.map_(pa.string(), utc) if pa.types.is_map(kind) else utc
+
+
 def test_conversations_in_parquet(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}, {"from": "human", "value": "R"}]
     rows: list[dict[str, Any]] = [
@@ -469,7 +505,8 @@ def test_conversations_in_parquet(tmp_path: Path) -> None:
         {"id": "c", "conversations": []},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool.parquet")
-    wanted = "no 'instruction', 'conversations' or 'messages'; the row's fields: 'id', 'conversations'"
+    known = "'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'"
+    wanted = f"no {known}; the row's fields: 'id', 'conversations'"
     assert read(tmp_path / "pool.parquet") == [
         PoolRow(0, Example("Q", "", "A"), rows[0], dropped_turns=1),
         Reject(1, RejectReason.MISSING_INSTRUCTION, wanted),
@@ -548,6 +585,61 @@ def test_a_damaged_stream_neither_crashes_nor_ends_early(tmp_path: Path) -> None
         read(folder)
 
 
+# CSV
+
+
+def csv_bytes(rows: list[dict[str, Any]], **options: Any) -> bytes:
+    return pd.DataFrame(rows).to_csv(index=False, **options).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("pool.csv", csv_bytes(ROWS), "csv"),
+        ("pool.CSV", codecs.BOM_UTF8 + csv_bytes(ROWS, lineterminator="\r\n"), "csv"),
+        ("pool.csv.gz", csv_bytes(ROWS, quoting=1), "csv"),
+        ("pool.csv", b"\n" + csv_bytes(ROWS).rstrip(), "csv"),
+        ("pool.tsv", csv_bytes(ROWS, sep="\t"), "tsv"),
+    ],
+)
+def test_csv_pools(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
+    path = written(tmp_path / name, data)
+    assert find_source(str(path)) == PoolSource(str(path), kind, (str(path),))  # type: ignore[arg-type]
+    assert read(path) == USED
+
+
+def test_csv_rows_with_faults_cost_only_themselves_and_name_their_lines(tmp_path: Path) -> None:
+    good = 'Say 5" twice,"one\n""two"", three"\n'
+    text = f'prompt,completion\n{good}\none,two,three\n{"x" * 3000}\n"{"long," * 400}\n{"y" * 400_000}",A\n{good}'
+    path = written(tmp_path / "pool.csv", text.encode() + b"caf\xe9,A\n,A\n" + good.encode())
+    found = read(path, max_row_bytes=1000)
+    used = Example('Say 5" twice', "", 'one\n"two", three')
+    assert [item.example if isinstance(item, PoolRow) else (item.line, item.reason) for item in found] == [
+        used,
+        (5, RejectReason.UNDECODABLE),
+        (6, RejectReason.TOO_LARGE),
+        (7, RejectReason.TOO_LARGE),
+        used,
+        (11, RejectReason.UNDECODABLE),
+        (12, RejectReason.MISSING_INSTRUCTION),
+        used,
+    ]
+    assert isinstance(found[1], Reject) and found[1].detail == "the row has 3 cells, wanted 2 as in the header"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('prompt,completion\nQ,A\nR,"B\nS,C\n', "line 3 breaks the quotes"),  # the end is reached inside of them
+        ('prompt,completion\nQ,A\nR,"B\nS,"C"\n', "line 3 breaks the quotes"),
+        ("prompt,prompt\nQ,A\n", "names 'prompt' more than once"),
+    ],
+)
+def test_a_csv_file_whose_rows_can_not_be_told_apart_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(written(tmp_path / "pool.csv", text.encode()))
+
+
 # Properties
 
 TEXT = st.none() | st.sampled_from(["", " ", "a", "]", '"', "\\", "\\\\", '\\"', "{[,", "\u2028", "é\n"]) | st.text()
@@ -597,6 +689,13 @@ def test_tables_agree_with_json(tmp_path: Path, rows: list[dict[str, Any]]) -> N
     fields = pa.schema([(name, pa.string()) for name in ("instruction", "input", "output")])
     pq.write_table(pa.Table.from_pylist(rows, fields), tmp_path / "pool.parquet", row_group_size=2)
     assert read(tmp_path / "pool.parquet") == expected
+    table = io.StringIO()
+    sheet = csv.DictWriter(table, ("instruction", "input", "output"), quoting=csv.QUOTE_ALL)
+    sheet.writeheader()
+    sheet.writerows([{name: text or "" for name, text in row.items()} for row in rows])
+    texts = [item.example if isinstance(item, PoolRow) else item.reason for item in expected]
+    found = read(written(tmp_path / "pool.csv", table.getvalue().encode()))
+    assert [item.example if isinstance(item, PoolRow) else item.reason for item in found] == texts
 
 
 @per_test_folder
@@ -614,6 +713,18 @@ def test_no_bytes_raise_anything_but_an_explanation(tmp_path: Path, data: bytes)
             assert [result.row for result in results] == list(range(len(results)))
 
 
+def test_a_reject_of_a_format_with_lines_names_its_line_and_blank_ones_are_no_rows(tmp_path: Path) -> None:
+    data = b"\n  \n" + lines(ROWS[:1]) + b"\n" + lines([{"instruction": "Q"}, 5]) + NOT_JSON + b"\n"
+    rejects = [item for item in read(written(tmp_path / "pool.jsonl", data)) if isinstance(item, Reject)]
+    assert [(item.row, item.line, item.place) for item in rejects] == [
+        (1, 5, "row 1 (line 5)"),
+        (2, 6, "row 2 (line 6)"),
+        (3, 7, "row 3 (line 7)"),
+    ]
+    (reject,) = read(written(tmp_path / "pool.json", array([5])))
+    assert isinstance(reject, Reject) and (reject.line, reject.place) == (None, "row 0")
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13])
 def test_rows_do_not_depend_on_where_pieces_end(size: int) -> None:
     rows = [*ROWS, "\\", "\\\\", '\\"', {"a": ["\\"]}]
@@ -621,7 +732,7 @@ def test_rows_do_not_depend_on_where_pieces_end(size: int) -> None:
     def pieces(data: bytes) -> list[bytes]:
         return [data[start : start + size] for start in range(0, len(data), size)]
 
-    assert list(read_lines(pieces(lines(rows, b"\r\n")), LIMIT)) == rows
+    assert list(read_lines(pieces(lines(rows, b"\r\n")), LIMIT)) == list(enumerate(rows, start=1))
     assert list(read_array(pieces(array(rows)), LIMIT, address="pool.json")) == rows
 
 

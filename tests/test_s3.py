@@ -1,6 +1,7 @@
 """Everything on S3: a real server that stores durably, one that goes wrong now and then, one that dies."""
 
 import contextlib
+import gzip
 import json
 import logging
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 from conftest import EXAMPLES
@@ -25,8 +28,10 @@ import tasks.score
 from deployments.local_s3 import LocalS3, free_port
 from nuggets.cells import list_blocks, read_block
 from nuggets.config import CurateConfig, ReselectConfig
-from nuggets.errors import NuggetsError, StoreError, UsageError
+from nuggets.errors import InputError, NuggetsError, StoreError, UsageError
+from nuggets.examples import PoolRow
 from nuggets.publishing import Selection
+from nuggets.readers import find_source, fingerprint, read_pool
 from nuggets.s3_endpoint import current_s3_endpoint, s3_endpoint
 from nuggets.store import _S3_OPTIONS, Store, locate, open_store
 
@@ -346,3 +351,79 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
     assert selected(curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)) == kept
     # What was stored when the server died is not computed again: the shard that was done by then.
     assert 0 < len(stored) < len(first) < 20 and len(scored) == 20 - len(stored)
+
+
+FORMS = ("pool.jsonl", "pool.jsonl.gz", "pool.parquet")
+
+
+def large_pool(folder: Path, form: str) -> Path:
+    """A pool of a dozen requests."""
+    rows = [{"instruction": f"Say {number}.", "output": os.urandom(4000).hex()} for number in range(2000)]
+    path = folder / form
+    if form == "pool.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=200, compression="none")
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(lines, 1) if form.endswith(".gz") else lines)
+    return path
+
+
+def rows_of(address: str) -> list[object]:
+    return list(read_pool(find_source(address), max_row_bytes=100_000))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pool_is_read_whole_behind_a_server_that_fails_often(
+    form: str, address: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    file = large_pool(tmp_path, form)
+    s3fs.S3FileSystem().put_file(str(file), f"{address}/{form}")
+    proxy.share = 0.4
+    assert fingerprint(find_source(f"{address}/{form}")) == fingerprint(find_source(str(file)))
+    assert rows_of(f"{address}/{form}") == rows_of(str(file))
+    assert proxy.faults.total() >= 5
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_a_server_that_goes_away_while_a_pool_is_read_is_waited_for(
+    form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path
+) -> None:
+    file = large_pool(tmp_path, form)
+    s3fs.S3FileSystem(skip_instance_cache=True).put_file(str(file), f"pools/{form}")
+    found = read_pool(find_source(f"s3://pools/{form}"), max_row_bytes=100_000)
+    rows = [next(found)]
+    mortal_s3.kill()
+    starter = threading.Timer(2.0, mortal_s3.start)
+    starter.start()
+    rows += found
+    starter.join()
+    assert rows == rows_of(str(file)) and all(isinstance(row, PoolRow) for row in rows)
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_a_server_that_stays_away_is_no_damage_of_the_pool_and_may_pass(
+    form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuggets.patience.PATIENCE_SECONDS", 1.0)
+    address = f"s3://pools/{form}"
+    s3fs.S3FileSystem(skip_instance_cache=True).put_file(str(large_pool(tmp_path, form)), address)
+    source = find_source(address)
+    rows = read_pool(source, max_row_bytes=100_000)
+    assert isinstance(next(rows), PoolRow)
+    mortal_s3.kill()
+    for act in (lambda: list(rows), lambda: fingerprint(source), lambda: find_source(address)):
+        with pytest.raises(StoreError, match=rf"could not read {address} \(endpoint {mortal_s3.endpoint}\)") as refused:
+            act()
+        assert refused.value.may_pass
+    mortal_s3.start()
+    assert find_source(address) == source
+
+
+def test_a_pool_that_is_replaced_while_it_is_read_is_refused(s3_server: LocalS3, address: str, tmp_path: Path) -> None:
+    client = s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=s3_server.endpoint)
+    client.put_file(str(large_pool(tmp_path, "pool.jsonl")), f"{address}/pool.jsonl")
+    rows = read_pool(find_source(f"{address}/pool.jsonl"), max_row_bytes=100_000)
+    next(rows)
+    client.put_file(str(large_pool(tmp_path, "pool.jsonl")), f"{address}/pool.jsonl")
+    with pytest.raises(InputError, match="/pool.jsonl' was changed while it was read: let nobody write to it"):
+        list(rows)

@@ -1,50 +1,66 @@
-"""From a raw row to its example: Alpaca and Dolly fields, or the first exchange of a conversation."""
+"""From a raw row to its example: the texts in its fields, or the first exchange of a conversation."""
 
 import re
 import reprlib
 
-from nuggets.examples import Example, PoolRow, Reject, RejectReason
+from nuggets.examples import RECOGNISED, Example, FieldNames, PoolRow, Reject, RejectReason
 from nuggets.readers.faults import DETAIL_LENGTH, Fault
+from nuggets.readers.fields import (
+    TURN_FIELDS,
+    first_present,
+    input_field,
+    instruction_field,
+    is_missing,
+    output_field,
+)
 
 USER_ROLES = frozenset({"user", "human"})
 ASSISTANT_ROLES = frozenset({"assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai", "claude"})
+SYSTEM_ROLES = frozenset({"system", "developer"})
 
-_INPUT_FIELDS = ("input", "context")  # Alpaca's name, Dolly's name
-_OUTPUT_FIELDS = ("output", "response")
-_TURN_FIELDS = ("conversations", "messages")  # ShareGPT's name, OpenAI's name
+_SYSTEM_FIELDS = ("system", "system_prompt")  # beside an instruction or turns: LLaMA-Factory's name, OpenOrca's name
+_EXCHANGE_TURNS = 2
 _EXCERPT_LENGTH = 80  # characters of a value in a detail: what was wanted must still fit behind it
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_row(row: int, value: object) -> PoolRow | Reject:
+def parse_row(row: int, value: object, names: FieldNames = RECOGNISED) -> PoolRow | Reject:
     """The example a raw row holds, its texts exactly as they are, or why it holds none."""
     if not isinstance(value, dict):
         return Reject(row, RejectReason.NOT_AN_OBJECT, f"the row is {_described(value)}, wanted an object with fields")
-    found = _surrogate_fault(value) or _exchange(value)
+    found = _surrogate_fault(value) or _exchange(value, names)
     if isinstance(found, Fault):
         return Reject(row, found.reason, found.detail[:DETAIL_LENGTH])
-    example, dropped_turns = found
-    return PoolRow(row, example, value, dropped_turns)
+    example, roles = found
+    system = sum(role in SYSTEM_ROLES for role in roles)
+    dropped_turns = len(roles) - system - _EXCHANGE_TURNS if roles else 0
+    return PoolRow(row, example, value, dropped_turns, system + _system_fields(value, names))
 
 
-def _exchange(row: dict[str, object]) -> tuple[Example, int] | Fault:
-    if _is_missing(row.get("instruction")):
-        for field in _TURN_FIELDS:
+def _exchange(row: dict[str, object], names: FieldNames) -> tuple[Example, list[str]] | Fault:
+    if not names.any_given and is_missing(row.get("instruction")):
+        for field in TURN_FIELDS:
             turns = row.get(field)
-            if not _is_missing(turns):
+            if not is_missing(turns):
                 return _first_exchange(field, turns)
-        if "instruction" not in row:
-            fields = ", ".join(map(ascii, list(row)[:8])) or "none"
-            wanted = "no 'instruction', 'conversations' or 'messages'"
-            return Fault(RejectReason.MISSING_INSTRUCTION, f"{wanted}; the row's fields: {fields}")
-    instruction = _text("instruction", row.get("instruction"), RejectReason.MISSING_INSTRUCTION)
-    name = _first_present(row, _INPUT_FIELDS)
-    context = "" if _is_missing(row.get(name)) else _any_text(name, row[name])
-    name = _first_present(row, _OUTPUT_FIELDS)
-    return _example(instruction, context, _text(name, row.get(name), RejectReason.MISSING_OUTPUT), dropped_turns=0)
+        prompt, completion = row.get("prompt"), row.get("completion")
+        if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversations
+            return _first_exchange("prompt + completion", [*prompt, *completion])
+    asked = instruction_field(row, names)
+    if isinstance(asked, Fault):
+        return asked
+    instruction = _text(asked, row.get(asked), RejectReason.MISSING_INSTRUCTION)
+    given = input_field(row, names)
+    context = "" if given is None or is_missing(row.get(given)) else _any_text(given, row[given])
+    answered = output_field(row, names, beside=asked)
+    if isinstance(answered, Fault):
+        output: str | Fault = answered
+    else:
+        output = _text(answered, row.get(answered), RejectReason.MISSING_OUTPUT)
+    return _example(instruction, context, output, roles=[])
 
 
-def _first_exchange(field: str, turns: object) -> tuple[Example, int] | Fault:
+def _first_exchange(field: str, turns: object) -> tuple[Example, list[str]] | Fault:
     if not isinstance(turns, list):
         detail = f"'{field}' is {_described(turns)}, wanted a list of turns"
         return Fault(RejectReason.MISSING_INSTRUCTION, detail)
@@ -53,7 +69,7 @@ def _first_exchange(field: str, turns: object) -> tuple[Example, int] | Fault:
         if roles[i] in USER_ROLES and roles[i + 1] in ASSISTANT_ROLES:
             instruction = _turn_text(f"{field}[{i}]", turns[i], RejectReason.MISSING_INSTRUCTION)
             output = _turn_text(f"{field}[{i + 1}]", turns[i + 1], RejectReason.MISSING_OUTPUT)
-            return _example(instruction, "", output, dropped_turns=len(turns) - 2)
+            return _example(instruction, "", output, roles=roles)
     said = f"its roles: {', '.join(map(ascii, roles[:8])) or 'none'}"
     if USER_ROLES.isdisjoint(roles):
         return Fault(RejectReason.MISSING_INSTRUCTION, f"'{field}' has no user turn; {said}")
@@ -62,15 +78,20 @@ def _first_exchange(field: str, turns: object) -> tuple[Example, int] | Fault:
 
 
 def _example(
-    instruction: str | Fault, context: str | Fault, output: str | Fault, *, dropped_turns: int
-) -> tuple[Example, int] | Fault:
+    instruction: str | Fault, context: str | Fault, output: str | Fault, *, roles: list[str]
+) -> tuple[Example, list[str]] | Fault:
     if isinstance(instruction, Fault):
         return instruction
     if isinstance(context, Fault):
         return context
     if isinstance(output, Fault):
         return output
-    return Example(instruction, context, output), dropped_turns
+    return Example(instruction, context, output), roles
+
+
+def _system_fields(row: dict[str, object], names: FieldNames) -> int:
+    texts = (row.get(field) for field in _SYSTEM_FIELDS if not names.uses(field))
+    return sum(isinstance(text, str) and bool(text.strip()) for text in texts)
 
 
 def _role(turn: object) -> str:
@@ -79,7 +100,7 @@ def _role(turn: object) -> str:
 
 
 def _turn_text(field: str, turn: dict[str, object], missing: RejectReason) -> str | Fault:
-    name = _first_present(turn, ("value", "content"))
+    name = first_present(turn, ("value", "content"))
     content = turn.get(name)
     return _text(f"{field}.{name}", _joined_parts(content) if isinstance(content, list) else content, missing)
 
@@ -96,7 +117,7 @@ def _joined_parts(parts: list[object]) -> object:
 
 
 def _text(field: str, value: object, missing: RejectReason) -> str | Fault:
-    if _is_missing(value):
+    if is_missing(value):
         return Fault(missing, f"'{field}' is missing" if value is None else f"'{field}' is NaN")
     text = _any_text(field, value)
     if isinstance(text, str) and not text.strip():
@@ -108,14 +129,6 @@ def _any_text(field: str, value: object) -> str | Fault:
     if isinstance(value, str):
         return value
     return Fault(RejectReason.NOT_TEXT, f"'{field}' is {_described(value)}, wanted text")
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)  # NaN is how pandas writes a missing text
-
-
-def _first_present(row: dict[str, object], names: tuple[str, ...]) -> str:
-    return next((name for name in names if not _is_missing(row.get(name))), names[0])
 
 
 def _described(value: object) -> str:

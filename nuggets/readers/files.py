@@ -1,4 +1,4 @@
-"""Bytes of a pool's files, wherever they lie: opened, uncompressed, in pieces, fingerprinted."""
+"""Bytes of a pool's files, wherever they lie: uncompressed, in pieces, fingerprinted."""
 
 import codecs
 import contextlib
@@ -9,26 +9,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nuggets.errors import InputError
-from nuggets.store import locate
+from nuggets.readers.stored_file import StoredFile
 
 GZIP_ERRORS = (gzip.BadGzipFile, zlib.error, EOFError)
-_BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would buffer 50 MB
 _PIECE_BYTES = 256 << 10  # small enough for memory, large enough that Python's work per piece doesn't show
 _HASH_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def open_stored(address: str) -> Iterator[Any]:
-    """A file as it is stored, readable and seekable."""
-    filesystem, path = locate(address)
-    with filesystem.open(path, "rb", block_size=_BLOCK_BYTES) as file:
-        yield file
-
-
-@contextlib.contextmanager
 def open_text(address: str) -> Iterator[Any]:
     """A file of encoded text, readable as bytes; a .gz is uncompressed on the way."""
-    with open_stored(address) as file:
+    with StoredFile(address) as file:
         if address.lower().endswith(".gz"):
             with gzip.GzipFile(fileobj=file) as uncompressed:
                 yield uncompressed
@@ -52,7 +43,7 @@ def sha256_of(addresses: Iterable[str]) -> str:
     """SHA-256, in hex, over the stored bytes of some files, one after the other."""
     digest = hashlib.sha256()
     for address in addresses:
-        with open_stored(address) as file:
+        with StoredFile(address) as file:
             while piece := file.read(_HASH_BYTES):
                 digest.update(piece)
     return digest.hexdigest()

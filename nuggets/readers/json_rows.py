@@ -15,17 +15,17 @@ _DECODER = json.JSONDecoder(strict=False)
 _LONGEST_TOKEN = len("-Infinity")
 
 
-def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[object]:
-    """The row of each line that isn't blank; a line with a fault costs only itself."""
+def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[int, object]]:
+    """The row of each line that isn't blank, with its number from 1; a line with a fault costs only itself."""
     for number, line in enumerate(_split_lines(pieces, max_row_bytes), start=1):
         if len(line) > max_row_bytes:
-            yield too_large(max_row_bytes)
+            yield number, too_large(max_row_bytes)
         elif line and not line.isspace():
             try:
                 row = _decode(line)
             except json.JSONDecodeError as error:
                 row = undecodable(f"line {number} is not JSON: {error.msg} at character {error.pos + 1}")
-            yield row
+            yield number, row
 
 
 def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> Iterator[object]:

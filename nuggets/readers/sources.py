@@ -4,16 +4,18 @@ import codecs
 import json
 import posixpath
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from nuggets.errors import UsageError
+from nuggets.errors import InputError, StoreError, UsageError
 from nuggets.readers.files import GZIP_ERRORS, open_text, sha256_of
+from nuggets.readers.stored_file import ask
 from nuggets.store import locate
 
-Kind = Literal["json_array", "jsonl", "parquet", "arrow_folder"]
+Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
 
 KNOWN_FORMATS = (
-    ".json, .jsonl or .ndjson (each also with .gz), .parquet, a folder of .parquet files, "
+    ".json, .jsonl, .ndjson, .csv or .tsv (each also with .gz), .parquet, a folder of .parquet files, "
     "or a folder saved by Hugging Face datasets (save_to_disk)"
 )
 _PIECE_BYTES = 64 << 10
@@ -31,23 +33,37 @@ class PoolSource:
 
 
 def find_source(url: str) -> PoolSource:
-    """The pool at a local path or URL. Raises UsageError if none is there or its format is not known."""
-    filesystem, path = locate(url)
-    address = url.rstrip("/") if "://" in url and not url.startswith("file://") else path
+    """The pool at a local path or URL. Raises UsageError if none is there or its format is not known.
+
+    Raises StoreError where a server does not answer, which says nothing about the pool.
+    """
     try:
-        if not filesystem.exists(path):
-            raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
-        if filesystem.isdir(path):
-            names = [posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False)]
-            return _folder_source(address, sorted(names))
-        return _file_source(address)
+        return ask(url, partial(_source_at, url))
     except GZIP_ERRORS as error:
         raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
-    except UsageError:
-        raise
-    except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"'{url}' can't be read: {reason}. Check address, credentials and permissions") from error
+    except StoreError as error:
+        if error.may_pass:
+            raise
+        raise UsageError(
+            f"'{url}' can't be read: {_cause(error)}. Check address, credentials and permissions"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"'{url}' can't be read: {error}. Check address, credentials and permissions") from error
+
+
+def _cause(error: StoreError) -> object:
+    cause = error.__cause__
+    return getattr(cause, "strerror", None) or cause or error
+
+
+def _source_at(url: str, filesystem: Any, path: str) -> PoolSource:
+    if not filesystem.exists(path):
+        raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
+    address = url.rstrip("/") if "://" in url and not url.startswith("file://") else path
+    if filesystem.isdir(path):
+        names = [posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False)]
+        return _folder_source(address, sorted(names))
+    return _file_source(address)
 
 
 def _file_source(address: str) -> PoolSource:
@@ -58,9 +74,11 @@ def _file_source(address: str) -> PoolSource:
     if name.endswith(".parquet"):
         return PoolSource(address, "parquet", (address,))
     plain = name.removesuffix(".gz")
-    if not plain.endswith((".json", ".jsonl", ".ndjson")):
+    if not plain.endswith((".json", ".jsonl", ".ndjson", ".csv", ".tsv")):
         raise UsageError(f"the format of '{address}' is not known. Known are {KNOWN_FORMATS}")
     first = _first_character(address)
+    if plain.endswith((".csv", ".tsv")):
+        return PoolSource(address, "csv" if plain.endswith(".csv") else "tsv", (address,))
     is_array = plain.endswith(".json") and first == b"["
     return PoolSource(address, "json_array" if is_array else "jsonl", (address,))
 
@@ -125,3 +143,16 @@ def _read_json(address: str) -> dict[str, Any]:
 def fingerprint(source: PoolSource) -> str:
     """SHA-256, in hex, over the stored bytes of the files in order: the same wherever the same pool lies."""
     return sha256_of(source.files)
+
+
+def check_unchanged(source: PoolSource, expected: str) -> None:
+    """Raise InputError if the files, which have just been read, are not those that `expected` is the fingerprint of.
+
+    What was read would else be kept as what it is not, and found again by everybody who has the original.
+    """
+    found = fingerprint(source)
+    if found != expected:
+        raise InputError(
+            f"'{source.url}' was changed while it was read (SHA-256 {expected} before, {found} now): let nobody write "
+            "to it and run again"
+        )
