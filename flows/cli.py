@@ -38,7 +38,9 @@ StoreUrl = Annotated[str, typer.Option("--store", help="Where runs live: a local
 S3Endpoint = Annotated[
     str | None, typer.Option("--s3-endpoint", help="URL of the server that s3:// addresses mean.", show_default=False)
 ]
-Out = Annotated[Path, typer.Option("--out", help="The Parquet file to write.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
+]
 
 
 @app.command()
@@ -87,12 +89,26 @@ def score_shards(**options: Any) -> None:
 
 @app.command()
 def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
-    """Write a run's cells: candidate_id, candidate_row, anchor_id, anchor_row, zero_shot, one_shot (nats)."""
+    """Write a run's cells: candidate_id, candidate_row, anchor_id, anchor_row, zero_shot, one_shot (nats).
+
+    Exit code 1 if cells that the run has computed are not in the store any more.
+    """
     from nuggets.exporting import export_cells
+    from nuggets.runs import RunState, read_run
 
     with _given_store(store, endpoint) as place:
-        count = export_cells(place, run, out)
-    typer.echo(f"{count} cells in {out}")
+        found = export_cells(place, run, out)
+        is_complete = read_run(place, run).state is RunState.COMPLETE
+    text = f"{_counted(found.written, 'cell')} in {out}"
+    if rest := found.left_out - found.gone:
+        needed = "did not need" if is_complete else "has not computed, or did not need,"
+        text += f"; the run {needed} {rest} of its full table"
+    typer.echo(text)
+    if found.gone:
+        raise NuggetsError(
+            f"{_counted(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
+            f"in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
+        )
 
 
 @app.command()
@@ -103,12 +119,18 @@ def scores(
     endpoint: S3Endpoint = None,
     selection: Annotated[str | None, typer.Option(help="Whose `kept` to show. Default: the newest selection.")] = None,
 ) -> None:
-    """Write a run's scores: candidate_id, candidate_row, golden_score, wins, anchors, mean_gain (nats/token), kept."""
+    """Write a run's scores, one row per candidate.
+
+    Columns: candidate_id, candidate_row, golden_score, score_low, score_high, wins, cells, anchors, mean_gain, kept.
+    golden_score is empty where a race left cells out; mean_gain is in nats per token.
+    """
     from nuggets.exporting import export_scores
 
     with _given_store(store, endpoint) as place:
-        count = export_scores(place, run, out, selection)
-    typer.echo(f"scores of {count} candidates in {out}")
+        found = export_scores(place, run, out, selection)
+    typer.echo(
+        f"scores of {_counted(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
+    )
 
 
 @app.command()
@@ -177,12 +199,17 @@ def import_scores(
 
 @contextmanager
 def _given_store(url: str, endpoint: str | None) -> "Iterator[Store]":
+    from flows.console import warnings_shown
     from nuggets.store import open_store
 
     check_address("store", url)
     check_endpoint(endpoint)
-    with s3_endpoint(endpoint):
+    with s3_endpoint(endpoint), warnings_shown():
         yield open_store(url)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,8 @@
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -88,3 +90,17 @@ def hide_progress(display: RunDisplay) -> None:
     for name in ("nuggets", "nuggets.progress.cells"):
         logging.getLogger(name).removeHandler(display)
     display.close()
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show the core's warnings as such while this lasts, for commands that run no flow."""
+    display = RunDisplay()
+    display.setLevel(logging.WARNING)
+    logger = logging.getLogger("nuggets")
+    logger.addHandler(display)
+    try:
+        yield
+    finally:
+        logger.removeHandler(display)
+        display.close()
