@@ -19,10 +19,12 @@ from nuggets.config import (
     config_from_mapping,
 )
 from nuggets.config_fields import check_address, check_endpoint
+from nuggets.cuts import Cut, remark
 from nuggets.errors import Interrupted, NuggetsError, UsageError
 from nuggets.s3_endpoint import s3_endpoint
 
 if TYPE_CHECKING:
+    from nuggets.publishing import Selection
     from nuggets.store import Store
 
 app = typer.Typer(
@@ -57,7 +59,7 @@ def curate(config: Path | None = None, **options: Any) -> None:
 
     from flows.running import run_curate  # here, because Prefect takes seconds to import and --help should not
 
-    _show_selection(run_curate(checked))
+    _show_selection(run_curate(checked), checked.cut)
 
 
 @app.command()
@@ -71,9 +73,10 @@ def reselect(**options: Any) -> None:
         if undecided_candidates(config.store, config.run, config.cut):
             from flows.running import run_reselect
 
-            _show_selection(run_reselect(config))
+            _show_selection(run_reselect(config), config.cut)
         else:
-            _show_selection(publish_selection(config.store, config.run, config.cut, memory=config.memory_mib << 20))
+            memory = config.memory_mib << 20
+            _show_selection(publish_selection(config.store, config.run, config.cut, memory=memory), config.cut)
 
 
 @app.command("score-shards")
@@ -227,10 +230,13 @@ def options(
     """Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302)."""
 
 
-def _show_selection(selection: Any) -> None:
+def _show_selection(selection: "Selection", cut: Cut) -> None:
     there = " (this cut was published before)" if selection.already_there else ""
     typer.echo(f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{there}")
     typer.echo(selection.folder)
+    best = selection.quantiles["1"]
+    if said := remark(cut, candidates=selection.candidates, kept=selection.kept, best=best):
+        typer.echo(f"{'note' if selection.kept else 'warning'}: {said}", err=True)
 
 
 def main() -> None:
