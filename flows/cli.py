@@ -1,9 +1,11 @@
 """The nuggets command line."""
 
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +45,8 @@ S3Endpoint = Annotated[
 Out = Annotated[
     Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
 ]
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
 @app.command()
@@ -137,24 +141,35 @@ def scores(
 
 
 @app.command()
-def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
-    """List the runs of a store with state, counts and cuts."""
-    from nuggets.runs import list_runs, list_selections
+def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
+    """List the runs of a store: state, what they are made from, cells, selections, and why one failed."""
+    from flows.run_pages import runs_table
+    from nuggets.run_overview import run_overview
+    from nuggets.runs import list_runs
 
-    rows: list[tuple[str, ...]] = [
-        ("run", "state", "updated (UTC)", "examples", "anchors", "cells", "selections (cut: kept)")
-    ]
-    with _given_store(store, endpoint) as place:
-        for run in list_runs(place):
-            made = [f"{item['cut']['meaning']}: {item['kept']}" for item in list_selections(place, run.name)]
-            counts = [str(run.counts.get(name, "-")) for name in ("examples", "anchors", "cells")]
-            rows.append((run.name, run.state, run.updated_at[:19].replace("T", " "), *counts, "; ".join(made) or "-"))
-    if len(rows) == 1:
-        typer.echo(f"no runs in {place.url}")
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    with _given_store(store, endpoint, is_there=True) as place:
+        found = [run_overview(place, run) for run in list_runs(place)]
+    if as_json:
+        typer.echo(json.dumps([asdict(run) for run in found], indent=1, ensure_ascii=False))
+    else:
+        typer.echo(runs_table(found) if found else f"no runs in {place.url}")
+
+
+@app.command()
+def show(run: RunName, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
+    """Show all that is known of a run: what it is made from, counts, seconds, selections, and where its files are."""
+    from flows.run_pages import run_page
+    from nuggets.run_overview import run_files, run_overview
+    from nuggets.runs import read_run
+
+    with _given_store(store, endpoint, is_there=True) as place:
+        manifest = read_run(place, run)
+        overview, files = run_overview(place, manifest), run_files(place, manifest)
+    if as_json:
+        both = asdict(manifest) | {"selections": asdict(overview)["selections"], "files": files}
+        typer.echo(json.dumps(both, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(run_page(manifest, overview, files))
 
 
 @app.command()
@@ -168,7 +183,7 @@ def gc(
     """Sweep a store: files that killed writers left, work lists of ended runs, blocks not yet joined. Loses no cell."""
     from nuggets.garbage import find_garbage, sweep_garbage
 
-    with _given_store(store, endpoint) as place:
+    with _given_store(store, endpoint, is_there=True) as place:
         found = find_garbage(place, older_than=hours * 3600)
         kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
         typer.echo(
@@ -201,14 +216,18 @@ def import_scores(
 
 
 @contextmanager
-def _given_store(url: str, endpoint: str | None) -> "Iterator[Store]":
+def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "Iterator[Store]":
+    """The store at an address, with its warnings shown. `is_there`: raise UsageError if nothing is."""
     from flows.console import warnings_shown
     from nuggets.store import open_store
 
     check_address("store", url)
     check_endpoint(endpoint)
     with s3_endpoint(endpoint), warnings_shown():
-        yield open_store(url)
+        store = open_store(url)
+        if is_there and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
+            raise UsageError(f"there is no store at {store.url}: give --store the folder or s3:// address of one")
+        yield store
 
 
 def _counted(count: int, what: str) -> str:
