@@ -24,6 +24,7 @@ from nuggets.config_fields import check_address, check_endpoint
 from nuggets.cuts import Cut, remark
 from nuggets.errors import Interrupted, NuggetsError, UsageError
 from nuggets.s3_endpoint import s3_endpoint
+from nuggets.wording import counted
 
 if TYPE_CHECKING:
     from nuggets.publishing import Selection
@@ -91,7 +92,9 @@ def score_shards(**options: Any) -> None:
 
     from flows.running import run_score_shards
 
-    typer.echo(f"run {config.run}, part {config.part} of {config.parts}: {run_score_shards(config)} cells computed")
+    typer.echo(
+        f"run {config.run}, part {config.part} of {config.parts}: {counted(run_score_shards(config), 'cell')} computed"
+    )
 
 
 @app.command()
@@ -106,14 +109,14 @@ def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3E
     with _given_store(store, endpoint) as place:
         found = export_cells(place, run, out)
         is_complete = read_run(place, run).state is RunState.COMPLETE
-    text = f"{_counted(found.written, 'cell')} in {out}"
+    text = f"{counted(found.written, 'cell')} in {out}"
     if rest := found.left_out - found.gone:
         needed = "did not need" if is_complete else "has not computed, or did not need,"
         text += f"; the run {needed} {rest} of its full table"
     typer.echo(text)
     if found.gone:
         raise NuggetsError(
-            f"{_counted(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
+            f"{counted(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
             f"in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
         )
 
@@ -136,7 +139,7 @@ def scores(
     with _given_store(store, endpoint) as place:
         found = export_scores(place, run, out, selection)
     typer.echo(
-        f"scores of {_counted(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
+        f"scores of {counted(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
     )
 
 
@@ -187,8 +190,10 @@ def gc(
         found = find_garbage(place, older_than=hours * 3600)
         kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
         typer.echo(
-            f"{len(found.leftovers)} files of killed writers, {len(found.worklists)} work lists of ended runs, "
-            f"{len(found.scattered)} folders with blocks to join, {len(found.damaged)} damaged blocks{kept}"
+            f"{counted(len(found.leftovers), 'file')} of killed writers, "
+            f"{counted(len(found.worklists), 'work list')} of ended runs, "
+            f"{counted(len(found.scattered), 'folder')} with blocks to join, "
+            f"{counted(len(found.damaged), 'damaged block')}{kept}"
         )
         if not dry_run:
             sweep_garbage(place, found, damaged=damaged)
@@ -228,10 +233,6 @@ def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "
         if is_there and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
             raise UsageError(f"there is no store at {store.url}: give --store the folder or s3:// address of one")
         yield store
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _version(wanted: bool) -> None:

@@ -8,6 +8,7 @@ from nuggets.preparation import PreparedRun
 from nuggets.progress import report_stage
 from nuggets.readers import find_source
 from nuggets.store import open_store
+from nuggets.wording import counted
 from tasks.retrying import RETRYING
 
 
@@ -24,7 +25,8 @@ def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
         memory=config.memory_mib << 20,
     )
     report_stage(
-        f"pool: {pool.rows} rows, {pool.examples} distinct examples, {pool.duplicates} duplicates merged, "
-        f"{sum(pool.rejects.values())} rejected, {pool.dropped_turns} later turns dropped"
+        f"pool: {counted(pool.rows, 'row')}, {counted(pool.examples, 'distinct example')}, "
+        f"{counted(pool.duplicates, 'duplicate')} merged, "
+        f"{sum(pool.rejects.values())} rejected, {counted(pool.dropped_turns, 'later turn')} dropped"
     )
     return pool

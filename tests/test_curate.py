@@ -59,7 +59,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     first = nuggets("curate", pool_file, *common)
     assert first.returncode == 0, first.stderr
     assert "anchors: 5 instead of 100, because the pool has only 20 examples" in first.stderr
-    assert "cells: 100 needed, 0 found, 100 to compute" in first.stderr
+    assert "cells: 100 in the full table, 0 stored, 100 to compute" in first.stderr
     folder = store / "runs/first/selections/top-fraction-0.05"
     assert first.stdout.splitlines() == ["run first, cut best 5 %: kept 1 of 20", str(folder)]
     assert {path.name for path in folder.iterdir()} == {
@@ -81,7 +81,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
 
     again = nuggets("curate", pool_file, *common)
     assert again.returncode == 0, again.stderr
-    assert "cells: 100 needed, 100 found, 0 to compute" in again.stderr
+    assert "cells: 100 in the full table, 100 stored, nothing to compute" in again.stderr
     assert "loaded" not in again.stderr  # no model
     assert manifest(store, "first")["counts"]["cells_computed"] == 0
 
@@ -303,4 +303,4 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) 
     assert 0 < kept < 600 and kept % 10 == 0  # whole candidates
     again = nuggets(*command[1:], timeout=200)
     assert again.returncode == 0, again.stderr
-    assert f"cells: 600 needed, {kept} found, {600 - kept} to compute" in again.stderr
+    assert f"cells: 600 in the full table, {kept} stored, {600 - kept} to compute" in again.stderr
