@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.options import overridden, read_options_file, with_options
+from flows.signals import interrupted_exit_code
 from nuggets import __version__
 from nuggets.config import (
     DEFAULT_STORE,
@@ -260,7 +261,7 @@ def _show_selection(selection: "Selection", cut: Cut) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted."""
+    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted, 143 by SIGTERM."""
     sys.exit(_exit_code(app))
 
 
@@ -274,7 +275,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
         typer.echo(
             f"interrupted: {error or 'before anything was scored'}. The same command goes on from here.", err=True
         )
-        return 130
+        return interrupted_exit_code()
     except (NuggetsError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
         return 1

@@ -266,7 +266,8 @@ def test_a_model_that_returns_no_numbers_fails_the_run_and_names_the_anchor(
     assert not (tmp_path / "store" / "baselines").exists()
 
 
-def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path, sent: signal.Signals) -> None:
     pool = tmp_path / "pool.jsonl"
     words = " ".join(f"word{index}" for index in range(300))
     rows = [{"instruction": f"Repeat {index}.", "input": "", "output": words} for index in range(60)]
@@ -292,10 +293,17 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) 
             assert line, seen
             seen += line
         time.sleep(3)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything the command has started
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does: to everything the command has started
+        else:
+            process.send_signal(sent)
         rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, rest
-    assert "interrupted: stopped on request" in rest and "Traceback" not in rest
+    assert process.returncode == 128 + sent, rest
+    assert (
+        "stopping after the work in hand" in rest
+        and "interrupted: stopped on request" in rest
+        and "Traceback" not in rest
+    )
     assert manifest(tmp_path / "store", "stop")["state"] == "interrupted"
     out = tmp_path / "cells.parquet"
     assert nuggets("cells", "stop", "--store", tmp_path / "store", "--out", out).returncode == 0
