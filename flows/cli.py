@@ -39,7 +39,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunName = Annotated[str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False)]
+RunName = Annotated[
+    str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False, metavar="RUN")
+]
 StoreUrl = Annotated[str, typer.Option("--store", help="Where runs live: a local folder or s3://bucket/prefix.")]
 S3Endpoint = Annotated[
     str | None, typer.Option("--s3-endpoint", help="URL of the server that s3:// addresses mean.", show_default=False)
@@ -48,7 +50,7 @@ Out = Annotated[
     Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
 ]
 
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.", metavar="")]
 
 
 @app.command()
@@ -181,8 +183,10 @@ def gc(
     store: StoreUrl = DEFAULT_STORE,
     endpoint: S3Endpoint = None,
     hours: Annotated[float, typer.Option(min=0, help="Age from which a writer's file counts as left behind.")] = 1.0,
-    damaged: Annotated[bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.", metavar="")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.", metavar="")] = False,
 ) -> None:
     """Sweep a store: files that killed writers left, work lists of ended runs, blocks not yet joined. Loses no cell."""
     from nuggets.garbage import find_garbage, sweep_garbage
@@ -203,7 +207,8 @@ def gc(
 @app.command("import-scores")
 def import_scores(
     folder: Annotated[
-        Path, typer.Argument(help="The --save_path of the authors' program, with its *_score.json files.")
+        Path,
+        typer.Argument(help="The --save_path of the authors' program, with its *_score.json files.", metavar="FOLDER"),
     ],
     pool: Annotated[str, typer.Option(help="The pool that was its --prompt_path.", show_default=False)],
     anchor_file: Annotated[str, typer.Option(help="The anchors that were its --test_path.", show_default=False)],
@@ -245,7 +250,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.", metavar="")
     ] = False,
 ) -> None:
     """Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302)."""

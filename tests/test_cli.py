@@ -158,3 +158,35 @@ def test_scores_of_a_run_that_has_none_are_refused_with_its_state(store: Store, 
     code, said, complained = cli("scores", "r", "--store", store.url, "--out", tmp_path / "s.csv")
     assert (code, said) == (2, [])
     assert complained == ["error: run 'r' is failed and has no golden scores yet: finish it with nuggets curate first"]
+
+
+def test_options_are_named_alike_in_help_and_files(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for command in ("reselect", "score-shards", "cells", "scores", "show", "import-scores", "curate"):
+        code, said, _ = cli(command, "--help")
+        (usage,) = [line for line in said if "Usage:" in line]
+        name = "FOLDER" if command == "import-scores" else "[POOL]" if command == "curate" else "RUN"
+        assert code == 0 and name in usage.split("[OPTIONS]")[1]
+    code, said, _ = cli("gc", "--help")
+    assert not any("bool" in line for line in said if "--damaged" in line or "--dry-run" in line)
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("{}\n")
+    for option, value, words in (
+        ("dtype", "float33", "dtype='float33' is not known; allowed: auto, float32, bfloat16, float16"),
+        ("racing", "maybe", "racing='maybe' is not known; allowed: on, off"),
+        ("engine", "spark", "engine='spark' is not known; allowed: local, dask, ray, deployment"),
+    ):
+        assert cli("curate", pool, f"--{option}", value) == (2, [], [f"error: {words}"])
+
+
+def test_a_file_spells_options_as_the_command_line_does_or_as_fields(tmp_path: Path, cli: Any) -> None:
+    file = tmp_path / "run.yaml"
+    for spelt in ("top-fraction", "top_fraction"):
+        file.write_text(f"pool: p.jsonl\n{spelt}: 5\n")
+        code, _, (complained,) = cli("curate", "--config", file)
+        assert code == 2 and complained.startswith("error: top_fraction=5 is out of range")
+    file.write_text("pool: p.jsonl\ntop_fraction: 0.1\ntop-fraction: 0.2\n")
+    code, _, (complained,) = cli("curate", "--config", file)
+    assert (code, complained) == (
+        2, f"error: config='{file}' gives top_fraction twice, as top-fraction too: leave one of them out"
+    )  # fmt: skip
