@@ -1,15 +1,18 @@
 """The nuggets command line."""
 
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.options import overridden, read_options_file, with_options
+from flows.signals import interrupted_exit_code
 from nuggets import __version__
 from nuggets.config import (
     DEFAULT_STORE,
@@ -19,10 +22,13 @@ from nuggets.config import (
     config_from_mapping,
 )
 from nuggets.config_fields import check_address, check_endpoint
+from nuggets.cuts import Cut, remark
 from nuggets.errors import Interrupted, NuggetsError, UsageError
 from nuggets.s3_endpoint import s3_endpoint
+from nuggets.wording import counted
 
 if TYPE_CHECKING:
+    from nuggets.publishing import Selection
     from nuggets.store import Store
 
 app = typer.Typer(
@@ -33,12 +39,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunName = Annotated[str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False)]
+RunName = Annotated[
+    str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False, metavar="RUN")
+]
 StoreUrl = Annotated[str, typer.Option("--store", help="Where runs live: a local folder or s3://bucket/prefix.")]
 S3Endpoint = Annotated[
     str | None, typer.Option("--s3-endpoint", help="URL of the server that s3:// addresses mean.", show_default=False)
 ]
-Out = Annotated[Path, typer.Option("--out", help="The Parquet file to write.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.", metavar="")]
 
 
 @app.command()
@@ -55,7 +67,7 @@ def curate(config: Path | None = None, **options: Any) -> None:
 
     from flows.running import run_curate  # here, because Prefect takes seconds to import and --help should not
 
-    _show_selection(run_curate(checked))
+    _show_selection(run_curate(checked), checked.cut)
 
 
 @app.command()
@@ -69,9 +81,10 @@ def reselect(**options: Any) -> None:
         if undecided_candidates(config.store, config.run, config.cut):
             from flows.running import run_reselect
 
-            _show_selection(run_reselect(config))
+            _show_selection(run_reselect(config), config.cut)
         else:
-            _show_selection(publish_selection(config.store, config.run, config.cut, memory=config.memory_mib << 20))
+            memory = config.memory_mib << 20
+            _show_selection(publish_selection(config.store, config.run, config.cut, memory=memory), config.cut)
 
 
 @app.command("score-shards")
@@ -82,17 +95,33 @@ def score_shards(**options: Any) -> None:
 
     from flows.running import run_score_shards
 
-    typer.echo(f"run {config.run}, part {config.part} of {config.parts}: {run_score_shards(config)} cells computed")
+    typer.echo(
+        f"run {config.run}, part {config.part} of {config.parts}: {counted(run_score_shards(config), 'cell')} computed"
+    )
 
 
 @app.command()
 def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
-    """Write a run's cells: candidate_id, candidate_row, anchor_id, anchor_row, zero_shot, one_shot (nats)."""
+    """Write a run's cells: candidate_id, candidate_row, anchor_id, anchor_row, zero_shot, one_shot (nats).
+
+    Exit code 1 if cells that the run has computed are not in the store any more.
+    """
     from nuggets.exporting import export_cells
+    from nuggets.runs import RunState, read_run
 
     with _given_store(store, endpoint) as place:
-        count = export_cells(place, run, out)
-    typer.echo(f"{count} cells in {out}")
+        found = export_cells(place, run, out)
+        is_complete = read_run(place, run).state is RunState.COMPLETE
+    text = f"{counted(found.written, 'cell')} in {out}"
+    if rest := found.left_out - found.gone:
+        needed = "did not need" if is_complete else "has not computed, or did not need,"
+        text += f"; the run {needed} {rest} of its full table"
+    typer.echo(text)
+    if found.gone:
+        raise NuggetsError(
+            f"{counted(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
+            f"in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
+        )
 
 
 @app.command()
@@ -103,33 +132,50 @@ def scores(
     endpoint: S3Endpoint = None,
     selection: Annotated[str | None, typer.Option(help="Whose `kept` to show. Default: the newest selection.")] = None,
 ) -> None:
-    """Write a run's scores: candidate_id, candidate_row, golden_score, wins, anchors, mean_gain (nats/token), kept."""
+    """Write a run's scores, one row per candidate.
+
+    Columns: candidate_id, candidate_row, golden_score, score_low, score_high, wins, cells, anchors, mean_gain, kept.
+    golden_score is empty where a race left cells out; mean_gain is in nats per token.
+    """
     from nuggets.exporting import export_scores
 
     with _given_store(store, endpoint) as place:
-        count = export_scores(place, run, out, selection)
-    typer.echo(f"scores of {count} candidates in {out}")
+        found = export_scores(place, run, out, selection)
+    typer.echo(
+        f"scores of {counted(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
+    )
 
 
 @app.command()
-def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
-    """List the runs of a store with state, counts and cuts."""
-    from nuggets.runs import list_runs, list_selections
+def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
+    """List the runs of a store: state, what they are made from, cells, selections, and why one failed."""
+    from flows.run_pages import runs_table
+    from nuggets.run_overview import run_overview
+    from nuggets.runs import list_runs
 
-    rows: list[tuple[str, ...]] = [
-        ("run", "state", "updated (UTC)", "examples", "anchors", "cells", "selections (cut: kept)")
-    ]
-    with _given_store(store, endpoint) as place:
-        for run in list_runs(place):
-            made = [f"{item['cut']['meaning']}: {item['kept']}" for item in list_selections(place, run.name)]
-            counts = [str(run.counts.get(name, "-")) for name in ("examples", "anchors", "cells")]
-            rows.append((run.name, run.state, run.updated_at[:19].replace("T", " "), *counts, "; ".join(made) or "-"))
-    if len(rows) == 1:
-        typer.echo(f"no runs in {place.url}")
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    with _given_store(store, endpoint, is_there=True) as place:
+        found = [run_overview(place, run) for run in list_runs(place)]
+    if as_json:
+        typer.echo(json.dumps([asdict(run) for run in found], indent=1, ensure_ascii=False))
+    else:
+        typer.echo(runs_table(found) if found else f"no runs in {place.url}")
+
+
+@app.command()
+def show(run: RunName, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
+    """Show all that is known of a run: what it is made from, counts, seconds, selections, and where its files are."""
+    from flows.run_pages import run_page
+    from nuggets.run_overview import run_files, run_overview
+    from nuggets.runs import read_run
+
+    with _given_store(store, endpoint, is_there=True) as place:
+        manifest = read_run(place, run)
+        overview, files = run_overview(place, manifest), run_files(place, manifest)
+    if as_json:
+        both = asdict(manifest) | {"selections": asdict(overview)["selections"], "files": files}
+        typer.echo(json.dumps(both, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(run_page(manifest, overview, files))
 
 
 @app.command()
@@ -137,18 +183,22 @@ def gc(
     store: StoreUrl = DEFAULT_STORE,
     endpoint: S3Endpoint = None,
     hours: Annotated[float, typer.Option(min=0, help="Age from which a writer's file counts as left behind.")] = 1.0,
-    damaged: Annotated[bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.", metavar="")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.", metavar="")] = False,
 ) -> None:
     """Sweep a store: files that killed writers left, work lists of ended runs, blocks not yet joined. Loses no cell."""
     from nuggets.garbage import find_garbage, sweep_garbage
 
-    with _given_store(store, endpoint) as place:
+    with _given_store(store, endpoint, is_there=True) as place:
         found = find_garbage(place, older_than=hours * 3600)
         kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
         typer.echo(
-            f"{len(found.leftovers)} files of killed writers, {len(found.worklists)} work lists of ended runs, "
-            f"{len(found.scattered)} folders with blocks to join, {len(found.damaged)} damaged blocks{kept}"
+            f"{counted(len(found.leftovers), 'file')} of killed writers, "
+            f"{counted(len(found.worklists), 'work list')} of ended runs, "
+            f"{counted(len(found.scattered), 'folder')} with blocks to join, "
+            f"{counted(len(found.damaged), 'damaged block')}{kept}"
         )
         if not dry_run:
             sweep_garbage(place, found, damaged=damaged)
@@ -157,7 +207,8 @@ def gc(
 @app.command("import-scores")
 def import_scores(
     folder: Annotated[
-        Path, typer.Argument(help="The --save_path of the authors' program, with its *_score.json files.")
+        Path,
+        typer.Argument(help="The --save_path of the authors' program, with its *_score.json files.", metavar="FOLDER"),
     ],
     pool: Annotated[str, typer.Option(help="The pool that was its --prompt_path.", show_default=False)],
     anchor_file: Annotated[str, typer.Option(help="The anchors that were its --test_path.", show_default=False)],
@@ -176,13 +227,18 @@ def import_scores(
 
 
 @contextmanager
-def _given_store(url: str, endpoint: str | None) -> "Iterator[Store]":
+def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "Iterator[Store]":
+    """The store at an address, with its warnings shown. `is_there`: raise UsageError if nothing is."""
+    from flows.console import warnings_shown
     from nuggets.store import open_store
 
     check_address("store", url)
     check_endpoint(endpoint)
-    with s3_endpoint(endpoint):
-        yield open_store(url)
+    with s3_endpoint(endpoint), warnings_shown():
+        store = open_store(url)
+        if is_there and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
+            raise UsageError(f"there is no store at {store.url}: give --store the folder or s3:// address of one")
+        yield store
 
 
 def _version(wanted: bool) -> None:
@@ -194,20 +250,23 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.", metavar="")
     ] = False,
 ) -> None:
     """Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302)."""
 
 
-def _show_selection(selection: Any) -> None:
+def _show_selection(selection: "Selection", cut: Cut) -> None:
     there = " (this cut was published before)" if selection.already_there else ""
     typer.echo(f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{there}")
     typer.echo(selection.folder)
+    best = selection.quantiles["1"]
+    if said := remark(cut, candidates=selection.candidates, kept=selection.kept, best=best):
+        typer.echo(f"{'note' if selection.kept else 'warning'}: {said}", err=True)
 
 
 def main() -> None:
-    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted."""
+    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted, 143 by SIGTERM."""
     sys.exit(_exit_code(app))
 
 
@@ -221,7 +280,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
         typer.echo(
             f"interrupted: {error or 'before anything was scored'}. The same command goes on from here.", err=True
         )
-        return 130
+        return interrupted_exit_code()
     except (NuggetsError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
         return 1

@@ -10,6 +10,7 @@ from flows.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.engine import Engine, open_engine
 from flows.parts import score_everywhere
 from flows.rounds import Scoring
+from flows.signals import sigterm_stops
 from flows.waiting import results_of
 from nuggets.config import CurateConfig
 from nuggets.errors import Interrupted, StoreError
@@ -50,7 +51,7 @@ def curate(config: CurateConfig) -> Selection:
     Args:
         config: What to curate, and how.
     """
-    with s3_endpoint(config.s3_endpoint):
+    with sigterm_stops(), s3_endpoint(config.s3_endpoint):
         return _recorded(config)
 
 

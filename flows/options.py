@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 import yaml
@@ -38,7 +38,7 @@ def with_options(
 
 
 def read_options_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UsageError naming file and line if it is none."""
+    """The mapping in a YAML file, by names of fields. Raises UsageError naming file and line if it is none."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -47,7 +47,13 @@ def read_options_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"config='{path}' is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"config='{path}' holds {type(content).__name__}; it has to hold 'field: value' lines")
-    return content
+    spelt: dict[str, Any] = {}
+    for name, value in content.items():
+        field_name = str(name).replace("-", "_")  # as the option is written on the command line
+        if field_name in spelt:
+            raise UsageError(f"config='{path}' gives {field_name} twice, as {name} too: leave one of them out")
+        spelt[field_name] = value
+    return spelt
 
 
 def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,12 +69,22 @@ def _parameter(item: Field[Any], *, is_argument: bool, required: bool) -> inspec
     text = item.metadata["description"]
     if item.default not in (None, MISSING):
         text += f" Default: {item.default}."
-    given = item.type if "None" in str(item.type) else item.type | None  # type: ignore[operator]
+    given: Any = item.type if "None" in str(item.type) else item.type | None  # type: ignore[operator]
     default = inspect.Parameter.empty if is_argument and required else None
+    choices = _choices(item.type)
+    if choices:  # checked by the configuration, whose messages are ours
+        given = str | None
     if is_argument:
         marker: Any = typer.Argument(help=text, metavar=item.name.upper(), show_default=False)
     else:
-        marker = typer.Option(f"--{item.name.replace('_', '-')}", help=text, show_default=False)
+        metavar = "|".join(choices) or None
+        marker = typer.Option(f"--{item.name.replace('_', '-')}", help=text, show_default=False, metavar=metavar)
     return inspect.Parameter(
         item.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[given, marker], default=default
     )
+
+
+def _choices(kind: Any) -> list[str]:
+    """What a Literal, or one that may be None, allows."""
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    return [choice for literal in literals for choice in get_args(literal)]

@@ -6,6 +6,7 @@ from flows.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.engine import open_engine
 from flows.parts import score_everywhere
 from flows.rounds import Scoring
+from flows.signals import sigterm_stops
 from nuggets.config import ReselectConfig
 from nuggets.progress import report_stage
 from nuggets.publishing import Selection
@@ -25,7 +26,7 @@ def reselect(config: ReselectConfig) -> Selection:
     Args:
         config: The run, its store, and the new cut.
     """
-    with s3_endpoint(config.s3_endpoint):
+    with sigterm_stops(), s3_endpoint(config.s3_endpoint):
         undecided = count_undecided(config.store, config.run, config.cut)
         if undecided:
             report_stage(

@@ -16,6 +16,7 @@ from nuggets.pool import Pool
 from nuggets.preparation import PreparedRun
 from nuggets.progress import report_cells, report_stage
 from nuggets.scoring_plan import Round, ScoringUnit
+from nuggets.wording import counted
 from tasks.plan import plan
 from tasks.score import score, tasks_pausing
 
@@ -56,7 +57,8 @@ def score_in_rounds(scoring: Scoring, first: Round) -> Scored:
         scored = _score_in_rounds(scoring, first)
     there = 100 * (first.found + scored.computed) / max(1, first.table)
     report_stage(
-        f"cells: {scored.computed} computed in {scored.rounds} rounds, {there:.0f} % of the full table are there"
+        f"cells: {scored.computed} computed in {counted(scored.rounds, 'round')}, "
+        f"{there:.0f} % of the full table are there"
     )
     return scored
 

@@ -1,18 +1,17 @@
 """Run a flow from the command line: its surroundings, its signals, and what it shows."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from flows.console import hide_progress, show_progress
+from flows.signals import signals_stop
 from nuggets.config import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices import find_devices
 from nuggets.preparation import check_config
 from nuggets.publishing import Selection
 from nuggets.s3_endpoint import s3_endpoint
-from nuggets.stopping import clear_stop, request_stop, stop_requested
+from nuggets.stopping import clear_stop
 
 # Read by Prefect at import. What is set already wins.
 _SETTINGS = {
@@ -64,19 +63,11 @@ def _surroundings() -> Iterator[None]:
         os.environ.setdefault(name, value)
     display = show_progress()
     clear_stop()
-    before = signal.signal(signal.SIGINT, _on_interrupt)
     try:
-        from flows.local_api import prefect_api
+        with signals_stop():
+            from flows.local_api import prefect_api
 
-        with prefect_api():
-            yield
+            with prefect_api():
+                yield
     finally:
-        signal.signal(signal.SIGINT, before)
         hide_progress(display)
-
-
-def _on_interrupt(_: int, __: FrameType | None) -> None:
-    if stop_requested():
-        os._exit(130)  # the second Ctrl-C: at once; cells are lost only since the last commit
-    request_stop()
-    os.write(2, b"\nstopping after the work in hand; Ctrl-C again to stop at once\n")

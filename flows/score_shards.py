@@ -5,6 +5,7 @@ from prefect import flow
 from flows.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.engine import open_engine
 from flows.rounds import Scoring, score_in_rounds
+from flows.signals import sigterm_stops
 from nuggets.config import ScoreShardsConfig
 from nuggets.s3_endpoint import s3_endpoint
 from tasks.reopen import reopen
@@ -22,7 +23,7 @@ def score_shards(config: ScoreShardsConfig) -> int:
     Args:
         config: The run, its store, the part, and the cut that the race is for.
     """
-    with s3_endpoint(config.s3_endpoint), open_engine(config) as engine, tasks_end_with_flow():
+    with sigterm_stops(), s3_endpoint(config.s3_endpoint), open_engine(config) as engine, tasks_end_with_flow():
         run = reopen(config.store, config.run, config.s3_endpoint)
         others = tuple(shard for shard in range(len(run.pool.shards)) if shard % config.parts != config.part)
         scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut or run.cut, engine, others)

@@ -83,10 +83,10 @@ class CurateConfig:
     profile: Profile | None = option(
         None, "Prompt profile. Default: chat where the tokenizer has a chat template, else plain."
     )
-    threshold: float | None = option(None, "Cut: keep golden scores strictly above this, 0 to 1.", ge=0, le=1)
+    threshold: float | None = option(None, "Cut: keep golden scores strictly above this, 0 to 1.", ge=0, lt=1)
     top_k: int | None = option(None, "Cut: keep this many of the best.", ge=1)
     top_fraction: float | None = option(
-        None, "Cut: keep this share of the best, 0 to 1, rounded up. Default cut: 0.05.", ge=0, le=1
+        None, "Cut: keep this share of the best, 0 to 1, rounded up. Default cut: 0.05.", gt=0, le=1
     )
     racing: Racing = option(
         "on",
@@ -208,9 +208,9 @@ class ReselectConfig:
 
     run: str = field(metadata={"description": "Name of the run, as `nuggets runs` shows it."})
     store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")
-    threshold: float | None = option(None, "Keep golden scores strictly above this, 0 to 1.", ge=0, le=1)
+    threshold: float | None = option(None, "Keep golden scores strictly above this, 0 to 1.", ge=0, lt=1)
     top_k: int | None = option(None, "Keep this many of the best.", ge=1)
-    top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", ge=0, le=1)
+    top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", gt=0, le=1)
     memory_mib: int = option(MEMORY_MIB, MEMORY, ge=16)
     s3_endpoint: str | None = option(None, S3_ENDPOINT)
     devices: str = option("auto", DEVICES)
@@ -247,10 +247,10 @@ class ScoreShardsConfig:
     store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")
     part: int = option(0, "Which part of the shards: 0 for the first.", ge=0)
     parts: int = option(1, "Into how many parts the run's shards are divided.", ge=1)
-    threshold: float | None = option(None, "Race for golden scores strictly above this, 0 to 1.", ge=0, le=1)
+    threshold: float | None = option(None, "Race for golden scores strictly above this, 0 to 1.", ge=0, lt=1)
     top_k: int | None = option(None, "Race for this many of the best.", ge=1)
     top_fraction: float | None = option(
-        None, "Race for this share of the best, 0 to 1. Default: the run's own cut, if it races.", ge=0, le=1
+        None, "Race for this share of the best, 0 to 1. Default: the run's own cut, if it races.", gt=0, le=1
     )
     s3_endpoint: str | None = option(None, S3_ENDPOINT)
     devices: str = option("auto", DEVICES)

@@ -34,6 +34,9 @@ FIELD = "Field of the pool's rows, and of the anchor file's, that holds the {}. 
 MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
 
 
+_BOUNDS = ("ge", "gt", "le", "lt")
+
+
 def refused(*exclusive: tuple[str, ...], needed: tuple[str, ...] = ()) -> dict[str, Any]:
     """JSON schema of what a form made from a configuration has to refuse: two of a group at once, none of `needed`."""
     words = [f"give {'exactly' if group == needed else 'at most'} one of {', '.join(group)}" for group in exclusive]
@@ -47,7 +50,7 @@ def refused(*exclusive: tuple[str, ...], needed: tuple[str, ...] = ()) -> dict[s
 
 
 def option(default: Any, description: str, **bounds: float) -> Any:
-    """A field with what its form, its --help line and its check need to know: a description and `ge`/`le` bounds."""
+    """A field with what its form, its --help line and its check need to know: a description, and bounds by name."""
     return field(default=default, metadata={"description": description, **bounds})
 
 
@@ -142,7 +145,24 @@ def check_field(item: Field[Any], value: object) -> None:
         return
     if kinds and (not isinstance(value, accepted) or isinstance(value, bool)):
         raise UsageError(f"{item.name}={value!r} is {type(value).__name__}; it has to be {kinds[0].__name__}")
-    low, high = item.metadata.get("ge"), item.metadata.get("le")
-    if isinstance(value, (int, float)) and not ((low is None or value >= low) and (high is None or value <= high)):
+    if isinstance(value, (int, float)):
+        check_range(item.name, value, **{name: item.metadata[name] for name in _BOUNDS if name in item.metadata})
+
+
+def check_range(
+    name: str,
+    value: float,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+) -> None:
+    """Raise UsageError unless a number lies within its bounds: from `ge` or above `gt`, up to `le` or below `lt`."""
+    low, high = gt if ge is None else ge, lt if le is None else le
+    is_inside = (low is None or value >= low) and (high is None or value <= high) and value not in (gt, lt)
+    if not is_inside:
         allowed = f"{low} to {high}" if high is not None else f"{low} or more"
-        raise UsageError(f"{item.name}={value} is out of range: allowed is {allowed}")
+        without = "".join(f", without {bound}" for bound in (gt, lt) if bound is not None)
+        meant = f" ({value:g} % is {value / 100:g})" if high == 1 and 1 < value <= 100 else ""
+        raise UsageError(f"{name}={value} is out of range: allowed is {allowed}{without}{meant}")

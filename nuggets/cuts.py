@@ -1,8 +1,11 @@
 """Cuts: the rules that keep candidates. Pure; which candidates they keep is `selection`'s business."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from nuggets.config_fields import check_range
 from nuggets.errors import UsageError
 
 
@@ -37,17 +40,22 @@ def cut_from_options(threshold: float | None, top_k: int | None, top_fraction: f
     if len(named) > 1:
         listed = ", ".join(f"{name}={value}" for name, value in named.items())
         raise UsageError(f"{listed}: give one cut, not {len(named)}")
-    for name in ("threshold", "top_fraction"):
-        value = named.get(name)
-        if value is not None and not 0 <= value <= 1:
-            raise UsageError(f"{name}={value} is out of range: allowed is 0 to 1")
     if threshold is not None:
+        check_range("threshold", threshold, ge=0, lt=1)  # no score is strictly above 1
         return Threshold(float(threshold))
     if top_k is not None:
-        if top_k < 1:
-            raise UsageError(f"top_k={top_k} is out of range: allowed is 1 or more")
+        check_range("top_k", top_k, ge=1)
         return TopK(int(top_k))
-    return TopFraction(float(top_fraction)) if top_fraction is not None else None
+    if top_fraction is not None:
+        check_range("top_fraction", top_fraction, gt=0, le=1)
+        return TopFraction(float(top_fraction))
+    return None
+
+
+def recorded_cut(options: Mapping[str, Any]) -> Cut | None:
+    """The cut among a stored run's options, or None: also one that keeps nothing, as earlier versions accepted."""
+    rules: dict[str, Callable[[Any], Cut]] = {"threshold": Threshold, "top_k": TopK, "top_fraction": TopFraction}
+    return next((rule(options[name]) for name, rule in rules.items() if options.get(name) is not None), None)
 
 
 def kept_count(cut: TopK | TopFraction, candidates: int) -> int:
@@ -57,6 +65,17 @@ def kept_count(cut: TopK | TopFraction, candidates: int) -> int:
     # 0.07 * 100 is 7.000000000000001 in floating point: rounding that up would keep an eighth candidate.
     kept = math.ceil(round(cut.value * candidates, 9))
     return min(max(kept, 1 if cut.value > 0 else 0), candidates)
+
+
+def remark(cut: Cut, *, candidates: int, kept: int, best: tuple[float, float]) -> str | None:
+    """What whoever made a cut may not expect of its outcome; `best` are the bounds of the highest golden score."""
+    if kept == 0:
+        low, high = best
+        score = f"{low:.4g}" if low == high else f"between {low:.4g} and {high:.4g}"
+        return f"nothing is kept: the best golden score is {score}"
+    if isinstance(cut, TopK) and cut.count > candidates:
+        return f"top_k={cut.count} is more than the pool has: it keeps all that have a score, {kept} of {candidates}"
+    return None
 
 
 def cut_name(cut: Cut) -> str:

@@ -1,24 +1,28 @@
-"""A run's cells and scores as single Parquet files for pandas and the like."""
+"""A run's cells and scores as single files for pandas and the like."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nuggets.anchors import read_anchors
 from nuggets.baseline import read_baseline
 from nuggets.cell_sweep import sweep_cells
-from nuggets.columns import save_tables
-from nuggets.errors import StoreError, UsageError
+from nuggets.columns import read_batches, save_tables
+from nuggets.cuts import cut_name, describe_cut
+from nuggets.errors import DamagedTable, StoreError, UsageError
 from nuggets.pool import MEMORY, read_pool_record
 from nuggets.publishing import golden_tables, published_cut
-from nuggets.runs import list_selections, read_run
+from nuggets.runs import Run, golden_path, list_selections, read_run
 from nuggets.selection import count_levels, find_boundary
 from nuggets.selection_files import save_scores
 from nuggets.store import Store
+from nuggets.table_files import convert_parquet, table_extension
 
 _SCHEMA = pa.schema(
     [
@@ -32,34 +36,87 @@ _SCHEMA = pa.schema(
 )
 
 
-def export_cells(store: Store, run_name: str, out: Path) -> int:
-    """Write a run's cells, one row each with both sums in nats; returns how many. Cells not computed are left out."""
+@dataclass(frozen=True, slots=True)
+class ExportedCells:
+    """How many cells of a run were written, and how many of its full table were not.
+
+    `gone`: how many of these the run had counted, so that they were in the store once; 0 if nothing was lost.
+    """
+
+    written: int
+    left_out: int
+    gone: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedScores:
+    """How many candidates' scores were written, and the selection that their column `kept` belongs to."""
+
+    written: int
+    selection: str
+    cut: str
+
+
+def export_cells(store: Store, run_name: str, out: Path) -> ExportedCells:
+    """Write a run's cells, one row each with both sums in nats. Cells that are not in the store are left out."""
+    extension = table_extension(out)
     run = read_run(store, run_name)
     if "scoring_key" not in run.references:
         raise UsageError(f"run '{run_name}' is {run.state} and has no cells: {run.message or 'it was not scored here'}")
-    with _replaced(out) as pending:
-        return save_tables(pending, _cell_tables(store, run.references))
+    met: list[NDArray[np.int32]] = []
+    with _replaced(out, extension) as pending:
+        written = save_tables(pending, _cell_tables(store, run.references, met))
+    candidates = np.concatenate(met)
+    table = len(candidates) * len(read_anchors(store, run.references["anchors"]))
+    return ExportedCells(written, table - written, _gone(store, run, candidates))
 
 
-def export_scores(store: Store, run_name: str, out: Path, selection: str | None, *, memory: int = MEMORY) -> int:
-    """Write a run's scores as they are known now, `kept` as in its newest selection or the named one; returns how many.
+def export_scores(
+    store: Store, run_name: str, out: Path, selection: str | None, *, memory: int = MEMORY
+) -> ExportedScores:
+    """Write a run's scores as they are known now, `kept` as in its newest selection or the named one.
 
     A selection's own scores.parquet says what was known when it was published.
     """
+    extension = table_extension(out)
     run = read_run(store, run_name)
-    cut = published_cut(list_selections(store, run_name), run_name, selection)
     tables = golden_tables(store, run)
+    selections = list_selections(store, run_name)
+    if not selections:
+        raise UsageError(
+            f"run '{run_name}' has no selection yet, and the column kept shows one: make it with nuggets reselect"
+        )
+    cut = published_cut(selections, run_name, selection)
     boundary, _ = find_boundary(tables, count_levels(tables()), cut, memory=memory)
-    with _replaced(out) as pending:
-        return save_scores(pending, tables, boundary)
+    with _replaced(out, extension) as pending:
+        return ExportedScores(save_scores(pending, tables, boundary), cut_name(cut), describe_cut(cut))
 
 
-def _cell_tables(store: Store, references: dict[str, str]) -> Iterator[pa.Table]:
+def _gone(store: Store, run: Run, met: NDArray[np.int32]) -> int:
+    """How many cells the run has counted and the store does not hold; `met`: each candidate's that were found now."""
+    try:
+        judged = np.concatenate(
+            [batch["cells"].to_numpy() for batch in read_batches(store, golden_path(run.name), ["cells"])]
+        )
+    except (FileNotFoundError, DamagedTable):  # not judged yet, or by an earlier version
+        judged = None
+    if judged is not None and len(judged) == len(met):
+        return int(np.maximum(judged - met, 0).sum())
+    if run.config.get("max_bad_candidates"):  # such a run counts cells that candidates which were set aside lack
+        return 0
+    counted: int = run.counts.get("cells_found", 0) + run.counts.get("cells_computed", 0)
+    return max(0, counted - int(met.sum()))
+
+
+def _cell_tables(store: Store, references: dict[str, str], met: list[NDArray[np.int32]]) -> Iterator[pa.Table]:
+    """The cells of each shard; `met` gets how many each of its candidates has."""
     anchor_ids = [anchor.id for anchor in read_anchors(store, references["anchors"])]
     shards = read_pool_record(store, references["pool"]).shards
     baseline = read_baseline(store, references["scoring_key"], anchor_ids)
     for shard in sweep_cells(store, references["scoring_key"], shards, anchor_ids):
-        candidates, anchors = np.nonzero(~np.isnan(shard.values))
+        there = ~np.isnan(shard.values)
+        met.append(there.sum(axis=1, dtype=np.int32))
+        candidates, anchors = np.nonzero(there)
         yield pa.table(
             [
                 shard.candidate_ids.take(pa.array(candidates)),
@@ -74,19 +131,23 @@ def _cell_tables(store: Store, references: dict[str, str]) -> Iterator[pa.Table]
 
 
 @contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
-    """A path beside `out` that takes its place once it is whole."""
-    pending = out.with_name(f".pending-{out.name}")
+def _replaced(out: Path, extension: str) -> Iterator[Path]:
+    """Where to write a Parquet file beside `out`; once whole it takes its place, in the format of `extension`."""
+    pending, converted = (out.with_name(f".pending-{kind}{out.name}") for kind in ("", "converted-"))
     try:
         yield pending
+        if extension != ".parquet":
+            convert_parquet(pending, converted, extension)
+            os.replace(converted, pending)
         os.replace(pending, out)
     except OSError as error:
-        elsewhere = error.filename is not None and Path(error.filename) != pending
+        elsewhere = error.filename is not None and Path(error.filename) not in (pending, converted)
         if elsewhere or isinstance(error, StoreError):  # what was to be written could not be read
             raise
         raise StoreError(
             f"could not write {out}: {error.strerror or error}. Give --out a path in a folder you may write"
         ) from error
     finally:
-        with suppress(OSError):
-            pending.unlink()
+        for path in (pending, converted):
+            with suppress(OSError):
+                path.unlink()

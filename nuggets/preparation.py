@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nuggets.addresses import digest
-from nuggets.config import CurateConfig, config_as_mapping
-from nuggets.cuts import Cut
+from nuggets.config import CUTS, DEFAULT_CUT, CurateConfig, config_as_mapping
+from nuggets.cuts import Cut, recorded_cut
 from nuggets.errors import UsageError
 from nuggets.model_files import ModelFiles, files_digest, find_encoder, find_language_model
 from nuggets.readers import find_source, fingerprint
@@ -103,6 +103,7 @@ def reopen_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> 
         **{
             **run.config,
             "store": store_url,
+            **dict.fromkeys(CUTS),  # of no account here
             # What the run resolved its defaults to, which another machine might resolve otherwise.
             **{field: identity[field] for field in ("profile", "demonstration_tokens", "dtype")},
             "anchor_tokens": None if identity["profile"] == "released" else identity["anchor_tokens"],
@@ -121,8 +122,7 @@ def reopen_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> 
 
 def own_cut(run: Run) -> Cut | None:
     """The cut that a run raced for; None if it was to have its full table."""
-    config = CurateConfig(**run.config)
-    return config.cut if config.racing == "on" else None
+    return recorded_cut(run.config) or DEFAULT_CUT if run.config.get("racing", "on") == "on" else None
 
 
 def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_fingerprint: str | None) -> str:

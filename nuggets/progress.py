@@ -15,3 +15,9 @@ def report_stage(message: str) -> None:
 def report_cells(*, to_compute: int = 0, computed: int = 0) -> None:
     """Say how many more cells are to be computed, or were computed since the last report."""
     cells_logger.info("cells", extra={"cells_to_compute": to_compute, "cells_computed": computed})
+
+
+def report_round(number: int, *, to_compute: int, at_most: int) -> None:
+    """Say that a round begins with so many cells, and how many at most it and those after it may compute."""
+    facts = {"cells_to_compute": to_compute, "cells_computed": 0, "cells_round": number, "cells_at_most": at_most}
+    cells_logger.info("round", extra=facts)

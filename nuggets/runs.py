@@ -11,16 +11,20 @@ runs/<name>/selections/<cut>/      selected.jsonl scores.parquet scores.png anch
 """
 
 import json
+import logging
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import metadata
 from typing import Any
 
-from nuggets.errors import UsageError
+from nuggets.errors import StoreError, UsageError
 from nuggets.store import Store, open_store
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("nuggets", "torch", "transformers", "sentence-transformers", "scikit-learn", "numpy", "pandas", "prefect")
 
@@ -110,26 +114,58 @@ def note_outcome(store_url: str, name: str, state: RunState, message: str = "", 
 
 
 def read_run(store: Store, name: str) -> Run:
-    """The manifest of a run. Raises UsageError listing the runs that are there."""
+    """The manifest of a run.
+
+    Raises UsageError listing the runs that are there, StoreError for a manifest that this version does not understand.
+    """
+    path = f"{run_folder(name)}/manifest.json"
     try:
-        fields = store.read_json(f"{run_folder(name)}/manifest.json")
+        fields = store.read_json(path)
     except FileNotFoundError:
         names = ", ".join(run.name for run in list_runs(store)) or "none"
         raise UsageError(f"run '{name}' is not in store {store.url}; runs there: {names}") from None
-    return Run(**{**fields, "state": RunState(fields["state"])})
+    return _checked(fields, store.uri(path))
 
 
 def list_runs(store: Store) -> list[Run]:
-    """All runs of a store, by name."""
+    """All runs of a store, by name; one whose manifest can't be read is left out, and a warning says so."""
     manifests = [path.split("/") for path in store.list("runs")]
     names = sorted(parts[1] for parts in manifests if len(parts) == 3 and parts[2] == "manifest.json")
-    return [read_run(store, name) for name in names]
+    runs = []
+    for name in names:
+        try:
+            runs.append(read_run(store, name))
+        except StoreError as error:
+            if error.may_pass:  # the store is away, not the manifest damaged
+                raise
+            logger.warning("run '%s' is left out: %s", name, error)
+    return runs
 
 
 def list_selections(store: Store, name: str) -> list[dict[str, Any]]:
     """The manifests of a run's selections, oldest first."""
     paths = [path for path in store.list(f"{run_folder(name)}/selections") if path.endswith("/manifest.json")]
     return sorted((store.read_json(path) for path in paths), key=lambda item: (item["created_at"], item["name"]))
+
+
+def _checked(found: Any, address: str) -> Run:
+    known = {item.name: item for item in dataclass_fields(Run)}
+    if not isinstance(found, dict):
+        raise StoreError(f"{address} is no manifest of a run: it holds {type(found).__name__}; move it away")
+    wrong = [f"unknown field {name}" for name in found if name not in known]
+    wrong += [
+        f"no field {name}"
+        for name, item in known.items()
+        if name not in found and item.default is MISSING and item.default_factory is MISSING
+    ]
+    if "state" in found and found["state"] not in list(RunState):
+        wrong.append(f"unknown state {found['state']}")
+    if wrong:
+        raise StoreError(
+            f"{address} is not a manifest that this version understands ({', '.join(wrong)}): use the version of "
+            f"nuggets that wrote it, this is {versions().get('nuggets', 'an unknown one')}"
+        )
+    return Run(**{**found, "state": RunState(found["state"])})
 
 
 def versions() -> dict[str, str]:

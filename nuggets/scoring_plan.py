@@ -18,13 +18,14 @@ from nuggets.errors import InputError
 from nuggets.golden import judged_cells
 from nuggets.pool import Candidate, Pool, read_candidates
 from nuggets.preparation import PreparedRun
-from nuggets.progress import report_cells, report_stage
+from nuggets.progress import report_round, report_stage
 from nuggets.prompts import PromptProfile
 from nuggets.racing import Choice, Pace, Part, next_round, whole_table
 from nuggets.runs import run_folder
 from nuggets.scoring_setup import open_profile
 from nuggets.set_aside import read_set_aside
 from nuggets.store import Store, open_store
+from nuggets.wording import counted
 from nuggets.worklist import WorkItem, count_cells, work_items, write_worklist
 
 _MEASURED = 64  # candidates from which the usual length of a demonstration is taken
@@ -186,16 +187,26 @@ def _least(profile: PromptProfile, candidates: Sequence[Candidate], tokens: NDAr
 
 
 def _report(plan: Round, *, racing: bool) -> None:
-    missing = plan.table - plan.found
     cells = sum(unit.cells for unit in plan.units)
+    # A candidate that is out needs no further cell; how many the others will need, only the race tells.
+    anchors = plan.table // plan.candidates
+    at_most = min(plan.table - plan.found, plan.undecided * anchors) if racing else cells
     if plan.number == 0:
-        most = "at most " if racing and plan.units else ""
-        needed = missing if plan.units else 0
-        report_stage(f"cells: {plan.table} needed, {plan.found} found, {most}{needed} to compute")
+        report_stage(
+            f"cells: {plan.table} in the full table, {plan.found} stored, {_rest(plan, at_most, racing=racing)}"
+        )
     if racing and plan.units:
         candidates = sum(unit.candidates for unit in plan.units)
         report_stage(
-            f"round {plan.number}: {plan.undecided} of {plan.candidates} candidates undecided, {cells} cells of "
-            f"{candidates} candidates next"
+            f"round {plan.number}: {plan.undecided} of {counted(plan.candidates, 'candidate')} undecided, "
+            f"{counted(cells, 'cell')} of {counted(candidates, 'candidate')} next"
         )
-    report_cells(to_compute=cells)
+    report_round(plan.number, to_compute=cells, at_most=at_most)
+
+
+def _rest(plan: Round, at_most: int, *, racing: bool) -> str:
+    if racing and not plan.undecided:
+        return "nothing to compute: the cut is certain"
+    if not plan.units:
+        return "nothing to compute"
+    return f"at most {at_most} to compute" if racing else f"{at_most} to compute"

@@ -8,6 +8,7 @@ from nuggets.preparation import PreparedRun
 from nuggets.progress import report_stage
 from nuggets.readers import find_source
 from nuggets.store import open_store
+from nuggets.wording import counted
 from tasks.retrying import RETRYING
 
 
@@ -26,8 +27,9 @@ def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
         names=config.field_names,
     )
     report_stage(
-        f"pool: {pool.rows} rows, {pool.examples} distinct examples, {pool.duplicates} duplicates merged, "
-        f"{described_rejects(store, pool)}, {pool.dropped_turns} later turns dropped, "
-        f"{pool.system_messages} system messages not used"
+        f"pool: {counted(pool.rows, 'row')}, {counted(pool.examples, 'distinct example')}, "
+        f"{counted(pool.duplicates, 'duplicate')} merged, {described_rejects(store, pool)}, "
+        f"{counted(pool.dropped_turns, 'later turn')} dropped, "
+        f"{counted(pool.system_messages, 'system message')} not used"
     )
     return pool

@@ -74,9 +74,8 @@ def test_the_default_cut_is_the_best_twentieth():
     [
         ({"threshold": 0.85}, Threshold(0.85)),
         ({"threshold": 0}, Threshold(0.0)),
-        ({"threshold": 1}, Threshold(1.0)),
         ({"top_k": 1}, TopK(1)),
-        ({"top_fraction": 0.0}, TopFraction(0.0)),
+        ({"top_fraction": 0.01}, TopFraction(0.01)),
         ({"top_fraction": 1}, TopFraction(1.0)),
     ],
 )
@@ -90,16 +89,19 @@ def test_a_cut_that_is_given_replaces_the_default(option: dict[str, Any], cut: o
     [
         ({"threshold": 0.5, "top_k": 3}, "threshold=0.5, top_k=3: give one cut, not 2"),
         ({"threshold": 0, "top_k": 3, "top_fraction": 1}, "threshold=0, top_k=3, top_fraction=1: give one cut, not 3"),
-        ({"threshold": 1.5}, "threshold=1.5 is out of range: allowed is 0 to 1"),
-        ({"threshold": -0.1}, "threshold=-0.1 is out of range: allowed is 0 to 1"),
-        ({"threshold": float("nan")}, "threshold=nan is out of range: allowed is 0 to 1"),
-        ({"threshold": float("inf")}, "threshold=inf is out of range: allowed is 0 to 1"),
+        ({"threshold": 1.5}, "threshold=1.5 is out of range: allowed is 0 to 1, without 1 (1.5 % is 0.015)"),
+        ({"threshold": -0.1}, "threshold=-0.1 is out of range: allowed is 0 to 1, without 1"),
+        ({"threshold": float("nan")}, "threshold=nan is out of range: allowed is 0 to 1, without 1"),
+        ({"threshold": float("inf")}, "threshold=inf is out of range: allowed is 0 to 1, without 1"),
+        ({"threshold": 1}, "threshold=1 is out of range: allowed is 0 to 1, without 1"),
+        ({"top_fraction": 0.0}, "top_fraction=0.0 is out of range: allowed is 0 to 1, without 0"),
+        ({"top_fraction": 5}, "top_fraction=5 is out of range: allowed is 0 to 1, without 0 (5 % is 0.05)"),
         ({"threshold": True}, "threshold=True is bool; it has to be float"),
         ({"top_k": 0}, "top_k=0 is out of range: allowed is 1 or more"),
         ({"top_k": -1}, "top_k=-1 is out of range: allowed is 1 or more"),
         ({"top_k": 2.0}, "top_k=2.0 is float; it has to be int"),
-        ({"top_fraction": 1.01}, "top_fraction=1.01 is out of range: allowed is 0 to 1"),
-        ({"top_fraction": float("nan")}, "top_fraction=nan is out of range: allowed is 0 to 1"),
+        ({"top_fraction": 1.01}, "top_fraction=1.01 is out of range: allowed is 0 to 1, without 0 (1.01 % is 0.0101)"),
+        ({"top_fraction": float("nan")}, "top_fraction=nan is out of range: allowed is 0 to 1, without 0"),
         ({"top_fraction": "0.05"}, "top_fraction='0.05' is str; it has to be float"),
     ],
 )  # fmt: skip
@@ -132,7 +134,7 @@ def test_a_cut_that_can_not_be_meant_is_refused_in_both_flows(options: dict[str,
         ({"max_row_bytes": 99}, "max_row_bytes=99 is out of range: allowed is 100 or more"),
         ({"memory_mib": 8}, "memory_mib=8 is out of range: allowed is 16 or more"),
         ({"racing": "maybe"}, "racing='maybe' is not known; allowed: on, off"),
-        ({"max_rejected_share": 1.1}, "max_rejected_share=1.1 is out of range: allowed is 0 to 1"),
+        ({"max_rejected_share": 1.1}, "max_rejected_share=1.1 is out of range: allowed is 0 to 1 (1.1 % is 0.011)"),
         ({"model": ["a"]}, "model=['a'] is list; it has to be str"),
         ({"profile": "alpaca"}, "profile='alpaca' is not known; allowed: released, plain, chat"),
         ({"profile": 1}, "profile=1 is not known; allowed: released, plain, chat"),
@@ -254,14 +256,14 @@ def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds(
     bounds = {}
     for name, shown in properties.items():
         number = next(iter(shown.get("anyOf", [shown])))
-        found = {word: number[word] for word in ("minimum", "maximum") if word in number}
+        found = {word: number[word] for word in number if "imum" in word}
         if found:
             bounds[name] = found
     assert bounds == {
         "anchors": {"minimum": 1},
-        "threshold": {"minimum": 0, "maximum": 1},
+        "threshold": {"minimum": 0, "exclusiveMaximum": 1},
         "top_k": {"minimum": 1},
-        "top_fraction": {"minimum": 0, "maximum": 1},
+        "top_fraction": {"exclusiveMinimum": 0, "maximum": 1},
         "shard_size": {"minimum": 1},
         "seed": {"minimum": 0, "maximum": 4294967295},
         "anchor_tokens": {"minimum": 2},

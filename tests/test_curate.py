@@ -59,7 +59,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     first = nuggets("curate", pool_file, *common)
     assert first.returncode == 0, first.stderr
     assert "anchors: 5 instead of 100, because the pool has only 20 examples" in first.stderr
-    assert "cells: 100 needed, 0 found, 100 to compute" in first.stderr
+    assert "cells: 100 in the full table, 0 stored, 100 to compute" in first.stderr
     folder = store / "runs/first/selections/top-fraction-0.05"
     assert first.stdout.splitlines() == ["run first, cut best 5 %: kept 1 of 20", str(folder)]
     assert {path.name for path in folder.iterdir()} == {
@@ -82,7 +82,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
 
     again = nuggets("curate", pool_file, *common)
     assert again.returncode == 0, again.stderr
-    assert "cells: 100 needed, 100 found, 0 to compute" in again.stderr
+    assert "cells: 100 in the full table, 100 stored, nothing to compute" in again.stderr
     assert "loaded" not in again.stderr  # no model
     assert manifest(store, "first")["counts"]["cells_computed"] == 0
 
@@ -267,7 +267,8 @@ def test_a_model_that_returns_no_numbers_fails_the_run_and_names_the_anchor(
     assert not (tmp_path / "store" / "baselines").exists()
 
 
-def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path, sent: signal.Signals) -> None:
     pool = tmp_path / "pool.jsonl"
     words = " ".join(f"word{index}" for index in range(300))
     rows = [{"instruction": f"Repeat {index}.", "input": "", "output": words} for index in range(60)]
@@ -293,10 +294,17 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) 
             assert line, seen
             seen += line
         time.sleep(3)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything the command has started
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does: to everything the command has started
+        else:
+            process.send_signal(sent)
         rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, rest
-    assert "interrupted: stopped on request" in rest and "Traceback" not in rest
+    assert process.returncode == 128 + sent, rest
+    assert (
+        "stopping after the work in hand" in rest
+        and "interrupted: stopped on request" in rest
+        and "Traceback" not in rest
+    )
     assert manifest(tmp_path / "store", "stop")["state"] == "interrupted"
     out = tmp_path / "cells.parquet"
     assert nuggets("cells", "stop", "--store", tmp_path / "store", "--out", out).returncode == 0
@@ -304,7 +312,7 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path) 
     assert 0 < kept < 600 and kept % 10 == 0  # whole candidates
     again = nuggets(*command[1:], timeout=200)
     assert again.returncode == 0, again.stderr
-    assert f"cells: 600 needed, {kept} found, {600 - kept} to compute" in again.stderr
+    assert f"cells: 600 in the full table, {kept} stored, {600 - kept} to compute" in again.stderr
 
 
 def test_a_pool_that_grows_keeps_its_cells_where_its_anchors_have_a_name(

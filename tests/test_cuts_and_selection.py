@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuggets.cuts import Cut, Threshold, TopFraction, TopK, cut_from_options, cut_name, describe_cut, kept_count
+from nuggets.cuts import (
+    Cut,
+    Threshold,
+    TopFraction,
+    TopK,
+    cut_from_options,
+    cut_name,
+    describe_cut,
+    kept_count,
+    remark,
+)
 from nuggets.errors import UsageError
 from nuggets.golden import GoldenTable
 from nuggets.judgement import write_golden
 from nuggets.pool import Pool, ingest_pool, read_records
+from nuggets.preparation import own_cut
 from nuggets.publishing import publish_selection, read_report, undecided_candidates
 from nuggets.ranking import rank_keys
 from nuggets.readers import find_source, fingerprint
-from nuggets.runs import RunState, note_outcome, open_run
+from nuggets.runs import Run, RunState, note_outcome, open_run
 from nuggets.selection import Boundary, RankedRow, count_levels, find_boundary, survey, undecided_count
 from nuggets.selection_files import save_scores, save_selected
 from nuggets.store import Store
@@ -230,6 +242,29 @@ def test_options_make_one_cut_or_none():
         cut_from_options(0.5, None, 0.5)
     with pytest.raises(UsageError, match="^top_k=0 is out of range: allowed is 1 or more$"):
         cut_from_options(None, 0, None)
+    for options in ((1, None, None), (None, None, 0), (1.5, None, None), (None, None, 5)):
+        with pytest.raises(UsageError, match="is out of range: allowed is 0 to 1, without [01]"):
+            cut_from_options(*options)
+
+
+def test_a_stored_run_has_the_cut_that_an_earlier_version_accepted():
+    options = {"threshold": None, "top_k": None, "top_fraction": None, "racing": "on", "pool": "p"}
+    run = Run("r", RunState.COMPLETE, "", "", options, {})
+    for option, cut in (("threshold", Threshold(1)), ("top_fraction", TopFraction(0)), ("top_k", TopK(3))):
+        (value,) = asdict(cut).values()
+        assert own_cut(replace(run, config=options | {option: value})) == cut
+    assert own_cut(run) == TopFraction(0.05)
+    assert own_cut(replace(run, config=options | {"racing": "off"})) is None
+
+
+def test_an_outcome_that_nobody_expects_is_remarked_on():
+    def said(cut: Cut, kept: int, best: tuple[float, float] = (0.625, 0.625)) -> str | None:
+        return remark(cut, candidates=32, kept=kept, best=best)
+
+    assert said(Threshold(0.8), 0) == "nothing is kept: the best golden score is 0.625"
+    assert said(Threshold(0.8), 0, (0.25, 0.7)) == "nothing is kept: the best golden score is between 0.25 and 0.7"
+    assert said(TopK(1000), 31) == "top_k=1000 is more than the pool has: it keeps all that have a score, 31 of 32"
+    assert said(TopK(32), 32) is said(Threshold(0.5), 1) is said(TopFraction(1), 32) is None
 
 
 # Pools larger than memory, candidates with cells missing

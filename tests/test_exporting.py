@@ -1,25 +1,31 @@
 """A run's cells and scores as files for other programs."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.cli import _exit_code, app
 from nuggets.anchors import Anchor, write_anchors
 from nuggets.baseline import Baseline, write_baseline
 from nuggets.cells import CellBlock, cells_folder, write_block
 from nuggets.cuts import Threshold, TopK
 from nuggets.errors import StoreError, UsageError
 from nuggets.examples import Example, example_id
-from nuggets.exporting import export_cells, export_scores
+from nuggets.exporting import ExportedCells, ExportedScores, export_cells, export_scores
+from nuggets.golden import GoldenTable
 from nuggets.imported_scores import import_scores
-from nuggets.pool import Pool, ingest_pool
+from nuggets.judgement import write_golden
+from nuggets.pool import Pool, ingest_pool, read_ids
 from nuggets.publishing import publish_selection
 from nuggets.readers import find_source, fingerprint
 from nuggets.runs import RunState, note_outcome, open_run
 from nuggets.store import Store
+from nuggets.table_files import convert_parquet
 
 POOL = [{"instruction": f"Count to {number}.", "input": "", "output": "Done."} for number in range(5)]
 IDS = [example_id(Example(*row.values())) for row in POOL]
@@ -53,7 +59,7 @@ def pool(store: Store, tmp_path: Path) -> Pool:
 
 def test_cells_are_one_row_each_with_both_sums_and_those_not_computed_are_left_out(store, pool, tmp_path):
     out = tmp_path / "cells.parquet"
-    assert export_cells(store, "r", out) == 12
+    assert export_cells(store, "r", out) == ExportedCells(written=12, left_out=3, gone=0)
     rows = [tuple(row.values()) for row in pq.read_table(out).to_pylist()]
     assert rows == [
         (IDS[n], n, name, place, ZERO_SHOT[name], -n / 2 if name == "B" else -float(n))
@@ -84,10 +90,10 @@ def test_a_place_that_can_not_be_written_is_named(store, pool, tmp_path):
             export_cells(store, "r", out)
         assert str(refused.value).startswith(f"could not write {out}: ")
         assert str(refused.value).endswith(". Give --out a path in a folder you may write")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(StoreError, match=f"^could not write {tmp_path}/folder: .* Give --out a path "):
-        export_cells(store, "r", tmp_path / "folder")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pool.json", "store"]
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(StoreError, match=f"^could not write {tmp_path}/folder.csv: .* Give --out a path "):
+        export_cells(store, "r", tmp_path / "folder.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.csv", "pool.json", "store"]
 
 
 @pytest.mark.parametrize("damage", ["damaged", "gone"])
@@ -115,14 +121,84 @@ def test_scores_are_exported_with_the_newest_or_the_named_cut(store, tmp_path):
     files = {"pool": str(tmp_path / "pool.json"), "anchor_file": str(tmp_path / "anchors.json")}
     import_scores(store, tmp_path / "theirs", run="r", **files)
     out = tmp_path / "scores.parquet"
-    with pytest.raises(UsageError, match="^run 'r' has no selection ; selections there: none$"):
+    with pytest.raises(UsageError, match="^run 'r' has no selection yet, .*: make it with nuggets reselect$"):
         export_scores(store, "r", out, None)
     published = [publish_selection(store.url, "r", cut) for cut in (TopK(1), Threshold(0.25))]
     for name, selection, kept in ((None, published[1], {0, 1, 3}), (published[0].name, published[0], {1})):
-        assert export_scores(store, "r", out, name) == 4
+        assert export_scores(store, "r", out, name) == ExportedScores(4, selection.name, selection.cut)
         assert out.read_bytes() == Path(selection.folder, "scores.parquet").read_bytes()
         table = pq.read_table(out)
         rows = zip(*(table[column].to_pylist() for column in ("candidate_id", "golden_score", "kept")), strict=True)
         assert list(rows) == [(IDS[n], scores[str(n)][0], n in kept) for n in BY_ID if n < 4]
     with pytest.raises(UsageError, match="^run 'r' has no selection best; selections there: top-k-1, threshold-0.25$"):
         export_scores(store, "r", out, "best")
+
+
+def test_the_format_is_what_the_name_ends_with_and_any_other_one_is_refused(store, pool, tmp_path):
+    tables = {extension: tmp_path / f"cells{extension}" for extension in (".parquet", ".CSV", ".jsonl")}
+    for out in tables.values():
+        assert export_cells(store, "r", out).written == 12
+    expected = pq.read_table(tables[".parquet"]).to_pylist()
+    assert [json.loads(line) for line in tables[".jsonl"].open()] == expected
+    with tables[".CSV"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row | {"zero_shot": float(row["zero_shot"]), "one_shot": float(row["one_shot"])} for row in rows] == [
+        row | {"candidate_row": str(row["candidate_row"]), "anchor_row": str(row["anchor_row"])} for row in expected
+    ]
+    for export in (lambda out: export_cells(store, "r", out), lambda out: export_scores(store, "r", out, None)):
+        for name in ("cells.xlsx", "cells"):
+            with pytest.raises(UsageError, match=f"^out='.*/{name}' ends with .*: allowed are .parquet, .csv, .jsonl$"):
+                export(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cells.CSV", "cells.jsonl", "cells.parquet", "pool.json", "store"
+    ]  # fmt: skip
+
+
+def test_what_is_unknown_is_empty_in_csv_and_null_in_json_lines(tmp_path):
+    table = pa.table({"a": pa.array([float("nan"), 0.5]), "b": pa.array([None, 1]), "c": ["x", 'y,"']})
+    pq.write_table(table, tmp_path / "t.parquet")
+    for extension in (".csv", ".jsonl"):
+        convert_parquet(tmp_path / "t.parquet", tmp_path / f"t{extension}", extension)
+    assert (tmp_path / "t.csv").read_text() == '"a","b","c"\n,,"x"\n0.5,1,"y,"""\n'
+    assert [json.loads(line) for line in (tmp_path / "t.jsonl").open()] == [
+        {"a": None, "b": None, "c": "x"},
+        {"a": 0.5, "b": 1, "c": 'y,"'},
+    ]
+
+
+def judged(store: Store, pool: Pool) -> None:
+    """The run as if it were done: every candidate's cells counted as they are in the store."""
+    parts = []
+    for shard, path in enumerate(pool.shards):
+        ids, rows = read_ids(store, path)
+        cells = np.where(rows > 2, 3, 2).astype(np.int32)
+        full = np.full(len(rows), 3, dtype=np.int32)
+        shards = np.full(len(rows), shard, dtype=np.int32)
+        parts.append(GoldenTable(ids, rows, shards, np.zeros_like(full), cells, full, np.zeros(len(rows))))
+    write_golden(store, "r", parts)
+    note_outcome(store.url, "r", RunState.COMPLETE, counts={"cells_found": 12, "cells_computed": 0})
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["complete", "interrupted"])
+def test_cells_that_were_counted_and_are_gone_are_an_error_and_those_a_race_left_out_are_none(
+    store, pool, tmp_path, capsys, done
+):
+    def cells() -> tuple[int, str, str]:
+        command = ["cells", "r", "--store", store.url, "--out", str(tmp_path / "cells.csv")]
+        return (_exit_code(lambda: app(command)), *capsys.readouterr())
+
+    note_outcome(store.url, "r", RunState.INTERRUPTED, counts={"cells_found": 12, "cells_computed": 0})
+    if done:
+        judged(store, pool)
+    needed = "did not need" if done else "has not computed, or did not need,"
+    out = tmp_path / "cells.csv"
+    assert cells() == (0, f"12 cells in {out}; the run {needed} 3 of its full table\n", "")
+    (block,) = Path(store.url).glob("cells/*/*/*.parquet")
+    block.write_bytes(b"damaged")
+    code, said, complained = cells()
+    assert (code, said) == (1, f"0 cells in {out}; the run {needed} 3 of its full table\n")
+    assert complained.startswith(f"warning: {block} is damaged ")
+    lost = "error: 12 cells that run 'r' had computed are not in its store any more"
+    assert complained.splitlines()[1].startswith(lost) and "nuggets curate command of this run" in complained
+    code, _, complained = cells()  # the block has been set aside meanwhile
+    assert code == 1 and complained.startswith(lost)

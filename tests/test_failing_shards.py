@@ -249,7 +249,7 @@ def test_a_device_that_is_lost_costs_its_shard_a_retry_and_the_block_in_flight(
     assert len(twice) <= COMMIT_CANDIDATES and not {candidate for candidate, _ in kept}.intersection(twice)
     assert {victim, other} <= {row.process for row in computed}  # each had its part in it
     log = wait_for(lambda: "% of the full table" in (log := api.log(run)) and log, seconds=30)
-    assert f"cells: {counts['cells']} computed in 1 rounds, 100 % of the full table are there" in log
+    assert f"cells: {counts['cells']} computed in 1 round, 100 % of the full table are there" in log
     assert f"part {shard:03d}: {150 * ANCHORS} cells failed and is tried again soon: the process on CPU worker" in log
     assert said in log
     assert not lives(other)  # with the run its processes end

@@ -23,7 +23,9 @@ def test_the_rate_leaves_out_what_came_before_the_first_cell(clock: list[float])
     clock[0] += 60  # the model is loaded
     assert meter.line() == "scored 0 of 400 cells (0 %)"
     meter.count(0, 100)
-    assert meter.line() == "scored 100 of 400 cells (25 %)"
+    clock[0] += 0.01
+    assert meter.line() == "scored 100 of 400 cells (25 %)"  # whatever the second commit took, it is no rate yet
+    clock[0] -= 0.01
     clock[0] += 10
     meter.count(0, 100)
     assert meter.line() == "scored 200 of 400 cells (50 %), 10.0 cells/s, 20 s left"
@@ -34,6 +36,26 @@ def test_another_round_adds_to_what_is_to_be_done(clock: list[float]) -> None:
     meter.count(0, 50)
     clock[0] += 1
     meter.count(0, 50)
-    assert meter.line() == "scored 100 of 100 cells (100 %), 50.0 cells/s, 0 s left"
+    assert meter.line() == "scored 100 of 100 cells (100 %), 50.0 cells/s"
     meter.count(400_000, 0)
     assert meter.line().endswith("50.0 cells/s, 2 h 13 min left") and meter.percent < 1
+
+
+def test_a_race_is_never_done_before_its_last_round(clock: list[float]) -> None:
+    meter = CellsMeter()
+    meter.count(100, 0)
+    meter.expect(400)
+    meter.count(0, 50)
+    clock[0] += 5
+    meter.count(0, 50)
+    assert meter.line() == "scored 100 of at most 400 cells (25 %), 10.0 cells/s, at most 30 s left"
+    meter.count(20, 0)
+    meter.expect(100)  # candidates are out
+    assert meter.count_line() == "100 of at most 200 cells, 10.0 cells/s, at most 10 s left"
+    meter.expect(300)  # a plan may not yet find what is computed
+    assert meter.goal == 200
+    meter.count(0, 20)
+    meter.expect(0)
+    assert meter.line() == "scored 120 of 120 cells (100 %), 14.0 cells/s"
+    meter.count(0, 5)  # of a task that was on its way
+    assert meter.percent == 100 and meter.goal == 125

@@ -85,7 +85,7 @@ def test_the_ui_shows_what_a_run_does_and_how_far_it_is(api: Api, store: Store, 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"threshold": 1.4}, "1.4 is greater than the maximum of 1"),
+        ({"threshold": 1.4}, "1.4 is greater than or equal to the maximum of 1"),
         ({"threshold": 0.4, "top_k": 3}, "should not be valid"),
         ({}, "should not be valid"),
         ({"top_k": "many"}, "many"),

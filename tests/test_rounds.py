@@ -314,7 +314,7 @@ def test_gc_sweeps_what_killed_writers_left_and_loses_no_cell(tmp_path: Path, ra
         return done.stdout
 
     assert sweep("--dry-run").startswith("0 files of killed writers, ")  # it is young: its writer may live
-    assert sweep("--hours", "0", "--dry-run").startswith("1 files of killed writers, ")
+    assert sweep("--hours", "0", "--dry-run").startswith("1 file of killed writers, ")
     assert (folder / ".pending-abc").exists()
     sweep("--hours", "0")
     assert sweep("--hours", "0") == (

@@ -10,10 +10,12 @@ import pytest
 from conftest import EXAMPLES
 
 from nuggets.anchor_choice import known_anchors
+from nuggets.anchors import read_anchors
 from nuggets.baseline import measure_missing
+from nuggets.cells import CellBlock, cells_folder, write_block
 from nuggets.config import CurateConfig
-from nuggets.cuts import Cut, TopK
-from nuggets.pool import Pool, ingest_pool
+from nuggets.cuts import Cut, Threshold, TopK
+from nuggets.pool import Pool, ingest_pool, read_candidates
 from nuggets.preparation import PreparedRun, prepare_run
 from nuggets.racing import Choice, Part
 from nuggets.readers import find_source
@@ -91,3 +93,32 @@ def test_busy_shards_are_in_nobodys_part(planned: tuple[PreparedRun, Pool, str])
     for cut in (None, TopK(2)):
         plan = plan_round(prepared, pool, anchors, cut, number=0, busy=[0], workers=4)
         assert plan.units and all(0 not in unit.shards for unit in plan.units)
+
+
+def test_what_is_stored_and_what_is_to_be_computed_is_said_in_words(
+    planned: tuple[PreparedRun, Pool, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared, pool, anchors = planned
+
+    def said(cut: Cut | None) -> list[str]:
+        caplog.clear()
+        plan_round(prepared, pool, anchors, cut, number=0)
+        return [record.getMessage() for record in caplog.records if record.name == "nuggets.progress"]
+
+    caplog.set_level("INFO", "nuggets.progress")
+    store = open_store(prepared.store)
+    assert said(None) == ["cells: 120 in the full table, 0 stored, 120 to compute"]
+    race, first = said(TopK(2))
+    assert race == "cells: 120 in the full table, 0 stored, at most 120 to compute"
+    assert first.startswith("round 0: 20 of 20 candidates undecided, ")
+    ids = sorted(candidate.id for shard in pool.shards for candidate in read_candidates(store, shard))
+    anchor_ids = tuple(anchor.id for anchor in read_anchors(store, anchors))
+    values = np.zeros((20, ANCHORS), dtype=np.float32)  # wins
+    values[0] = -1e6
+    values[0, 0] = values[0, -1] = np.nan
+    write_block(store, cells_folder(prepared.setup.key, ids), CellBlock(tuple(ids), anchor_ids, values))
+    assert said(None) == ["cells: 120 in the full table, 118 stored, 2 to compute"]
+    assert said(Threshold(0.9)) == ["cells: 120 in the full table, 118 stored, nothing to compute: the cut is certain"]
+    race, first = said(Threshold(0.1))
+    assert race == "cells: 120 in the full table, 118 stored, at most 2 to compute"
+    assert first.startswith("round 0: 1 of 20 candidates undecided, ") and first.endswith(" of 1 candidate next")
