@@ -125,6 +125,15 @@ def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3E
 
 
 @app.command()
+def anchors(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
+    """Write a run's anchors as a file that `curate --anchor-file` takes, so that other pools meet the same ones."""
+    from nuggets.exporting import export_anchors
+
+    with _given_store(store, endpoint) as place:
+        typer.echo(f"{counted(export_anchors(place, run, out), 'anchor')} in {out}")
+
+
+@app.command()
 def scores(
     run: RunName,
     out: Out,

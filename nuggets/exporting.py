@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,17 @@ def export_cells(store: Store, run_name: str, out: Path) -> ExportedCells:
     candidates = np.concatenate(met)
     table = len(candidates) * len(read_anchors(store, run.references["anchors"]))
     return ExportedCells(written, table - written, _gone(store, run, candidates))
+
+
+def export_anchors(store: Store, run_name: str, out: Path) -> int:
+    """Write a run's anchors, in their order, as an anchor file for other runs; returns how many."""
+    extension = table_extension(out)
+    run = read_run(store, run_name)
+    if "anchors" not in run.references:
+        raise UsageError(f"run '{run_name}' is {run.state} and has no anchors: {run.message or 'it has none yet'}")
+    anchors = read_anchors(store, run.references["anchors"])
+    with _replaced(out, extension) as pending:
+        return save_tables(pending, [pa.Table.from_pylist([asdict(anchor.example) for anchor in anchors])])
 
 
 def export_scores(

@@ -330,6 +330,11 @@ def test_a_pool_that_grows_keeps_its_cells_where_its_anchors_have_a_name(
     counts = manifest(store, "second")["counts"]
     assert (counts["cells"], counts["cells_found"], counts["cells_computed"]) == (105, 100, 5)
     assert "embedded" not in second.stderr
-    other = nuggets("curate", grown, *common, "--run", "third", "--anchors", 6)
+    file = tmp_path / "anchors.csv"
+    assert nuggets("anchors", "first", "--store", store, "--out", file).stdout == f"5 anchors in {file}\n"
+    given = ["--store", store, "--model", tiny_model, "--anchor-file", file, "--racing", "off"]
+    third = nuggets("curate", grown, *given, "--run", "third")
+    assert third.returncode == 0 and manifest(store, "third")["counts"]["cells_computed"] == 0, third.stderr
+    other = nuggets("curate", grown, *common, "--run", "fourth", "--anchors", 6)
     assert other.returncode == 2
     assert "anchors=6, and anchor_set='ours' has 5 in this store, for good" in other.stderr
