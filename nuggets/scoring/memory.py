@@ -13,10 +13,15 @@ _GPU_TOKENS = 32_768  # beyond it matrix products get no faster and a lost pass 
 _GPU_SHARE = 0.5  # of the free memory: the rest is for keys and values, logits and fragmentation
 
 
+# In the order: the CPU's allocator; a driver that torch's own allocator did not ask; a library that found no room for
+# its workspace. The last two are no torch.OutOfMemoryError, though a smaller pass would go through.
+_EXHAUSTED = ("can't allocate memory", "error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether fewer tokens at a time might help."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _EXHAUSTED)
     )
 
 
