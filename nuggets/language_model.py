@@ -79,18 +79,42 @@ def _language_model(
     from transformers import AutoModelForCausalLM
 
     from nuggets.scoring.engine import open_engine
+    from nuggets.scoring.memory import is_out_of_memory, no_room_for
 
     _quiet()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options: dict[str, Any] = {} if files.gguf else {"use_safetensors": True}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            **_location(files), **options, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+            **_location(files),
+            **options,
+            dtype=getattr(torch, dtype),
+            device_map={"": device},  # tensor by tensor: the host need not have room for all of it
+            trust_remote_code=trust_remote_code,
         )
+        model = model.to(device)  # what a model's own code has put elsewhere
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model '{files.name}' in {files.folder} can't be loaded: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        weights = _weight_bytes(files, dtype, trust_remote_code)
+        raise no_room_for(f"model='{files.name}' in {dtype}", weights, device) from error
     logger.info("loaded %s (%s) on %s in %s", files.name, type(model).__name__, device, dtype)
-    return open_engine(model.to(device), kv_iter=kv_iter)
+    return open_engine(model, kv_iter=kv_iter)
+
+
+def _weight_bytes(files: ModelFiles, dtype: str, trust_remote_code: bool) -> int:
+    """What the weights take in a number format, found without loading any."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(**_location(files), trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+    return sum(weight.nbytes for weight in model.parameters())
 
 
 def resolve_dtype(dtype: str, devices: str) -> str:
