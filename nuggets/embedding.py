@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from nuggets.addresses import digest
 from nuggets.errors import InputError
 from nuggets.examples import Example
+from nuggets.loaded_model import loaded_model
 from nuggets.model_files import ModelFiles, files_digest
 from nuggets.pool import Candidate, read_candidates
 from nuggets.preparation import PreparedRun
@@ -21,12 +21,12 @@ EMBEDDING_VERSION = 1  # raised when the same encoder and example would give ano
 
 
 def load_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
-    """The sentence-transformers model; kept for the life of the process, or until its files change."""
-    return _encoder(files, files_digest(files), trust_remote_code)
+    """The sentence-transformers model; kept until another model is asked for, or its files change."""
+    key = ("encoder", files, files_digest(files), trust_remote_code)
+    return loaded_model(key, lambda: _load(files, trust_remote_code))
 
 
-@lru_cache(maxsize=1)
-def _encoder(files: ModelFiles, _digest: str, trust_remote_code: bool) -> Any:
+def _load(files: ModelFiles, trust_remote_code: bool) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as library_logging
 

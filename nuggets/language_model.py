@@ -8,6 +8,7 @@ from typing import Any
 
 from nuggets.devices import has_gpu
 from nuggets.errors import InputError
+from nuggets.loaded_model import loaded_model
 from nuggets.model_files import ModelFiles, files_digest
 from nuggets.prompts import default_profile
 from nuggets.scoring.door import LanguageModel
@@ -67,14 +68,13 @@ def _tokenizer(files: ModelFiles, _digest: str, trust_remote_code: bool) -> Any:
 def load_language_model(
     files: ModelFiles, *, dtype: str, kv_iter: int = 1, trust_remote_code: bool = False
 ) -> LanguageModel:
-    """The model behind the door, on the GPU if there is one; kept for the life of the process, or until it changes."""
-    return _language_model(files, files_digest(files), dtype, kv_iter, trust_remote_code)
+    """The model behind the door, on the GPU if there is one; kept until another model is asked for, or it changes."""
+    key = ("language model", files, files_digest(files), dtype, kv_iter, trust_remote_code)
+    model: LanguageModel = loaded_model(key, lambda: _load(files, dtype, kv_iter, trust_remote_code))
+    return model
 
 
-@lru_cache(maxsize=1)
-def _language_model(
-    files: ModelFiles, _digest: str, dtype: str, kv_iter: int, trust_remote_code: bool
-) -> LanguageModel:
+def _load(files: ModelFiles, dtype: str, kv_iter: int, trust_remote_code: bool) -> LanguageModel:
     import torch
     from transformers import AutoModelForCausalLM
 
