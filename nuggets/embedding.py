@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nuggets.addresses import digest
 from nuggets.errors import InputError
 from nuggets.examples import Example
-from nuggets.loaded_model import loaded_model
+from nuggets.loaded_model import loaded_model, reading_weights
 from nuggets.model_files import ModelFiles, files_digest
 from nuggets.pool import Candidate, read_candidates
 from nuggets.preparation import PreparedRun
@@ -18,6 +18,7 @@ from nuggets.progress import report_stage
 from nuggets.store import Store, open_store
 
 EMBEDDING_VERSION = 1  # raised when the same encoder and example would give another embedding
+_PROBE = (Example("a", "", "b"), Example("a longer one, so that the other is padded", "", "b"))
 
 
 def load_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
@@ -32,11 +33,19 @@ def _load(files: ModelFiles, trust_remote_code: bool) -> Any:
 
     library_logging.disable_progress_bar()
     try:
-        return SentenceTransformer(
-            files.folder, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True}
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"encoder '{files.name}' in {files.folder} can't be loaded: {error}") from error
+        with reading_weights(f"encoder='{files.name}'"):
+            encoder = SentenceTransformer(
+                files.folder, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True}
+            )
+            embed_examples(encoder, _PROBE)
+    except InputError:
+        raise
+    except (AttributeError, ImportError, IndexError, LookupError, OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"encoder='{files.name}' is not a sentence-transformers model that can embed ({error}): give the folder or "
+            "hub id of one, such as sentence-transformers/all-MiniLM-L6-v2, or leave it out for the packaged one"
+        ) from error
+    return encoder
 
 
 def embeddings_path(encoder_digest: str, candidates: Sequence[Candidate]) -> str:

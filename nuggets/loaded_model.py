@@ -5,9 +5,14 @@ take the memory of both, and what is measured as free for its work would be too 
 """
 
 import gc
-from collections.abc import Callable, Hashable
+import logging
+import struct
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
+
+from nuggets.errors import InputError
 
 _loading = Lock()  # two threads would load two models, each as if it were alone
 _loaded: tuple[Hashable, Any] | None = None
@@ -25,6 +30,41 @@ def loaded_model(key: Hashable, load: Callable[[], Any]) -> Any:
         model = load()
         _loaded = (key, model)
         return model
+
+
+@contextmanager
+def reading_weights(model: str) -> Iterator[None]:
+    """Weights that can't be read are an error that names the model; what transformers reports of it is left out.
+
+    It reports what the weights do and don't cover before anything can be said about the model: shown afterwards, and
+    not at all where an error says what is wrong.
+    """
+    from safetensors import SafetensorError
+
+    held_back: list[logging.LogRecord] = []
+
+    def hold_back(record: logging.LogRecord) -> bool:
+        held_back.append(record)
+        return False
+
+    handlers = [*logging.getLogger("transformers").handlers[:1]]  # the library's own; others are asked for by somebody
+    for handler in handlers:
+        handler.addFilter(hold_back)
+    try:
+        yield
+    except (SafetensorError, struct.error) as error:
+        raise unreadable_weights(model, error) from error
+    finally:
+        for handler in handlers:
+            handler.removeFilter(hold_back)
+    for handler in handlers:
+        for record in held_back:
+            handler.handle(record)
+
+
+def unreadable_weights(model: str, error: Exception) -> InputError:
+    """The error for weights that are not what their format prescribes."""
+    return InputError(f"{model}: its weights can't be read ({error}): copy it again")
 
 
 def _give_memory_back() -> None:

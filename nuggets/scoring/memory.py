@@ -34,12 +34,11 @@ def too_large(tokens: int, device: torch.device) -> OutOfMemory:
     )
 
 
-def no_room_for(model: str, weights: int, device: torch.device) -> OutOfMemory:
+def no_room_for(model: str, weights: int, device: torch.device, *, free: int | None) -> OutOfMemory:
     """The error for a model whose weights, so many bytes, memory has no room for."""
-    free = free_bytes(device)
     return OutOfMemory(
         f"{model} does not fit into the memory of {device}: its weights take {_gigabytes(weights)}"
-        + (f", and {_gigabytes(free)} are free" if free is not None else "")
+        + (f", and {_gigabytes(free)} were free" if free is not None else "")
         + ": end what else is running there, or choose dtype=bfloat16, a smaller model or another device"
     )
 
