@@ -14,8 +14,8 @@ from time import sleep
 import pytest
 import torch
 from scored_pairs import MIXED, PREFIXES, assert_close, expected_rows, rows_of
-from tiny_models import save_tiny_llama
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tiny_models import save_tiny_encoder, save_tiny_llama
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from nuggets.embedding import load_encoder
 from nuggets.errors import InputError
@@ -85,14 +85,6 @@ def loadings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     with caplog.at_level(logging.INFO, logger="nuggets.language_model"):
         yield events
     logger.removeHandler(handler)
-
-
-def save_tiny_encoder(folder: Path) -> Path:
-    """A tiny Llama whose tokenizer can pad: sentence-transformers takes the mean of its states."""
-    tokenizer = AutoTokenizer.from_pretrained(save_tiny_llama(folder))
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_a_model_has_left_the_memory_before_another_one_is_loaded(
