@@ -7,10 +7,6 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-# query (1, heads, tokens, size), key and value (1, key heads, key tokens, size), scale -> output like query, and its
-# log-sum-exp (1, heads, tokens) in float32
-Attend = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
@@ -25,7 +21,38 @@ class Pieces:
     key_start: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Attention of pieces, prepared for all layers of a forward pass.
+
+    `call`: query (1, heads, tokens, size), key and value (1, key heads, key tokens, size), scale -> output like query,
+    and its log-sum-exp (1, heads, tokens) in float32.
+    """
+
+    pieces: Pieces
+    call: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Attention output and its log-sum-exp."""
+        return self.call(query, key, value, scale)
+
+
 Kernel = Callable[[Pieces, torch.device], Attend]  # prepares what all layers of a forward pass share
+
+
+def longest_reach(own: Pieces, shared: Pieces | None) -> int:
+    """Tokens of the longest sequence: a piece's own, and those of the demonstration that it stands behind."""
+    if shared is None:
+        return max(own.keys)
+    longest = place = 0
+    demonstrations = zip(accumulate(shared.queries), shared.keys, strict=True)
+    end, keys = next(demonstrations)
+    for length in own.queries:
+        while place >= end:
+            end, keys = next(demonstrations)
+        longest = max(longest, length + keys)
+        place += length
+    return longest
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
@@ -64,7 +91,7 @@ def by_variable_length(pieces: Pieces, device: torch.device) -> Attend:
         )[:2]
         return out.transpose(0, 1)[None], lse[None]
 
-    return attend
+    return Attend(pieces, attend)
 
 
 def by_equal_lengths(pieces: Pieces, device: torch.device) -> Attend:
@@ -91,7 +118,7 @@ def by_equal_lengths(pieces: Pieces, device: torch.device) -> Attend:
             _split(lse[:, :, queries].unsqueeze(-1), batch.count).copy_(part_lse.unsqueeze(-1))
         return out, lse
 
-    return attend
+    return Attend(pieces, attend)
 
 
 def attend_batch(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
