@@ -1,4 +1,4 @@
-"""Packed attention as models call it: what it leaves out it refuses."""
+"""Packed attention as models call it: what it leaves out it refuses, and what it keeps is no more than it needs."""
 
 from typing import Any
 
@@ -76,3 +76,13 @@ def test_a_window_that_the_configuration_does_not_show_is_not_ignored() -> None:
     assert len(list(engine.log_prob_sums(random_prefixes(2, [WINDOW - 20]), continuations))) == 1
     with pytest.raises(NotImplementedError, match=f"a window of {WINDOW} tokens over sequences of {WINDOW + 1}"):
         list(engine.log_prob_sums(random_prefixes(2, [WINDOW - 19]), continuations))
+
+
+@pytest.mark.parametrize("family", ["llama_grouped", "phi3", "gpt_neox", "gpt2"])
+def test_of_a_demonstration_no_more_is_kept_than_its_keys_and_values(family: str) -> None:
+    """The last three make queries, keys and values in one product, of which keys and values are views."""
+    engine = open_engine(build_model(family))
+    assert type(engine) is PackedEngine
+    parts = [part for pair in engine.keys_values(random_prefixes(3, [50, 20])).values() for part in pair]
+    storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
+    assert sum(storages.values()) == sum(part.nbytes for part in parts)

@@ -79,12 +79,17 @@ def packed_attention(
         _refuse(reach > sliding_window, f"a window of {sliding_window} tokens over sequences of {reach}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if current.record is not None:
-        current.record[module] = (key, value)
+        current.record[module] = (_alone(key), _alone(value))
     out, lse = current.own(query, key, value, scale)
     if current.shared is not None and current.keys_values is not None:
         shared, shared_lse = current.shared(query, *current.keys_values[module], scale)
         out = _merge(out, lse, shared, shared_lse)
     return out.transpose(1, 2), None
+
+
+def _alone(part: Tensor) -> Tensor:
+    """Itself, or a copy where it is a view: models that make queries, keys and values in one product keep all three."""
+    return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
 
 
 def _refuse(asked: bool, what: str) -> None:
