@@ -2,11 +2,23 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from scored_pairs import random_continuations, random_prefixes
-from tiny_models import WINDOW, build_model
+from scored_pairs import (
+    MIXED,
+    PREFIXES,
+    SCORED,
+    assert_close,
+    per_token,
+    plain_rows,
+    random_continuations,
+    random_prefixes,
+    rows_of,
+)
+from tiny_models import VOCABULARY, WINDOW, build_model
 from torch import nn
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from nuggets.scoring.attention import ForwardPass, forward_pass, packed_attention
 from nuggets.scoring.attention_kernels import Pieces, by_equal_lengths, longest_reach
@@ -86,3 +98,28 @@ def test_of_a_demonstration_no_more_is_kept_than_its_keys_and_values(family: str
     parts = [part for pair in engine.keys_values(random_prefixes(3, [50, 20])).values() for part in pair]
     storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
     assert sum(storages.values()) == sum(part.nbytes for part in parts)
+
+
+@pytest.mark.parametrize("value_size", [16, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_whose_values_have_heads_of_another_size_than_its_keys_is_packed(
+    dtype: torch.dtype, value_size: int
+) -> None:
+    """As DeepSeek's: keys of 24, of which 8 carry the position."""
+    config = DeepseekV3Config(
+        **{"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 4, "first_k_dense_replace": 2, "initializer_range": 0.3},
+        **{"kv_lora_rank": 16, "q_lora_rank": None, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8},
+        v_head_dim=value_size,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DeepseekV3ForCausalLM(config).eval()
+    expected = plain_rows(model, PREFIXES, MIXED)
+    engine = open_engine(model.to(dtype))
+    assert type(engine) is PackedEngine
+    found = rows_of(engine, PREFIXES, MIXED)
+    if dtype == torch.float32:
+        assert_close(found, expected, MIXED)
+    else:
+        assert np.nanmax(np.abs(per_token(found - expected, MIXED)[:, SCORED])) < 0.2
