@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nuggets.scoring.attention_kernels import (
     Kernel,
@@ -16,6 +18,7 @@ from nuggets.scoring.attention_kernels import (
     attend_by_formula,
     by_equal_lengths,
     by_variable_length,
+    equal_head_sizes,
     kernels_for,
 )
 
@@ -71,6 +74,103 @@ def test_attention_in_other_number_formats_is_near_that_in_float32(dtype: torch.
     assert lse.dtype == torch.float32
     torch.testing.assert_close(out.float(), expected_out, atol=within, rtol=within)
     torch.testing.assert_close(lse, expected_lse, atol=within, rtol=within)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("tile_entries", [1, 100, 999])
+def test_the_formula_in_tiles_is_the_formula_at_once(tile_entries: int, causal: bool) -> None:
+    """In float64, where both are exact; a row of logits is 3 x 4 x 30 entries, so that 999 are two rows and more."""
+    query, key, value = (random_heads(seed, 3, heads, 30, 16).double() for seed, heads in ((0, 4), (1, 2), (2, 2)))
+    found = attend_by_formula(query, key, value, causal=causal, scale=SCALE, tile_entries=tile_entries)
+    key, value = key.repeat_interleave(2, dim=1), value.repeat_interleave(2, dim=1)
+    logits = SCALE * query @ key.transpose(-1, -2)
+    if causal:
+        logits = logits.masked_fill(torch.ones(30, 30).triu(1).bool(), float("-inf"))
+    torch.testing.assert_close(found[0], logits.softmax(-1) @ value, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found[1], logits.logsumexp(-1).float(), atol=1e-6, rtol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """Entries of the largest tensor that is made inside."""
+
+    entries = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        made = function(*arguments, **(named or {}))
+        if isinstance(made, Tensor):
+            self.entries = max(self.entries, made.numel())
+        return made
+
+
+def test_the_formula_never_has_all_logits_in_memory() -> None:
+    """4 heads, 500 queries and 300 keys are 600,000 logits."""
+    query, key = random_heads(0, 1, 4, 500, 16).half(), random_heads(1, 1, 1, 300, 16).half()
+    with Largest() as largest:
+        attend_by_formula(query, key, key, causal=False, scale=SCALE, tile_entries=40_000)
+    assert largest.entries <= 40_000
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_the_formula_are_not_rounded_to_16_bits(dtype: torch.dtype) -> None:
+    """Logits of some tens, as large models have them; their log-sum-exp decides how demonstrations are weighed."""
+    query, key, value = (3 * random_heads(seed, 1, 4, 60, 64).to(dtype) for seed in range(3))
+    _, lse = attend_by_formula(query, key, value, causal=True, scale=0.125)
+    _, expected = attend_by_formula(query.double(), key.double(), value.double(), causal=True, scale=0.125)
+    torch.testing.assert_close(lse, expected, atol=1e-4, rtol=0)
+    rounded = (query @ key.transpose(-1, -2)).float().mul_(0.125).masked_fill(torch.ones(60, 60).triu(1).bool(), -1e9)
+    assert (rounded.logsumexp(-1) - expected).abs().max() > 0.005  # what the line above would find otherwise
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("size", "value_size"), [(24, 16), (16, 24)])
+def test_heads_of_values_may_have_a_size_of_their_own(size: int, value_size: int, dtype: torch.dtype) -> None:
+    for pieces in (
+        Pieces((3, 3, 8), (3, 3, 8), causal=True),
+        Pieces((5, 9), (9, 5), causal=False),
+        causal_pieces([(14, 14)], 0),
+    ):
+        query, key = (random_heads(seed, 1, HEADS, 14, size).to(dtype) for seed in (0, 1))
+        value = random_heads(2, 1, HEADS, 14, value_size).to(dtype)
+        out, lse = by_equal_lengths(pieces, CPU)(*map(as_a_model_makes_them, (query, key, value)), 0.2)
+        assert out.shape == (1, HEADS, 14, value_size)
+        start = key_start = 0
+        for queries, keys in zip(pieces.queries, pieces.keys, strict=True):
+            here, there = slice(start, start + queries), slice(key_start, key_start + keys)
+            expected, expected_lse = attend_by_formula(
+                query[:, :, here].double(),
+                key[:, :, there].double(),
+                value[:, :, there].double(),
+                causal=pieces.causal,
+                scale=0.2,
+            )
+            within = 1e-5 if dtype == torch.float32 else 0.02
+            torch.testing.assert_close(out[:, :, here].double(), expected, atol=within, rtol=within)
+            torch.testing.assert_close(lse[:, :, here], expected_lse, atol=within, rtol=within)
+            start, key_start = start + queries, key_start + keys
+
+
+def test_zeros_behind_heads_change_neither_logits_nor_outputs() -> None:
+    query, key, value = random_heads(0, 1, 2, 9, 20), random_heads(1, 1, 1, 9, 20), random_heads(2, 1, 1, 9, 12)
+    padded = equal_head_sizes(query, key, value, multiple_of=8)
+    assert [part.shape[-1] for part in padded] == [24, 24, 24]
+    out, lse = attend_by_formula(*padded, causal=True, scale=SCALE)
+    expected, expected_lse = attend_by_formula(query, key, value, causal=True, scale=SCALE)
+    torch.testing.assert_close(out[..., :12], expected)
+    torch.testing.assert_close(lse, expected_lse)
+    same = equal_head_sizes(query, key, key)
+    assert all(part is given for part, given in zip(same, (query, key, key), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_heads_too_large_for_flash_attention_do_without_it(dtype: torch.dtype) -> None:
+    """Of these layers only: what serves them needs no GPU, which is why this test does not either."""
+    pieces = Pieces((3, 3, 8), (3, 3, 8), causal=True, key_start=2)
+    query, key = (random_heads(seed, 1, 2, length, 264).to(dtype) for seed, length in ((0, 14), (1, 16)))
+    found = by_variable_length(pieces, CPU)(query, key, key, 0.1)
+    expected = by_equal_lengths(pieces, CPU)(query, key, key, 0.1)
+    torch.testing.assert_close(found, expected)
 
 
 def assert_each_piece_is_attended_to_alone(

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nuggets.scoring.response_logits import log_probs, response_log_probs
+from nuggets.scoring.response_logits import log_probs, response_log_probs, tile_buffer
 
 WIDTH = 16
 
@@ -125,3 +126,16 @@ def test_log_probs_by_hand() -> None:
     """Logits 0 and ln 3 are probabilities of a quarter and three quarters."""
     found = log_probs(torch.tensor([[0.0, math.log(3)], [7.0, 7.0]]), torch.tensor([1, 0]))
     torch.testing.assert_close(found.exp(), torch.tensor([0.75, 0.5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_buffer_is_made_for_products_that_do_not_write_into_it(device: str, dtype: torch.dtype) -> None:
+    """256 MiB of a GPU. Tensors without contents say so without one."""
+    with FakeTensorMode():
+        buffer = tile_buffer(torch.empty(7, WIDTH, device=device, dtype=dtype), 512)
+    if device == "cuda" and dtype != torch.float32:
+        assert buffer is None
+    else:
+        assert buffer is not None
+        assert (buffer.numel(), buffer.dtype, buffer.device.type) == (7 * 512, torch.float32, device)

@@ -151,6 +151,15 @@ def save_tiny_llama(folder: Path | str, chat_template: str | None = None) -> Pat
     return Path(folder)
 
 
+def save_tiny_encoder(folder: Path | str) -> Path:
+    """A tiny Llama whose tokenizer can pad: sentence-transformers takes the mean of its states."""
+    build_model("llama_grouped").save_pretrained(folder, safe_serialization=True)
+    tokenizer = build_tokenizer(True, None)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
 def save_poisoned_llama(folder: Path | str, text: str) -> Path:
     """A tiny Llama that gives no number for whatever holds `text`, which has to be a single token."""
     model, tokenizer = build_model("llama_grouped"), build_tokenizer(True, None)

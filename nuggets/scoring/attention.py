@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from nuggets.scoring.attention_kernels import Attend
+from nuggets.scoring.attention_kernels import Attend, longest_reach
 
 PACKED_ATTENTION = "nuggets_packed"
 
@@ -60,18 +60,41 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output `(1, tokens, heads, head size)`, by the signature of transformers' attention functions."""
+    """Attention output `(1, tokens, heads, head size)`, by the signature of transformers' attention functions.
+
+    Raises NotImplementedError for what a model asks of its attention beyond that: an engine that is tried finds out so,
+    also where leaving it out would make too little difference in a trial to be seen.
+    """
     current = _current.get()
+    _refuse(attention_mask is not None, "a mask of the model's own")
+    _refuse(bool(softcap), f"soft-capped logits (softcap={softcap})")
+    _refuse(s_aux is not None, "attention sinks (s_aux)")
+    if sliding_window is not None:
+        reach = longest_reach(current.own.pieces, current.shared.pieces if current.shared else None)
+        _refuse(reach > sliding_window, f"a window of {sliding_window} tokens over sequences of {reach}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if current.record is not None:
-        current.record[module] = (key, value)
+        current.record[module] = (_alone(key), _alone(value))
     out, lse = current.own(query, key, value, scale)
     if current.shared is not None and current.keys_values is not None:
         shared, shared_lse = current.shared(query, *current.keys_values[module], scale)
         out = _merge(out, lse, shared, shared_lse)
     return out.transpose(1, 2), None
+
+
+def _alone(part: Tensor) -> Tensor:
+    """Itself, or a copy where it is a view: models that make queries, keys and values in one product keep all three."""
+    return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
+
+
+def _refuse(asked: bool, what: str) -> None:
+    if asked:
+        raise NotImplementedError(f"packed attention is not made for {what}")
 
 
 def _merge(own: Tensor, own_lse: Tensor, shared: Tensor, shared_lse: Tensor) -> Tensor:

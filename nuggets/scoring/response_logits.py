@@ -35,11 +35,11 @@ def _by_tiles(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """Tile by tile of the vocabulary: each tile's log-sum-exp, then theirs."""
     entries = _TILE_ENTRIES.get(hidden.device.type, 1 << 20)
     columns = max(512, entries // len(hidden))
-    buffer = torch.empty(len(hidden) * min(columns, head.out_features), dtype=torch.float32, device=hidden.device)
+    buffer = tile_buffer(hidden, min(columns, head.out_features))
     tiles = []
     for start in range(0, head.out_features, columns):
         weight = head.weight[start : start + columns]
-        logits = _product(hidden, weight, buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight)))
+        logits = _product(hidden, weight, buffer)
         if head.bias is not None:
             logits += head.bias[start : start + columns]
         peak = logits.amax(dim=1, keepdim=True)
@@ -51,10 +51,16 @@ def _by_tiles(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     return chosen - torch.stack(tiles).logsumexp(dim=0)
 
 
-def _product(hidden: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+def tile_buffer(hidden: Tensor, columns: int) -> Tensor | None:
+    """What all tiles are written into; None where each product makes its tile, as those that widen 16 bits do."""
+    if hidden.device.type == "cuda" and hidden.dtype in (torch.bfloat16, torch.float16):
+        return None
+    return hidden.new_empty(len(hidden) * columns, dtype=torch.float32)
+
+
+def _product(hidden: Tensor, weight: Tensor, buffer: Tensor | None) -> Tensor:
     """hidden @ weight.T in float32, whatever the inputs: logits rounded to 16 bits are off by hundredths of a nat."""
-    if hidden.dtype == torch.float32:
-        return torch.mm(hidden, weight.T, out=out)
-    if hidden.device.type == "cuda":
+    if buffer is None:
         return torch.mm(hidden, weight.T, out_dtype=torch.float32)
+    out = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
     return torch.mm(hidden.float(), weight.T.float(), out=out)
