@@ -545,6 +545,17 @@ def test_weights_that_are_not_numbers_give_sums_that_are_not_finite(family: str)
     assert (rows[:, ~SCORED] == 0.0).all()
 
 
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt_neox"])
+def test_demonstrations_have_a_budget_of_the_bytes_that_they_keep(family: str) -> None:
+    """Two layers, 2 heads of 12 in float32; GPT-NeoX has 4 heads and keeps the whole product that its values are of."""
+    kept = {"llama_grouped": 2 * 2 * 2 * 12 * 4, "gpt_neox": 2 * 4 * 4 * 12 * 4}[family]
+    first, refined = (open_engine(build_model(family), kv_iter=kv_iter) for kv_iter in (1, 2))
+    assert isinstance(first, PackedEngine)
+    assert isinstance(refined, PackedEngine)
+    assert first.prefix_budget == (4 << 30) // (3 * kept)
+    assert refined.prefix_budget < 0.5 * first.prefix_budget
+
+
 def test_a_model_in_training_mode_is_scored_without_its_dropout() -> None:
     model = build_model("gpt2").train()
     assert_close(rows_of(open_engine(model), PREFIXES, MIXED), expected_rows("gpt2"), MIXED)

@@ -22,6 +22,8 @@ from nuggets.scoring.plain import PlainEngine
 logger = logging.getLogger(__name__)
 
 _AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats per token
+_KEYS_VALUES_SHARE = 0.25  # of a GPU's free memory, beside the half that activations may take
+_CPU_KEYS_VALUES = 4 << 30  # bytes; what is free is not known on a CPU that is shared
 _TRIAL_TOKENS = 2048  # of the pass that a GPU's memory is measured with
 
 
@@ -45,6 +47,7 @@ def open_engine(model: Any, *, token_budget: int | None = None, kv_iter: int = 1
             )
         return plain
     packed.token_budget = token_budget or _token_budget(packed)
+    packed.prefix_budget = _prefix_budget(packed, refined=kv_iter > 1)
     packed.update = partial(refine, iterations=kv_iter) if kv_iter > 1 else None
     logger.info("scoring %s packed, %d tokens per forward pass", type(model).__name__, packed.token_budget)
     return packed
@@ -113,6 +116,25 @@ def _token_budget(packed: PackedEngine) -> int:
     next(packed.log_prob_sums(prefixes, continuations))
     taken = torch.cuda.max_memory_allocated(device) - before
     return gpu_token_budget(taken / _TRIAL_TOKENS, device)
+
+
+def _prefix_budget(packed: PackedEngine, *, refined: bool) -> int:
+    """Tokens of demonstrations whose keys and values, of all groups that are in memory at a time, take their share."""
+    (prefix,), _ = _probe(packed.model, prefixes=(20,), continuations=())
+    tensors = [part for pair in packed.keys_values([prefix]).values() for part in pair]
+    # Whole storages: where a model computes queries, keys and values as one product, all of it stays.
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    taken = sum(storages.values()) / len(prefix)
+    device = packed.model.device
+    if device.type == "cuda":
+        groups = 2  # one's packs, and the next one's demonstrations
+        room = _KEYS_VALUES_SHARE * torch.cuda.mem_get_info(device)[0]
+    else:
+        groups = 3  # one more where lanes are side by side
+        room = _CPU_KEYS_VALUES
+    if refined:  # beside what it is given and gives: found and attended to, and four in float32 (see refine)
+        groups += 2 + 4 * max(1, 4 // packed.model.dtype.itemsize)
+    return max(1, int(room / (groups * taken)))
 
 
 def _packable_length(model: Any) -> int | None:

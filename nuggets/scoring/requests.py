@@ -46,19 +46,24 @@ def requests_for(layout: Layout, each: Iterable[tuple[Sequence[int], Sequence[in
 
 
 def group_requests(
-    requests: Iterable[Request], layout: Layout, *, token_budget: int, alone: Callable[[Request], bool]
+    requests: Iterable[Request],
+    layout: Layout,
+    *,
+    token_budget: int,
+    prefix_budget: Callable[[], int],
+    alone: Callable[[Request], bool],
 ) -> Iterator[list[Request]]:
     """Consecutive requests whose prefixes are computed in one pass and whose continuations share packs.
 
-    As many as fill some packs, within the token budget for the prefixes themselves; `alone` says which are a group
-    of their own.
+    As many as fill some packs of the token budget, within the budget for the prefixes themselves, which is asked for
+    each time because memory that runs out lowers it; `alone` says which are a group of their own.
     """
     group: list[Request] = []
     tokens = behind = 0
     for request in requests:
         # What wants nothing takes a place, too: or a group would wait for the end of however many of these there are.
         length = len(request.prefix) if request.members else 1
-        full = behind >= _GROUP_PACKS * token_budget or tokens + length > token_budget
+        full = behind >= _GROUP_PACKS * token_budget or tokens + length > prefix_budget()
         if group and (full or alone(request) or alone(group[-1])):
             yield group
             group, tokens, behind = [], 0, 0
