@@ -598,6 +598,24 @@ def test_candidates_beyond_the_window_are_scored_one_pair_at_a_time_with_one_war
     assert "one pair per forward pass" in message
 
 
+def test_one_long_anchor_takes_only_its_own_pairs_off_the_packs() -> None:
+    """Behind 15 tokens, the anchor of 30 leaves the window of 40; behind 5, nothing does."""
+    engine = engine_of("mistral_window", 60)
+    assert isinstance(engine, PackedEngine)
+    continuations = [*MIXED, *random_continuations(5, [(30, 12)])]
+    prefixes = random_prefixes(1, [15, 5, 15, 15])
+    passes: list[int] = []
+    hook = engine.plain.model.register_forward_pre_hook(
+        lambda module, args, named: passes.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        found = rows_of(engine, prefixes, continuations)
+    finally:
+        hook.remove()
+    assert passes == [15 + 30] * 3
+    assert_close(found, plain_rows(plain_model("mistral_window"), prefixes, continuations), continuations)
+
+
 def test_what_is_not_wanted_takes_no_candidate_beyond_the_window(caplog: pytest.LogCaptureFixture) -> None:
     """With 30 tokens in front, only continuations of more than 10 tokens leave the window of 40."""
     prefixes = random_prefixes(1, [30, 3 * WINDOW])

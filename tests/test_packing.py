@@ -243,12 +243,29 @@ def test_a_request_names_what_is_wanted_by_its_place_in_the_layout() -> None:
     layout = lay_out([LONG, CUT_AWAY, SHORT, EQUAL])  # in which SHORT stands first
     each = [((1,), (3, 2)), ((2,), (1, 0)), ((3,), ()), ((), (1,)), ((), range(4))]
     assert list(requests_for(layout, each)) == [
-        Request((1,), (3, 2), [0, 2]),
-        Request((2,), (1, 0), [1]),
-        Request((), (), []),  # nothing to compute, so no demonstration either
-        Request((), (1,), []),
-        Request((), range(4), [0, 1, 2]),
+        Request((1,), (3, 2), [0, 2], []),
+        Request((2,), (1, 0), [1], []),
+        Request((), (), [], []),  # nothing to compute, so no demonstration either
+        Request((), (1,), [], []),
+        Request((), range(4), [0, 1, 2], []),
     ]
+
+
+def test_what_ends_beyond_the_context_is_not_packed() -> None:
+    layout = of_lengths(3, 6, 2, 6, 9)  # in order: 2, 3, 6, 6 and 9 tokens
+    each = [((1,) * length, (4, 3, 2, 0)) for length in (0, 1, 4, 7, 8)]
+    assert [
+        (len(request.demonstration), request.members, request.plain)
+        for request in requests_for(layout, each, context=10)
+    ] == [
+        (0, [0, 1, 3, 4], []),
+        (1, [0, 1, 3, 4], []),
+        (4, [0, 1, 3], [4]),
+        (7, [0, 1], [3, 4]),
+        (8, [0], [1, 3, 4]),
+    ]
+    (request,) = requests_for(layout, [((1,) * 9, (4,))], context=10)
+    assert (request.prefix, request.demonstration, request.plain) == ((1,) * 9, (), [4])
 
 
 def test_prefixes_and_what_is_wanted_behind_them_are_asked_for_together() -> None:

@@ -44,7 +44,6 @@ class _Group:
     requests: Sequence[Request]
     keys_values: "Future[KeysValues | None] | None"  # None once its packs have been handed over: they alone keep it
     packs: list["Future[PackSums]"] = field(default_factory=list)
-    plain_row: Callable[[], Row] | None = None  # left to the caller's thread, which has all cores
 
 
 class PackedEngine:
@@ -87,79 +86,68 @@ class PackedEngine:
             opening, continuations = share_opening(continuations)
             prefixes = ((*prefix, *opening) for prefix in prefixes)
         laid_out = on_device(lay_out(continuations), self.model.device)
-        requests = requests_for(laid_out.layout, each_with_wanted(prefixes, wanted, len(continuations)))
+        requests = requests_for(
+            laid_out.layout, each_with_wanted(prefixes, wanted, len(continuations)), context=self.context
+        )
         flight: deque[_Group] = deque()
         with open_lanes(self.model.device) as lanes:
-            for group in self._groups(requests, continuations, laid_out, lanes):
+            for group in self._groups(requests, laid_out.layout, lanes):
                 flight.append(group)
                 # A group's demonstrations before the packs of the group in front of it: so their keys and values are
                 # there when its own packs' turn comes, and no lane waits for them.
                 if len(flight) > 1:
                     self._submit_packs(flight[-2], laid_out, lanes)
                 if len(flight) > 2:  # the lanes have work for after this group
-                    yield from self._rows(flight, laid_out, lanes, len(continuations))
+                    yield from self._rows(flight, continuations, laid_out, lanes)
             while flight:
                 self._submit_packs(flight[-1], laid_out, lanes)
-                yield from self._rows(flight, laid_out, lanes, len(continuations))
+                yield from self._rows(flight, continuations, laid_out, lanes)
 
-    def _groups(
-        self,
-        requests: Iterable[Request],
-        continuations: Sequence[Continuation],
-        laid_out: DeviceLayout,
-        lanes: ThreadPoolExecutor,
-    ) -> Iterator[_Group]:
+    def _groups(self, requests: Iterable[Request], layout: Layout, lanes: ThreadPoolExecutor) -> Iterator[_Group]:
         """The groups, their demonstrations handed to the lanes."""
-        layout = laid_out.layout
-
-        def alone(request: Request) -> bool:  # no keys to attend to, or no packing
-            return bool(request.members) and not (request.prefix and self._is_packable(request, layout))
-
         told = False
         for group in group_requests(
-            requests, layout, token_budget=self.token_budget, prefix_budget=self._most_prefix_tokens, alone=alone
+            requests,
+            layout,
+            token_budget=self.token_budget,
+            prefix_budget=self._most_prefix_tokens,
+            alone=lambda request: bool(request.members) and not request.prefix,  # no keys to attend to
         ):
-            if self._is_packable(group[0], layout):
-                yield _Group(group, lanes.submit(self._keys_values_if_room, _prefixes(group)))
-                continue
-            (request,) = group
-            tokens = len(request.prefix)
-            if self.update and tokens:
-                raise InputError(
-                    f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
-                    f"it is longer than the {self.context} tokens that this model's attention reaches back; lower "
-                    "demonstration_tokens or use kv_iter=1"
-                )
-            if not told:
-                told = True
-                logger.warning(
-                    "%d tokens in front of anchors of up to %d are more than the %d that can be packed for this "
-                    "model's attention: such candidates are scored one pair per forward pass, which is right and "
-                    "slower",
-                    tokens,
-                    layout.length(request.members[-1]),
-                    self.context,
-                )
-            yield _Group(group, None, plain_row=partial(self.plain.row, request.prefix, continuations, request.wanted))
+            for request in group:
+                if self.update:
+                    self._check_refinable(request)
+                if request.plain and not told:
+                    told = True
+                    logger.warning(
+                        "%d tokens in front of anchors of up to %d are more than the %d that can be packed for this "
+                        "model's attention: such pairs are scored one pair per forward pass, which is right and slower",
+                        len(request.prefix),
+                        layout.length(request.plain[-1]),
+                        self.context,
+                    )
+            yield _Group(group, lanes.submit(self._keys_values_if_room, _demonstrations(group)))
+
+    def _check_refinable(self, request: Request) -> None:
+        """Raises InputError where a demonstration can't be refined; without one, there is nothing to refine."""
+        tokens = len(request.prefix)
+        # Refined, a demonstration stands behind itself.
+        if tokens and (request.plain or (self.context is not None and 2 * tokens > self.context)):
+            raise InputError(
+                f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
+                f"it is longer than the {self.context} tokens that this model's attention reaches back; lower "
+                "demonstration_tokens or use kv_iter=1"
+            )
 
     def _most_prefix_tokens(self) -> int:
         """What a group's demonstrations may come to: one pass computes all of them, and their keys and values stay."""
         return min(self.token_budget, self.prefix_budget)
-
-    def _is_packable(self, request: Request, layout: Layout) -> bool:
-        """Whether the prefix and the longest continuation wanted behind it are within the context."""
-        if self.context is None or not request.members:
-            return True
-        tokens, longest = len(request.prefix), layout.length(request.members[-1])
-        # Refined, a demonstration stands behind itself.
-        return tokens + (max(longest, tokens) if self.update else longest) <= self.context
 
     def _submit_packs(self, group: _Group, laid_out: DeviceLayout, lanes: ThreadPoolExecutor) -> None:
         """Hands a group's packs to the lanes, if that has not been done."""
         if group.keys_values is None:
             return
         job = partial(
-            self._pack_sums_behind, group.keys_values, laid_out, [len(each.prefix) for each in group.requests]
+            self._pack_sums_behind, group.keys_values, laid_out, [len(each.demonstration) for each in group.requests]
         )
         group.packs.extend(lanes.submit(job, pack) for pack in self._plan(group.requests, laid_out))
         group.keys_values = None
@@ -168,32 +156,29 @@ class PackedEngine:
         return plan_packs(laid_out.layout, [each.members for each in requests], token_budget=self.token_budget)
 
     def _rows(
-        self, flight: deque[_Group], laid_out: DeviceLayout, lanes: ThreadPoolExecutor, continuations: int
+        self,
+        flight: deque[_Group],
+        continuations: Sequence[Continuation],
+        laid_out: DeviceLayout,
+        lanes: ThreadPoolExecutor,
     ) -> Iterator[Row]:
         """The rows of the first group in flight, waiting for them."""
         group = flight.popleft()
-        if group.plain_row is not None:
-            yield self._plain_row(group.plain_row, flight, laid_out, lanes)
-            return
-        sums = np.full((len(group.requests), continuations), np.nan)
+        layout = laid_out.layout
+        sums = np.full((len(group.requests), len(continuations)), np.nan)
         for row, request in zip(sums, group.requests, strict=True):
             row[list(request.wanted)] = 0.0  # stays where there is nothing to score
         found = [each for pack in group.packs for each in pack.result()]
-        left = write_sums(sums, laid_out.layout, range(len(sums)), found)
+        left = write_sums(sums, layout, range(len(sums)), found)
         if left:
             self._land(flight, laid_out, lanes)
             self._score_alone(sums, {row: replace(group.requests[row], members=left[row]) for row in left}, laid_out)
-        yield from sums
-
-    def _plain_row(
-        self, plain_row: Callable[[], Row], flight: Iterable[_Group], laid_out: DeviceLayout, lanes: ThreadPoolExecutor
-    ) -> Row:
-        try:
-            return plain_row()
-        except OutOfMemory:
-            pass
-        self._land(flight, laid_out, lanes)
-        return plain_row()
+        for row, request in zip(sums, group.requests, strict=True):
+            if request.plain:  # by the caller's thread, which has all cores
+                columns = [layout.columns[member] for member in request.plain]
+                plain_row = partial(self.plain.row, request.prefix, continuations, columns)
+                row[columns] = _alone_if_needed(plain_row, partial(self._land, flight, laid_out, lanes))[columns]
+            yield row
 
     def _land(self, flight: Iterable[_Group], laid_out: DeviceLayout, lanes: ThreadPoolExecutor) -> None:
         """Waits until nothing is computed and no keys and values are in memory: a group's are kept by its packs."""
@@ -211,7 +196,7 @@ class PackedEngine:
         while waiting:
             part = waiting.pop()
             rows = sorted(part)
-            prefixes = _prefixes([part[row] for row in rows])
+            prefixes = _demonstrations([part[row] for row in rows])
             if len(rows) > 1 and sum(map(len, prefixes)) > self._most_prefix_tokens():
                 middle = len(rows) // 2
                 # The second half waits while the first one is computed, scored and dropped: together they don't fit.
@@ -225,8 +210,8 @@ class PackedEngine:
                 waiting.append({row: replace(part[row], members=left[row]) for row in left})
 
     def _group_sums(self, requests: Sequence[Request], laid_out: DeviceLayout) -> PackSums:
-        behind = self._keys_values_if_room(_prefixes(requests))
-        lengths = [len(each.prefix) for each in requests]
+        behind = self._keys_values_if_room(_demonstrations(requests))
+        lengths = [len(each.demonstration) for each in requests]
         packs = self._plan(requests, laid_out)
         return [each for pack in packs for each in self._pack_sums(behind, laid_out, lengths, pack)]
 
@@ -299,5 +284,15 @@ class PackedEngine:
             torch.cuda.empty_cache()
 
 
-def _prefixes(requests: Iterable[Request]) -> list[Sequence[int]]:
-    return [each.prefix for each in requests if each.prefix]
+def _alone_if_needed(compute: Callable[[], Row], land: Callable[[], None]) -> Row:
+    """What is computed; once more with nothing else in memory, should that run out."""
+    try:
+        return compute()
+    except OutOfMemory:
+        pass
+    land()
+    return compute()
+
+
+def _demonstrations(requests: Iterable[Request]) -> list[Sequence[int]]:
+    return [each.demonstration for each in requests if each.demonstration]

@@ -1,5 +1,6 @@
 """What is asked for: prefixes, each with what is wanted behind it, and which of them share forward passes. Pure."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,19 @@ _GROUP_PACKS = 4  # a group fills so many packs, so that what is left over in th
 class Request:
     """A prefix, the indices of the continuations wanted behind it, and those of them that are members, in order.
 
-    Where these are none, nothing has to be computed and the prefix is empty, too.
+    Members that are too long to be packed behind this prefix are `plain`. Where there are neither these nor others,
+    nothing has to be computed and the prefix is empty, too.
     """
 
     prefix: Sequence[int]
     wanted: Sequence[int]
     members: Sequence[int]
+    plain: Sequence[int] = ()
+
+    @property
+    def demonstration(self) -> Sequence[int]:
+        """The tokens that are computed once for all members: none where there are no members."""
+        return self.prefix if self.members else ()
 
 
 def each_with_wanted(
@@ -37,12 +45,21 @@ def each_with_wanted(
         yield prefix, indices
 
 
-def requests_for(layout: Layout, each: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Request]:
-    """What prefixes, each with the indices of what is wanted behind it, ask of a layout."""
+def requests_for(
+    layout: Layout, each: Iterable[tuple[Sequence[int], Sequence[int]]], *, context: int | None = None
+) -> Iterator[Request]:
+    """What prefixes, each with the indices of what is wanted behind it, ask of a layout.
+
+    What would end beyond the `context` together with its prefix is not packed.
+    """
     places = {column: member for member, column in enumerate(layout.columns)}
+    lengths = [layout.length(member) for member in range(len(layout.columns))]  # shortest first
     for prefix, wanted in each:
         members = sorted(places[index] for index in wanted if index in places)
-        yield Request(prefix if members else (), wanted, members)
+        fitting = len(members)
+        if context is not None:
+            fitting = bisect_right(members, context - len(prefix), key=lengths.__getitem__)
+        yield Request(prefix if members else (), wanted, members[:fitting], members[fitting:])
 
 
 def group_requests(
@@ -69,6 +86,6 @@ def group_requests(
             group, tokens, behind = [], 0, 0
         group.append(request)
         tokens += length
-        behind += layout.tokens(request.members)
+        behind += layout.tokens(request.members) + layout.tokens(request.plain)
     if group:
         yield group
