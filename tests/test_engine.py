@@ -411,6 +411,31 @@ def test_soft_capped_attention_is_scored_one_pair_at_a_time_with_a_warning(caplo
     assert "one pair per forward pass" in message
 
 
+def test_plain_passes_take_logits_of_response_tokens_only() -> None:
+    """And of the last token, which predicts nothing: models count what they keep from the end."""
+    model = build_model("gemma2")
+    through_head: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, out: through_head.append(out.shape[1]))
+    continuations = random_continuations(4, [(21, 5), (3, 2), (6, 1)])
+    (row,) = PlainEngine(model).log_prob_sums([PREFIXES[4]], continuations)
+    assert through_head == [17, 2, 6]
+    assert_close(row, plain_row(plain_model("gemma2"), PREFIXES[4], continuations), continuations)
+
+
+def test_plain_passes_of_a_model_that_gives_all_logits() -> None:
+    class Everything(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+            self.device = model.device
+
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+            return self.model(input_ids=input_ids, use_cache=use_cache)
+
+    (row,) = PlainEngine(Everything(build_model("gemma2"))).log_prob_sums([PREFIXES[4]], MIXED)
+    assert_close(row, plain_row(plain_model("gemma2"), PREFIXES[4], MIXED), MIXED)
+
+
 def test_no_warning_where_packing_is_right(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="nuggets"):
         open_engine(build_model("qwen2"))
