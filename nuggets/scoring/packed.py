@@ -130,12 +130,21 @@ class PackedEngine:
     def _check_refinable(self, request: Request) -> None:
         """Raises InputError where a demonstration can't be refined; without one, there is nothing to refine."""
         tokens = len(request.prefix)
+        if not tokens:
+            return
         # Refined, a demonstration stands behind itself.
-        if tokens and (request.plain or (self.context is not None and 2 * tokens > self.context)):
+        if request.plain or (self.context is not None and 2 * tokens > self.context):
             raise InputError(
                 f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
                 f"it is longer than the {self.context} tokens that this model's attention reaches back; lower "
                 "demonstration_tokens or use kv_iter=1"
+            )
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and 2 * tokens > positions:
+            raise InputError(
+                f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: it stands behind itself, and this "
+                f"model has {positions} positions; lower demonstration_tokens to at most {positions // 2} or use "
+                "kv_iter=1"
             )
 
     def _most_prefix_tokens(self) -> int:
