@@ -458,6 +458,51 @@ def test_a_model_that_never_calls_the_attention_it_is_given_is_not_packed(spread
     assert type(open_engine(build_from(config).to(dtype))) is PlainEngine
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        # A thousandth of a nat per token, far less than rounding to 16 bits.
+        ({"attn_logit_softcapping": 30.0, "final_logit_softcapping": None}, "nats per token"),
+        # With narrow weights all logits are small where a cap of 30 hardly bends.
+        (
+            {"attn_logit_softcapping": None, "final_logit_softcapping": 30.0, "initializer_range": 0.02},
+            "the logits of its head",
+        ),
+    ],
+)
+def test_a_soft_cap_shows_where_rounding_is_larger(
+    changed: dict[str, Any], reason: str, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = deepcopy(CONFIGS["gemma2"])
+    for name, value in changed.items():
+        setattr(config, name, value)
+    with caplog.at_level(logging.WARNING, logger="nuggets"):
+        engine = open_engine(build_from(config).to(dtype))
+    assert type(engine) is PlainEngine
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_not_taken_for_a_difference(dtype: torch.dtype) -> None:
+    """Twelve layers of wide weights: in bfloat16, sums of eight tokens differ by 0.17 nats per token."""
+    config = deepcopy(CONFIGS["llama_grouped"])
+    config.num_hidden_layers, config.initializer_range = 12, 0.6
+    assert type(open_engine(build_from(config).to(dtype))) is PackedEngine
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gemma2"])
+def test_a_model_of_16_bits_is_tried_in_float32_and_is_what_it_was_afterwards(family: str, dtype: torch.dtype) -> None:
+    model = build_model(family).to(dtype)
+    weights = {name: (id(weight), weight.data_ptr()) for name, weight in model.named_parameters()}
+    expected = plain_rows(model, PREFIXES, MIXED)
+    open_engine(model)
+    assert {name: (id(weight), weight.data_ptr()) for name, weight in model.named_parameters()} == weights
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert (plain_rows(model, PREFIXES, MIXED) == expected).all()
+
+
 @pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gemma2"])
 def test_the_model_is_left_as_it_was_and_its_weights_are_in_memory_once(family: str) -> None:
     model = build_model(family)
