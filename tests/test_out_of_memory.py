@@ -29,7 +29,7 @@ from nuggets.scoring.engine import open_engine
 
 SIZES = dict(
     vocab_size=384, hidden_size=16, intermediate_size=8192, num_hidden_layers=1, num_attention_heads=2,
-    initializer_range=0.3,
+    initializer_range=0.3, max_position_embeddings=8192,
 )
 torch.manual_seed(0)
 messages = []
