@@ -411,6 +411,31 @@ def test_soft_capped_attention_is_scored_one_pair_at_a_time_with_a_warning(caplo
     assert "one pair per forward pass" in message
 
 
+def test_plain_passes_take_logits_of_response_tokens_only() -> None:
+    """And of the last token, which predicts nothing: models count what they keep from the end."""
+    model = build_model("gemma2")
+    through_head: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, out: through_head.append(out.shape[1]))
+    continuations = random_continuations(4, [(21, 5), (3, 2), (6, 1)])
+    (row,) = PlainEngine(model).log_prob_sums([PREFIXES[4]], continuations)
+    assert through_head == [17, 2, 6]
+    assert_close(row, plain_row(plain_model("gemma2"), PREFIXES[4], continuations), continuations)
+
+
+def test_plain_passes_of_a_model_that_gives_all_logits() -> None:
+    class Everything(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+            self.device = model.device
+
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+            return self.model(input_ids=input_ids, use_cache=use_cache)
+
+    (row,) = PlainEngine(Everything(build_model("gemma2"))).log_prob_sums([PREFIXES[4]], MIXED)
+    assert_close(row, plain_row(plain_model("gemma2"), PREFIXES[4], MIXED), MIXED)
+
+
 def test_no_warning_where_packing_is_right(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="nuggets"):
         open_engine(build_model("qwen2"))
@@ -431,6 +456,51 @@ def test_a_model_that_never_calls_the_attention_it_is_given_is_not_packed(spread
         vocab_size=384, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, initializer_range=spread
     )
     assert type(open_engine(build_from(config).to(dtype))) is PlainEngine
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        # A thousandth of a nat per token, far less than rounding to 16 bits.
+        ({"attn_logit_softcapping": 30.0, "final_logit_softcapping": None}, "nats per token"),
+        # With narrow weights all logits are small where a cap of 30 hardly bends.
+        (
+            {"attn_logit_softcapping": None, "final_logit_softcapping": 30.0, "initializer_range": 0.02},
+            "the logits of its head",
+        ),
+    ],
+)
+def test_a_soft_cap_shows_where_rounding_is_larger(
+    changed: dict[str, Any], reason: str, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = deepcopy(CONFIGS["gemma2"])
+    for name, value in changed.items():
+        setattr(config, name, value)
+    with caplog.at_level(logging.WARNING, logger="nuggets"):
+        engine = open_engine(build_from(config).to(dtype))
+    assert type(engine) is PlainEngine
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_not_taken_for_a_difference(dtype: torch.dtype) -> None:
+    """Twelve layers of wide weights: in bfloat16, sums of eight tokens differ by 0.17 nats per token."""
+    config = deepcopy(CONFIGS["llama_grouped"])
+    config.num_hidden_layers, config.initializer_range = 12, 0.6
+    assert type(open_engine(build_from(config).to(dtype))) is PackedEngine
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gemma2"])
+def test_a_model_of_16_bits_is_tried_in_float32_and_is_what_it_was_afterwards(family: str, dtype: torch.dtype) -> None:
+    model = build_model(family).to(dtype)
+    weights = {name: (id(weight), weight.data_ptr()) for name, weight in model.named_parameters()}
+    expected = plain_rows(model, PREFIXES, MIXED)
+    open_engine(model)
+    assert {name: (id(weight), weight.data_ptr()) for name, weight in model.named_parameters()} == weights
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert (plain_rows(model, PREFIXES, MIXED) == expected).all()
 
 
 @pytest.mark.parametrize("family", ["llama_grouped", "gpt2", "gemma2"])
@@ -545,6 +615,17 @@ def test_weights_that_are_not_numbers_give_sums_that_are_not_finite(family: str)
     assert (rows[:, ~SCORED] == 0.0).all()
 
 
+@pytest.mark.parametrize("family", ["llama_grouped", "gpt_neox"])
+def test_demonstrations_have_a_budget_of_the_bytes_that_they_keep(family: str) -> None:
+    """Two layers, 2 heads of 12 in float32; GPT-NeoX has 4 heads and keeps the whole product that its values are of."""
+    kept = {"llama_grouped": 2 * 2 * 2 * 12 * 4, "gpt_neox": 2 * 4 * 4 * 12 * 4}[family]
+    first, refined = (open_engine(build_model(family), kv_iter=kv_iter) for kv_iter in (1, 2))
+    assert isinstance(first, PackedEngine)
+    assert isinstance(refined, PackedEngine)
+    assert first.prefix_budget == (4 << 30) // (3 * kept)
+    assert refined.prefix_budget < 0.5 * first.prefix_budget
+
+
 def test_a_model_in_training_mode_is_scored_without_its_dropout() -> None:
     model = build_model("gpt2").train()
     assert_close(rows_of(open_engine(model), PREFIXES, MIXED), expected_rows("gpt2"), MIXED)
@@ -585,6 +666,24 @@ def test_candidates_beyond_the_window_are_scored_one_pair_at_a_time_with_one_war
     assert f"{2 * WINDOW} tokens in front of anchors" in message
     assert f"more than the {WINDOW} that" in message
     assert "one pair per forward pass" in message
+
+
+def test_one_long_anchor_takes_only_its_own_pairs_off_the_packs() -> None:
+    """Behind 15 tokens, the anchor of 30 leaves the window of 40; behind 5, nothing does."""
+    engine = engine_of("mistral_window", 60)
+    assert isinstance(engine, PackedEngine)
+    continuations = [*MIXED, *random_continuations(5, [(30, 12)])]
+    prefixes = random_prefixes(1, [15, 5, 15, 15])
+    passes: list[int] = []
+    hook = engine.plain.model.register_forward_pre_hook(
+        lambda module, args, named: passes.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        found = rows_of(engine, prefixes, continuations)
+    finally:
+        hook.remove()
+    assert passes == [15 + 30] * 3
+    assert_close(found, plain_rows(plain_model("mistral_window"), prefixes, continuations), continuations)
 
 
 def test_what_is_not_wanted_takes_no_candidate_beyond_the_window(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """kv_iter against its definition, written with transformers' own cache and attention."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
@@ -28,9 +29,9 @@ from scored_pairs import (
     random_wanted,
     rows_of,
 )
-from tiny_models import WINDOW, build_model
+from tiny_models import CONFIGS, WINDOW, build_model
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from nuggets.errors import InputError
 from nuggets.scoring.attention import KeysValues
@@ -170,6 +171,18 @@ def test_a_zero_shot_sum_of_an_anchor_beyond_the_window_is_the_plain_one() -> No
 def test_a_model_that_cannot_be_packed_is_refused_more_than_one_iteration() -> None:
     with pytest.raises(InputError, match=r"kv_iter=2 .*Gemma2ForCausalLM.*use kv_iter=1"):
         open_engine(build_model("gemma2"), kv_iter=2)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_demonstration_that_has_no_positions_behind_itself_is_refused_more_than_one_iteration(family: str) -> None:
+    """GPT-2 has learned none beyond; other models compute some that they were never trained on."""
+    config = deepcopy(CONFIGS[family])
+    config.max_position_embeddings = 64  # of GPT2Config, another name for n_positions
+    engine = open_engine(AutoModelForCausalLM.from_config(config), kv_iter=2)
+    (found,) = rows_of(engine, random_prefixes(3, [32]), MIXED[:3])
+    assert np.isfinite(found).all()
+    with pytest.raises(InputError, match=r"33 tokens.*64 positions; lower demonstration_tokens to at most 32"):
+        rows_of(engine, random_prefixes(3, [5, 33]), MIXED[:3])
 
 
 @pytest.mark.parametrize("family", ["mistral_window", "phi3_longrope"])

@@ -160,6 +160,7 @@ def grouped(lengths: Sequence[int], *, layout_tokens: int, token_budget: int, al
         [Request((0,) * length, (0,), (0,)) for length in lengths],
         of_lengths(layout_tokens),
         token_budget=token_budget,
+        prefix_budget=lambda: token_budget,
         alone=lambda request: len(request.prefix) in alone,
     )
     return [" ".join(str(len(request.prefix)) for request in group) for group in groups]
@@ -195,7 +196,11 @@ def test_what_a_group_holds_counts_by_what_is_wanted() -> None:
     layout = of_lengths(15, 5)  # whose members are 5 and 15 tokens long
     wanted = [(0, 1), (1,), (0,), (0,), (1,), (0, 1)]
     groups = group_requests(
-        [Request((0,), (), members) for members in wanted], layout, token_budget=10, alone=lambda request: False
+        [Request((0,), (), members) for members in wanted],
+        layout,
+        token_budget=10,
+        prefix_budget=lambda: 10,
+        alone=lambda request: False,
     )
     assert [[request.members for request in group] for group in groups] == [
         [(0, 1), (1,), (0,)],
@@ -217,7 +222,9 @@ def counted(items: Iterable[Any], taken: list[Any]) -> Iterator[Any]:
 def test_a_group_is_there_as_soon_as_the_first_prefix_behind_it_is() -> None:
     asked: list[Request] = []
     requests = counted((Request(prefix, (0,), (0,)) for prefix in endless()), asked)
-    groups = group_requests(requests, of_lengths(20), token_budget=10, alone=lambda request: False)
+    groups = group_requests(
+        requests, of_lengths(20), token_budget=10, prefix_budget=lambda: 10, alone=lambda request: False
+    )
     assert asked == []
     for number in (1, 2, 3):
         assert len(next(groups)) == 2
@@ -226,7 +233,9 @@ def test_a_group_is_there_as_soon_as_the_first_prefix_behind_it_is() -> None:
 
 def test_a_group_ends_even_if_nothing_is_ever_wanted() -> None:
     requests = (Request((), (), ()) for _ in endless())
-    groups = group_requests(requests, of_lengths(20), token_budget=10, alone=lambda request: False)
+    groups = group_requests(
+        requests, of_lengths(20), token_budget=10, prefix_budget=lambda: 10, alone=lambda request: False
+    )
     assert [len(next(groups)) for _ in range(3)] == [10, 10, 10]
 
 
@@ -234,12 +243,29 @@ def test_a_request_names_what_is_wanted_by_its_place_in_the_layout() -> None:
     layout = lay_out([LONG, CUT_AWAY, SHORT, EQUAL])  # in which SHORT stands first
     each = [((1,), (3, 2)), ((2,), (1, 0)), ((3,), ()), ((), (1,)), ((), range(4))]
     assert list(requests_for(layout, each)) == [
-        Request((1,), (3, 2), [0, 2]),
-        Request((2,), (1, 0), [1]),
-        Request((), (), []),  # nothing to compute, so no demonstration either
-        Request((), (1,), []),
-        Request((), range(4), [0, 1, 2]),
+        Request((1,), (3, 2), [0, 2], []),
+        Request((2,), (1, 0), [1], []),
+        Request((), (), [], []),  # nothing to compute, so no demonstration either
+        Request((), (1,), [], []),
+        Request((), range(4), [0, 1, 2], []),
     ]
+
+
+def test_what_ends_beyond_the_context_is_not_packed() -> None:
+    layout = of_lengths(3, 6, 2, 6, 9)  # in order: 2, 3, 6, 6 and 9 tokens
+    each = [((1,) * length, (4, 3, 2, 0)) for length in (0, 1, 4, 7, 8)]
+    assert [
+        (len(request.demonstration), request.members, request.plain)
+        for request in requests_for(layout, each, context=10)
+    ] == [
+        (0, [0, 1, 3, 4], []),
+        (1, [0, 1, 3, 4], []),
+        (4, [0, 1, 3], [4]),
+        (7, [0, 1], [3, 4]),
+        (8, [0], [1, 3, 4]),
+    ]
+    (request,) = requests_for(layout, [((1,) * 9, (4,))], context=10)
+    assert (request.prefix, request.demonstration, request.plain) == ((1,) * 9, (), [4])
 
 
 def test_prefixes_and_what_is_wanted_behind_them_are_asked_for_together() -> None:
@@ -274,7 +300,13 @@ def test_groups_are_consecutive_within_their_limits_and_as_large_as_these_allow(
         for index, (length, members) in enumerate(zip(lengths, among(layout, wanted), strict=False))
     ]
     groups = list(
-        group_requests(requests, layout, token_budget=token_budget, alone=lambda request: len(request.prefix) in alone)
+        group_requests(
+            requests,
+            layout,
+            token_budget=token_budget,
+            prefix_budget=lambda: token_budget,
+            alone=lambda request: len(request.prefix) in alone,
+        )
     )
     assert [request for group in groups for request in group] == requests
 

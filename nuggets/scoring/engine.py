@@ -2,34 +2,33 @@
 
 import copy
 import logging
-from collections.abc import Sequence
 from functools import partial
-from itertools import count, islice
 from typing import Any
 
-import numpy as np
 import torch
 
 from nuggets.errors import InputError
 from nuggets.scoring.attention import PACKED_ATTENTION
 from nuggets.scoring.attention_kernels import kernels_for
-from nuggets.scoring.door import Continuation, LanguageModel
+from nuggets.scoring.door import LanguageModel
 from nuggets.scoring.memory import cpu_token_budget, gpu_token_budget
 from nuggets.scoring.momentum import refine
 from nuggets.scoring.packed import PackedEngine
 from nuggets.scoring.plain import PlainEngine
+from nuggets.scoring.trial import longest_continuation, probe, why_not_packed, why_not_this_kernel
 
 logger = logging.getLogger(__name__)
 
-_AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats per token
+_KEYS_VALUES_SHARE = 0.25  # of a GPU's free memory, beside the half that activations may take
+_CPU_KEYS_VALUES = 4 << 30  # bytes; what is free is not known on a CPU that is shared
 _TRIAL_TOKENS = 2048  # of the pass that a GPU's memory is measured with
 
 
 def open_engine(model: Any, *, token_budget: int | None = None, kv_iter: int = 1) -> LanguageModel:
     """The fastest right engine for a causal transformers model, which is set to evaluation and used as it is.
 
-    Whether packing is right for this model is not looked up but tried: soft-capping, linear attention, attention
-    biases or scaled logits show as a difference from plain forward passes, and such a model takes the plain path.
+    Whether packing is right for this model is not looked up but tried (see trial.py): soft-capping, linear attention,
+    attention biases or scaled logits show, and such a model takes the plain path.
 
     `token_budget`: tokens per forward pass; by default what suits the device. `kv_iter`: see scoring/momentum.py.
     Raises InputError if `kv_iter` is more than 1 and the model can't be packed.
@@ -45,6 +44,7 @@ def open_engine(model: Any, *, token_budget: int | None = None, kv_iter: int = 1
             )
         return plain
     packed.token_budget = token_budget or _token_budget(packed)
+    packed.prefix_budget = _prefix_budget(packed, refined=kv_iter > 1)
     packed.update = partial(refine, iterations=kv_iter) if kv_iter > 1 else None
     logger.info("scoring %s packed, %d tokens per forward pass", type(model).__name__, packed.token_budget)
     return packed
@@ -53,35 +53,35 @@ def open_engine(model: Any, *, token_budget: int | None = None, kv_iter: int = 1
 def _packed_engine(plain: PlainEngine) -> PackedEngine | None:
     """The packed engine that agrees with plain forward passes, if any does."""
     model = plain.model
-    prefixes, continuations = _probe(model, prefixes=(20, 7), continuations=(12, 9, 12))
-    tokens = np.array([item.response_tokens for item in continuations])
-    expected = np.array(list(plain.log_prob_sums(prefixes, continuations)))
-    reason = ""
-    for kernel in kernels_for(model.device, model.dtype):
-        try:
-            twin = _twin(model)
+    try:
+        twin = _twin(model)
+        reason = why_not_packed(model, twin)
+        for kernel in kernels_for(model.device, model.dtype) if reason is None else ():
             packed = PackedEngine(twin, plain, kernel=kernel, token_budget=4096, context=_packable_length(model))
-            found = np.array(list(packed.log_prob_sums(prefixes, continuations)))
-            layers = len(packed.keys_values(prefixes))
-        except Exception as error:  # whatever a model's own code says to an attention function it does not expect
-            reason = f"{type(error).__name__}: {error}"
-            logger.info("%s failed for %s: %s", kernel.__name__, type(model).__name__, reason)
-            continue
-        difference = (np.abs(found - expected) / tokens).max()
-        of_layers = model.config.get_text_config().num_hidden_layers
-        if layers == of_layers and difference <= _AGREEMENT[model.dtype]:
-            return packed
-        reason = (
-            f"its sums would differ by {difference:.3g} nats per token"
-            if layers == of_layers
-            else f"{of_layers - layers} of its {of_layers} layers do not use the attention function they are given"
-        )
+            reason = _why_not_this_kernel(packed)
+            if reason is None:
+                return packed
+    except Exception as error:  # whatever a model's own code says to an attention function it does not expect
+        reason = _said(error)
     logger.warning(
         "%s can't be scored packed (%s): using one pair per forward pass, which is right and slower",
         type(model).__name__,
         reason,
     )
     return None
+
+
+def _why_not_this_kernel(packed: PackedEngine) -> str | None:
+    try:
+        return why_not_this_kernel(packed)
+    except Exception as error:  # a kernel may not know the device or the size of a head: the next one may
+        reason = _said(error)
+    logger.info("%s failed for %s: %s", packed.kernel.__name__, type(packed.model).__name__, reason)
+    return reason
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _twin(model: Any) -> Any:
@@ -91,28 +91,37 @@ def _twin(model: Any) -> Any:
     return twin
 
 
-def _probe(
-    model: Any, *, prefixes: Sequence[int], continuations: Sequence[int]
-) -> tuple[list[list[int]], list[Continuation]]:
-    """Arbitrary token ids, of these numbers of tokens, that any model can be asked about."""
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = ((7919 * index + 13) % vocabulary for index in count())
-    asked = [list(islice(ids, length)) for length in prefixes]
-    return asked, [Continuation(tuple(islice(ids, length)), 4) for length in continuations]
-
-
 def _token_budget(packed: PackedEngine) -> int:
     """Tokens per forward pass that suit the model's device."""
     device = packed.model.device
     if device.type != "cuda":
         return cpu_token_budget(packed.model)
-    length = min(256, (_packable_length(packed.model) or 256) - 20)
-    prefixes, continuations = _probe(packed.model, prefixes=(20,), continuations=[length] * (_TRIAL_TOKENS // length))
+    length = longest_continuation(packed.model, packed.context, most=256)
+    prefixes, continuations = probe(packed.model, prefixes=(20,), continuations=[length] * (_TRIAL_TOKENS // length))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     next(packed.log_prob_sums(prefixes, continuations))
     taken = torch.cuda.max_memory_allocated(device) - before
     return gpu_token_budget(taken / _TRIAL_TOKENS, device)
+
+
+def _prefix_budget(packed: PackedEngine, *, refined: bool) -> int:
+    """Tokens of demonstrations whose keys and values, of all groups that are in memory at a time, take their share."""
+    (prefix,), _ = probe(packed.model, prefixes=(20,), continuations=())
+    tensors = [part for pair in packed.keys_values([prefix]).values() for part in pair]
+    # Whole storages: where a model computes queries, keys and values as one product, all of it stays.
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    taken = sum(storages.values()) / len(prefix)
+    device = packed.model.device
+    if device.type == "cuda":
+        groups = 2  # one's packs, and the next one's demonstrations
+        room = _KEYS_VALUES_SHARE * torch.cuda.mem_get_info(device)[0]
+    else:
+        groups = 3  # one more where lanes are side by side
+        room = _CPU_KEYS_VALUES
+    if refined:  # beside what it is given and gives: found and attended to, and four in float32 (see refine)
+        groups += 2 + 4 * max(1, 4 // packed.model.dtype.itemsize)
+    return max(1, int(room / (groups * taken)))
 
 
 def _packable_length(model: Any) -> int | None:

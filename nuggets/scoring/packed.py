@@ -1,54 +1,58 @@
 """The packed engine: each demonstration once, continuations end to end behind it, logits of response tokens only."""
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from nuggets.errors import InputError
-from nuggets.scoring.attention import ForwardPass, KeysValues, forward_pass
-from nuggets.scoring.attention_kernels import Kernel, Pieces
+from nuggets.errors import InputError, OutOfMemory
+from nuggets.scoring.attention import KeysValues
+from nuggets.scoring.attention_kernels import Kernel
 from nuggets.scoring.door import Continuation
 from nuggets.scoring.lanes import open_lanes
 from nuggets.scoring.memory import is_out_of_memory, too_large
-from nuggets.scoring.pack_tensors import DeviceLayout, assemble, on_device, prefix_positions
-from nuggets.scoring.packing import Layout, Pack, halves, lay_out, plan_packs, share_opening
+from nuggets.scoring.pack_sums import PackSums, write_sums
+from nuggets.scoring.pack_tensors import DeviceLayout, assemble, on_device
+from nuggets.scoring.packing import Layout, Pack, halves, lay_out, plan_packs, share_opening, tokens_of
+from nuggets.scoring.passes import demonstration_pass, pack_pass
 from nuggets.scoring.plain import PlainEngine
 from nuggets.scoring.requests import Request, each_with_wanted, group_requests, requests_for
-from nuggets.scoring.response_logits import response_log_probs
 
 logger = logging.getLogger(__name__)
 
+_CROWDED = 4  # times a pass's tokens: of more keys and values, it is these that have to become fewer
+
 Prefixes = Sequence[Sequence[int]]
 Row = NDArray[np.float64]
-PackSums = list[tuple[Pack, Row]]  # more than one pack where memory ran out and a pack was cut
 
 # A demonstration's keys and values, and the pass that computes them once more behind given ones, to others.
 Update = Callable[[KeysValues, Callable[[KeysValues], KeysValues]], KeysValues]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Group:
-    """Requests whose forward passes have been handed to the lanes, and where their results will be."""
+    """Requests on their way through the lanes: first their demonstrations, then the packs behind these."""
 
     requests: Sequence[Request]
-    packs: list["Future[PackSums]"]
-    plain_row: Callable[[], Row] | None = None  # left to the caller's thread, which has all cores
+    keys_values: "Future[KeysValues | None] | None"  # None once its packs have been handed over: they alone keep it
+    packs: list["Future[PackSums]"] = field(default_factory=list)
 
 
 class PackedEngine:
     """See LanguageModel. `model` has PACKED_ATTENTION set; `plain` is the same model with its own attention.
 
-    `context`: sequences beyond so many tokens take the plain path. `token_budget`: tokens per forward pass; memory
-    that runs out halves it. `update`: what is done to demonstrations' keys and values before anything attends to them.
+    `context`: sequences beyond so many tokens take the plain path. `token_budget`: tokens per forward pass;
+    `prefix_budget`: tokens of the demonstrations that a group has, whose keys and values stay until its last pack is
+    done; memory that runs out halves whichever it ran out with. `update`: what is done to demonstrations' keys and
+    values before anything attends to them.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class PackedEngine:
         *,
         kernel: Kernel,
         token_budget: int,
+        prefix_budget: int = sys.maxsize,
         context: int | None = None,
         update: Update | None = None,
     ) -> None:
@@ -65,6 +70,7 @@ class PackedEngine:
         self.plain = plain
         self.kernel = kernel
         self.token_budget = token_budget
+        self.prefix_budget = prefix_budget
         self.context = context
         self.update = update
 
@@ -80,183 +86,222 @@ class PackedEngine:
             opening, continuations = share_opening(continuations)
             prefixes = ((*prefix, *opening) for prefix in prefixes)
         laid_out = on_device(lay_out(continuations), self.model.device)
-        requests = requests_for(laid_out.layout, each_with_wanted(prefixes, wanted, len(continuations)))
-        ahead: deque[_Group] = deque()
+        requests = requests_for(
+            laid_out.layout, each_with_wanted(prefixes, wanted, len(continuations)), context=self.context
+        )
+        flight: deque[_Group] = deque()
         with open_lanes(self.model.device) as lanes:
-            for group in self._groups(requests, continuations, laid_out, lanes):
-                ahead.append(group)
-                if len(ahead) > 1:  # the lanes have work for after this group
-                    yield from _rows(ahead.popleft(), laid_out, len(continuations))
-            for group in ahead:
-                yield from _rows(group, laid_out, len(continuations))
+            for group in self._groups(requests, laid_out.layout, lanes):
+                flight.append(group)
+                # A group's demonstrations before the packs of the group in front of it: so their keys and values are
+                # there when its own packs' turn comes, and no lane waits for them.
+                if len(flight) > 1:
+                    self._submit_packs(flight[-2], laid_out, lanes)
+                if len(flight) > 2:  # the lanes have work for after this group
+                    yield from self._rows(flight, continuations, laid_out, lanes)
+            while flight:
+                self._submit_packs(flight[-1], laid_out, lanes)
+                yield from self._rows(flight, continuations, laid_out, lanes)
 
-    def _groups(
-        self,
-        requests: Iterable[Request],
-        continuations: Sequence[Continuation],
-        laid_out: DeviceLayout,
-        lanes: ThreadPoolExecutor,
-    ) -> Iterator[_Group]:
-        """Hands the passes to the lanes: a group's demonstrations before the packs of the group in front of it.
-
-        So a demonstration's keys and values are there when its packs' turn comes, and no lane waits for them.
-        """
-        layout = laid_out.layout
-
-        def alone(request: Request) -> bool:  # no keys to attend to, or no packing
-            return bool(request.members) and not (request.prefix and self._is_packable(request, layout))
-
-        started: tuple[list[Request], Future[KeysValues]] | None = None
+    def _groups(self, requests: Iterable[Request], layout: Layout, lanes: ThreadPoolExecutor) -> Iterator[_Group]:
+        """The groups, their demonstrations handed to the lanes."""
         told = False
-        for group in group_requests(requests, layout, token_budget=self.token_budget, alone=alone):
-            packable = self._is_packable(group[0], layout)
-            prefixes = [request.prefix for request in group if request.prefix]
-            following = (group, lanes.submit(self.keys_values, prefixes)) if packable else None
-            if started is not None:
-                yield self._submit_packs(*started, laid_out, lanes)
-            if not packable:
-                (request,) = group
-                tokens = len(request.prefix)
-                if self.update and tokens:
-                    raise InputError(
-                        f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
-                        f"it is longer than the {self.context} tokens that this model's attention reaches back; lower "
-                        "demonstration_tokens or use kv_iter=1"
-                    )
-                if not told:
+        for group in group_requests(
+            requests,
+            layout,
+            token_budget=self.token_budget,
+            prefix_budget=self._most_prefix_tokens,
+            alone=lambda request: bool(request.members) and not request.prefix,  # no keys to attend to
+        ):
+            for request in group:
+                if self.update:
+                    self._check_refinable(request)
+                if request.plain and not told:
                     told = True
                     logger.warning(
                         "%d tokens in front of anchors of up to %d are more than the %d that can be packed for this "
-                        "model's attention: such candidates are scored one pair per forward pass, which is right and "
-                        "slower",
-                        tokens,
-                        layout.length(request.members[-1]),
+                        "model's attention: such pairs are scored one pair per forward pass, which is right and slower",
+                        len(request.prefix),
+                        layout.length(request.plain[-1]),
                         self.context,
                     )
-                yield _Group(group, [], partial(self.plain.row, request.prefix, continuations, request.wanted))
-            started = following
-        if started is not None:
-            yield self._submit_packs(*started, laid_out, lanes)
+            yield _Group(group, lanes.submit(self._keys_values_if_room, _demonstrations(group)))
 
-    def _is_packable(self, request: Request, layout: Layout) -> bool:
-        """Whether the prefix and the longest continuation wanted behind it are within the context."""
-        if self.context is None or not request.members:
-            return True
-        tokens, longest = len(request.prefix), layout.length(request.members[-1])
+    def _check_refinable(self, request: Request) -> None:
+        """Raises InputError where a demonstration can't be refined; without one, there is nothing to refine."""
+        tokens = len(request.prefix)
+        if not tokens:
+            return
         # Refined, a demonstration stands behind itself.
-        return tokens + (max(longest, tokens) if self.update else longest) <= self.context
+        if request.plain or (self.context is not None and 2 * tokens > self.context):
+            raise InputError(
+                f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
+                f"it is longer than the {self.context} tokens that this model's attention reaches back; lower "
+                "demonstration_tokens or use kv_iter=1"
+            )
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and 2 * tokens > positions:
+            raise InputError(
+                f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: it stands behind itself, and this "
+                f"model has {positions} positions; lower demonstration_tokens to at most {positions // 2} or use "
+                "kv_iter=1"
+            )
 
-    def _submit_packs(
-        self, group: list[Request], keys_values: "Future[KeysValues]", laid_out: DeviceLayout, lanes: ThreadPoolExecutor
-    ) -> _Group:
-        packs = plan_packs(laid_out.layout, [request.members for request in group], token_budget=self.token_budget)
-        lengths = [len(request.prefix) for request in group]
-        return _Group(group, [lanes.submit(self._pack_sums, laid_out, pack, lengths, keys_values) for pack in packs])
+    def _most_prefix_tokens(self) -> int:
+        """What a group's demonstrations may come to: one pass computes all of them, and their keys and values stay."""
+        return min(self.token_budget, self.prefix_budget)
 
-    def _pack_sums(
-        self, laid_out: DeviceLayout, pack: Pack, lengths: Sequence[int], keys_values: "Future[KeysValues]"
-    ) -> PackSums:
-        """Sums of the pack's members, in parts if they don't fit into memory together."""
-        behind = keys_values.result()
-        waiting, done = [pack], []
+    def _submit_packs(self, group: _Group, laid_out: DeviceLayout, lanes: ThreadPoolExecutor) -> None:
+        """Hands a group's packs to the lanes, if that has not been done."""
+        if group.keys_values is None:
+            return
+        job = partial(
+            self._pack_sums_behind, group.keys_values, laid_out, [len(each.demonstration) for each in group.requests]
+        )
+        group.packs.extend(lanes.submit(job, pack) for pack in self._plan(group.requests, laid_out))
+        group.keys_values = None
+
+    def _plan(self, requests: Sequence[Request], laid_out: DeviceLayout) -> list[Pack]:
+        return plan_packs(laid_out.layout, [each.members for each in requests], token_budget=self.token_budget)
+
+    def _rows(
+        self,
+        flight: deque[_Group],
+        continuations: Sequence[Continuation],
+        laid_out: DeviceLayout,
+        lanes: ThreadPoolExecutor,
+    ) -> Iterator[Row]:
+        """The rows of the first group in flight, waiting for them."""
+        group = flight.popleft()
+        layout = laid_out.layout
+        sums = np.full((len(group.requests), len(continuations)), np.nan)
+        for row, request in zip(sums, group.requests, strict=True):
+            row[list(request.wanted)] = 0.0  # stays where there is nothing to score
+        found = [each for pack in group.packs for each in pack.result()]
+        left = write_sums(sums, layout, range(len(sums)), found)
+        if left:
+            self._land(flight, laid_out, lanes)
+            self._score_alone(sums, {row: replace(group.requests[row], members=left[row]) for row in left}, laid_out)
+        for row, request in zip(sums, group.requests, strict=True):
+            if request.plain:  # by the caller's thread, which has all cores
+                columns = [layout.columns[member] for member in request.plain]
+                plain_row = partial(self.plain.row, request.prefix, continuations, columns)
+                row[columns] = _alone_if_needed(plain_row, partial(self._land, flight, laid_out, lanes))[columns]
+            yield row
+
+    def _land(self, flight: Iterable[_Group], laid_out: DeviceLayout, lanes: ThreadPoolExecutor) -> None:
+        """Waits until nothing is computed and no keys and values are in memory: a group's are kept by its packs."""
+        for group in flight:
+            self._submit_packs(group, laid_out, lanes)
+        for group in flight:
+            wait(group.packs)
+
+    def _score_alone(self, sums: NDArray[np.float64], requests: dict[int, Request], laid_out: DeviceLayout) -> None:
+        """Writes the sums of requests (by their row), with nothing else in memory; of fewer at a time until they fit.
+
+        Raises OutOfMemory if a single pair does not.
+        """
+        waiting = [requests]
         while waiting:
             part = waiting.pop()
+            rows = sorted(part)
+            prefixes = _demonstrations([part[row] for row in rows])
+            if len(rows) > 1 and sum(map(len, prefixes)) > self._most_prefix_tokens():
+                middle = len(rows) // 2
+                # The second half waits while the first one is computed, scored and dropped: together they don't fit.
+                waiting.extend({row: part[row] for row in half} for half in (rows[middle:], rows[:middle]))
+                continue
+            left = write_sums(sums, laid_out.layout, rows, self._group_sums([part[row] for row in rows], laid_out))
+            if left and len(rows) == 1:
+                (request,) = part.values()
+                raise too_large(len(request.prefix) + laid_out.layout.length(left[rows[0]][-1]), self.model.device)
+            if left:
+                waiting.append({row: replace(part[row], members=left[row]) for row in left})
+
+    def _group_sums(self, requests: Sequence[Request], laid_out: DeviceLayout) -> PackSums:
+        behind = self._keys_values_if_room(_demonstrations(requests))
+        lengths = [len(each.demonstration) for each in requests]
+        packs = self._plan(requests, laid_out)
+        return [each for pack in packs for each in self._pack_sums(behind, laid_out, lengths, pack)]
+
+    def _pack_sums_behind(
+        self,
+        keys_values: "Future[KeysValues | None]",
+        laid_out: DeviceLayout,
+        lengths: Sequence[int],
+        pack: Pack,
+    ) -> PackSums:
+        return self._pack_sums(keys_values.result(), laid_out, lengths, pack)
+
+    def _pack_sums(
+        self, behind: KeysValues | None, laid_out: DeviceLayout, lengths: Sequence[int], pack: Pack
+    ) -> PackSums:
+        """Sums of the pack's members, in parts if they don't fit into memory together."""
+        waiting = [pack]
+        done: PackSums = []
+        while waiting:
+            part = waiting.pop()
+            if behind is None:
+                done.append((part, None))
+                continue
             try:
-                done.append((part, self._pass(laid_out, part, lengths, behind)))
+                done.append((part, pack_pass(self.model, self.kernel, assemble(laid_out, part, lengths), behind)))
                 continue
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                cut = halves(laid_out.layout, part)
-                tokens = sum(laid_out.layout.starts[run.stop] - laid_out.layout.starts[run.first] for run in part)
-                if cut is None:
-                    raise too_large(tokens + lengths[part[0].prefix], self.model.device) from error
             # Outside the handler: what the failed pass had allocated lives as long as the error does.
-            self._halve(tokens)
+            tokens, cut = tokens_of(laid_out.layout, part), halves(laid_out.layout, part)
+            crowded = len(lengths) > 1 and sum(lengths) > _CROWDED * tokens
+            if cut is None or crowded:  # whether it fits with fewer keys and values, or alone, shows later
+                self._lower_prefix_budget(sum(lengths))
+                done.append((part, None))
+                continue
+            self._lower_token_budget(tokens)
             waiting.extend(cut)
         return done
 
-    @torch.inference_mode()
-    def _pass(self, laid_out: DeviceLayout, pack: Pack, lengths: Sequence[int], behind: KeysValues) -> Row:
-        device = self.model.device
-        tensors = assemble(laid_out, pack, lengths)
-        shared = self.kernel(tensors.shared, device) if tensors.shared else None
-        with forward_pass(ForwardPass(self.kernel(tensors.own, device), shared, behind)):
-            hidden = self._hidden(tensors.ids, tensors.positions)
-        found = response_log_probs(self.model.get_output_embeddings(), hidden[tensors.scored], tensors.targets)
-        sums = torch.zeros(tensors.members, dtype=torch.float64, device=device)
-        sums.index_add_(0, tensors.owners, found.double())
-        result: Row = sums.cpu().numpy()
-        return result
-
     def keys_values(self, prefixes: Prefixes) -> KeysValues:
-        """Keys and values of prefixes, none of them empty, laid end to end; of fewer at a time if memory runs out."""
+        """Keys and values of prefixes, none of them empty, laid end to end."""
+        found = demonstration_pass(self.model, self.kernel, prefixes)
+        if self.update is None:
+            return found
+        return self.update(found, lambda behind: demonstration_pass(self.model, self.kernel, prefixes, behind))
+
+    def _keys_values_if_room(self, prefixes: Prefixes) -> KeysValues | None:
+        """The same, or None if memory ran out; groups are smaller from then on."""
         try:
-            found = self._demonstration_pass(prefixes)
-            if self.update is None:
-                return found
-            return self.update(found, lambda behind: self._demonstration_pass(prefixes, behind))
+            return self.keys_values(prefixes)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if len(prefixes) == 1:
-                raise too_large(len(prefixes[0]), self.model.device) from error
-        self._halve(sum(map(len, prefixes)))
-        middle = len(prefixes) // 2
-        first, second = self.keys_values(prefixes[:middle]), self.keys_values(prefixes[middle:])
-        return {layer: _end_to_end(first[layer], second[layer]) for layer in first}
+        self._lower_prefix_budget(sum(map(len, prefixes)))
+        return None
 
-    @torch.inference_mode()
-    def _demonstration_pass(self, prefixes: Prefixes, behind: KeysValues | None = None) -> KeysValues:
-        """Keys and values of each prefix's tokens; with `behind`, of its tokens standing once more behind those."""
-        if not prefixes:
-            return {}
-        lengths = tuple(map(len, prefixes))
-        device = self.model.device
-        own = self.kernel(Pieces(lengths, lengths, causal=True), device)
-        shared = self.kernel(Pieces(lengths, lengths, causal=False), device) if behind else None
-        record: KeysValues = {}
-        with forward_pass(ForwardPass(own, shared, behind, record)):
-            self._hidden(
-                torch.tensor([token for prefix in prefixes for token in prefix], device=device),
-                prefix_positions(lengths, device, behind_themselves=behind is not None),
-            )
-        return record
-
-    def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden states `(tokens, width)` of one pass over `(tokens,)` ids at these positions."""
-        hidden: Tensor = self.model.base_model(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False
-        ).last_hidden_state[0]
-        return hidden
-
-    def _halve(self, tokens: int) -> None:
+    def _lower_token_budget(self, tokens: int) -> None:
         self.token_budget = min(self.token_budget, max(1, tokens // 2))
-        logger.warning(
-            "out of memory with %d tokens in a forward pass: going on with at most %d", tokens, self.token_budget
-        )
+        self._say("tokens in a forward pass", tokens, self.token_budget)
+
+    def _lower_prefix_budget(self, tokens: int) -> None:
+        if tokens:  # in front of a zero-shot sum there are none, and they are not what takes the room
+            self.prefix_budget = min(self.prefix_budget, max(1, tokens // 2))
+            self._say("tokens of demonstrations at once", tokens, self.prefix_budget)
+
+    def _say(self, what: str, tokens: int, budget: int) -> None:
+        logger.warning("out of memory with %d %s: going on with at most %d", tokens, what, budget)
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _rows(group: _Group, laid_out: DeviceLayout, continuations: int) -> Iterator[Row]:
-    """The group's rows, waiting for them."""
-    if group.plain_row is not None:
-        yield group.plain_row()
-        return
-    sums = np.full((len(group.requests), continuations), np.nan)
-    for row, request in zip(sums, group.requests, strict=True):
-        row[list(request.wanted)] = 0.0  # stays where there is nothing to score
-    columns = np.array(laid_out.layout.columns, dtype=np.intp)
-    for future in group.packs:
-        for pack, values in future.result():
-            start = 0
-            for run in pack:
-                stop = start + run.stop - run.first
-                sums[run.prefix, columns[run.first : run.stop]] = values[start:stop]
-                start = stop
-    yield from sums
+def _alone_if_needed(compute: Callable[[], Row], land: Callable[[], None]) -> Row:
+    """What is computed; once more with nothing else in memory, should that run out."""
+    try:
+        return compute()
+    except OutOfMemory:
+        pass
+    land()
+    return compute()
 
 
-def _end_to_end(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.cat([first[0], second[0]], dim=2), torch.cat([first[1], second[1]], dim=2)
+def _demonstrations(requests: Iterable[Request]) -> list[Sequence[int]]:
+    return [each.demonstration for each in requests if each.demonstration]

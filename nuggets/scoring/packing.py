@@ -112,6 +112,11 @@ def plan_packs(layout: Layout, wanted: Sequence[Sequence[int]], *, token_budget:
     return packs
 
 
+def tokens_of(layout: Layout, pack: Pack) -> int:
+    """Tokens of a pack's members."""
+    return sum(layout.starts[run.stop] - layout.starts[run.first] for run in pack)
+
+
 def halves(layout: Layout, pack: Pack) -> tuple[Pack, Pack] | None:
     """A pack cut in two of about equal size; None if it holds a single continuation."""
     pairs = [(run.prefix, member) for run in pack for member in range(run.first, run.stop)]

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from inspect import signature
 from threading import Lock
 from typing import Any
 
@@ -53,9 +55,14 @@ class PlainEngine:
                 raise
             raise too_large(len(prefix) + len(item.ids), self.model.device) from error
 
+    @cached_property
+    def _keeps_some_logits(self) -> bool:
+        return "logits_to_keep" in signature(self.model.forward).parameters
+
     @torch.inference_mode()
     def _pass(self, prefix: Sequence[int], item: Continuation) -> float:
         ids = torch.tensor([[*prefix, *item.ids]], device=self.model.device)
-        logits = self.model(input_ids=ids, use_cache=False).logits[0]
-        start = len(prefix) + item.response_start
-        return float(log_probs(logits[start - 1 : -1], ids[0, start:]).double().sum())
+        # The logits at a token predict the token after it: so those of the last one, and of the prompt, are not needed.
+        wanted = {"logits_to_keep": item.response_tokens + 1} if self._keeps_some_logits else {}
+        logits = self.model(input_ids=ids, use_cache=False, **wanted).logits[0, -item.response_tokens - 1 : -1]
+        return float(log_probs(logits, ids[0, -item.response_tokens :]).double().sum())

@@ -1,5 +1,6 @@
 """What is asked for: prefixes, each with what is wanted behind it, and which of them share forward passes. Pure."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,19 @@ _GROUP_PACKS = 4  # a group fills so many packs, so that what is left over in th
 class Request:
     """A prefix, the indices of the continuations wanted behind it, and those of them that are members, in order.
 
-    Where these are none, nothing has to be computed and the prefix is empty, too.
+    Members that are too long to be packed behind this prefix are `plain`. Where there are neither these nor others,
+    nothing has to be computed and the prefix is empty, too.
     """
 
     prefix: Sequence[int]
     wanted: Sequence[int]
     members: Sequence[int]
+    plain: Sequence[int] = ()
+
+    @property
+    def demonstration(self) -> Sequence[int]:
+        """The tokens that are computed once for all members: none where there are no members."""
+        return self.prefix if self.members else ()
 
 
 def each_with_wanted(
@@ -37,33 +45,47 @@ def each_with_wanted(
         yield prefix, indices
 
 
-def requests_for(layout: Layout, each: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Request]:
-    """What prefixes, each with the indices of what is wanted behind it, ask of a layout."""
+def requests_for(
+    layout: Layout, each: Iterable[tuple[Sequence[int], Sequence[int]]], *, context: int | None = None
+) -> Iterator[Request]:
+    """What prefixes, each with the indices of what is wanted behind it, ask of a layout.
+
+    What would end beyond the `context` together with its prefix is not packed.
+    """
     places = {column: member for member, column in enumerate(layout.columns)}
+    lengths = [layout.length(member) for member in range(len(layout.columns))]  # shortest first
     for prefix, wanted in each:
         members = sorted(places[index] for index in wanted if index in places)
-        yield Request(prefix if members else (), wanted, members)
+        fitting = len(members)
+        if context is not None:
+            fitting = bisect_right(members, context - len(prefix), key=lengths.__getitem__)
+        yield Request(prefix if members else (), wanted, members[:fitting], members[fitting:])
 
 
 def group_requests(
-    requests: Iterable[Request], layout: Layout, *, token_budget: int, alone: Callable[[Request], bool]
+    requests: Iterable[Request],
+    layout: Layout,
+    *,
+    token_budget: int,
+    prefix_budget: Callable[[], int],
+    alone: Callable[[Request], bool],
 ) -> Iterator[list[Request]]:
     """Consecutive requests whose prefixes are computed in one pass and whose continuations share packs.
 
-    As many as fill some packs, within the token budget for the prefixes themselves; `alone` says which are a group
-    of their own.
+    As many as fill some packs of the token budget, within the budget for the prefixes themselves, which is asked for
+    each time because memory that runs out lowers it; `alone` says which are a group of their own.
     """
     group: list[Request] = []
     tokens = behind = 0
     for request in requests:
         # What wants nothing takes a place, too: or a group would wait for the end of however many of these there are.
         length = len(request.prefix) if request.members else 1
-        full = behind >= _GROUP_PACKS * token_budget or tokens + length > token_budget
+        full = behind >= _GROUP_PACKS * token_budget or tokens + length > prefix_budget()
         if group and (full or alone(request) or alone(group[-1])):
             yield group
             group, tokens, behind = [], 0, 0
         group.append(request)
         tokens += length
-        behind += layout.tokens(request.members)
+        behind += layout.tokens(request.members) + layout.tokens(request.plain)
     if group:
         yield group
