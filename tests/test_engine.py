@@ -463,7 +463,7 @@ def test_a_model_that_never_calls_the_attention_it_is_given_is_not_packed(spread
     ("changed", "reason"),
     [
         # A thousandth of a nat per token, far less than rounding to 16 bits.
-        ({"attn_logit_softcapping": 30.0, "final_logit_softcapping": None}, "nats per token"),
+        ({"attn_logit_softcapping": 30.0, "final_logit_softcapping": None}, "soft-capped logits"),
         # With narrow weights all logits are small where a cap of 30 hardly bends.
         (
             {"attn_logit_softcapping": None, "final_logit_softcapping": 30.0, "initializer_range": 0.02},
@@ -617,8 +617,8 @@ def test_weights_that_are_not_numbers_give_sums_that_are_not_finite(family: str)
 
 @pytest.mark.parametrize("family", ["llama_grouped", "gpt_neox"])
 def test_demonstrations_have_a_budget_of_the_bytes_that_they_keep(family: str) -> None:
-    """Two layers, 2 heads of 12 in float32; GPT-NeoX has 4 heads and keeps the whole product that its values are of."""
-    kept = {"llama_grouped": 2 * 2 * 2 * 12 * 4, "gpt_neox": 2 * 4 * 4 * 12 * 4}[family]
+    """Two layers, 2 heads of 12 in float32; GPT-NeoX has 4 heads, and its values are part of a product that goes."""
+    kept = {"llama_grouped": 2 * 2 * 2 * 12 * 4, "gpt_neox": 2 * 2 * 4 * 12 * 4}[family]
     first, refined = (open_engine(build_model(family), kv_iter=kv_iter) for kv_iter in (1, 2))
     assert isinstance(first, PackedEngine)
     assert isinstance(refined, PackedEngine)
