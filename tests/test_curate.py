@@ -267,7 +267,7 @@ def test_a_model_that_returns_no_numbers_fails_the_run_and_names_the_anchor(
     assert not (tmp_path / "store" / "baselines").exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path, sent: signal.Signals) -> None:
     pool = tmp_path / "pool.jsonl"
     words = " ".join(f"word{index}" for index in range(300))
@@ -316,25 +316,23 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path, 
 
 
 def test_a_pool_that_grows_keeps_its_cells_where_its_anchors_have_a_name(
-    tmp_path: Path, pool_file: Path, tiny_model: Path
+    tmp_path: Path, pool_file: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = tmp_path / "store"
-    common = ["--store", store, "--model", tiny_model, "--racing", "off", "--top-k", 2, "--anchor-set", "ours"]
-    first = nuggets("curate", pool_file, *common, "--run", "first", "--anchors", 5)
-    assert first.returncode == 0 and "anchors: 5 by k-means" in first.stderr, first.stderr
+    common = {"store": store, "model": tiny_model, "racing": "off", "anchor_set": "ours"}
+    run_flow(pool_file, **common, run="first", anchors=5)
     grown = tmp_path / "grown.jsonl"
     new = {"instruction": "Name a river.", "input": "", "output": "The Rhine."}
     grown.write_bytes(pool_file.read_bytes() + json.dumps(new).encode() + b"\n")
-    second = nuggets("curate", grown, *common, "--run", "second")
-    assert second.returncode == 0 and "anchors: 5 of set ours" in second.stderr, second.stderr
+    caplog.clear()
+    caplog.set_level("INFO", logger="nuggets")
+    run_flow(grown, **common, run="second")
+    assert "anchors: 5 of set ours" in caplog.messages and "embedded" not in caplog.text
     counts = manifest(store, "second")["counts"]
     assert (counts["cells"], counts["cells_found"], counts["cells_computed"]) == (105, 100, 5)
-    assert "embedded" not in second.stderr
     file = tmp_path / "anchors.csv"
     assert nuggets("anchors", "first", "--store", store, "--out", file).stdout == f"5 anchors in {file}\n"
-    given = ["--store", store, "--model", tiny_model, "--anchor-file", file, "--racing", "off"]
-    third = nuggets("curate", grown, *given, "--run", "third")
-    assert third.returncode == 0 and manifest(store, "third")["counts"]["cells_computed"] == 0, third.stderr
-    other = nuggets("curate", grown, *common, "--run", "fourth", "--anchors", 6)
-    assert other.returncode == 2
-    assert "anchors=6, and anchor_set='ours' has 5 in this store, for good" in other.stderr
+    run_flow(grown, store, tiny_model, racing="off", run="third", anchor_file=str(file))
+    assert manifest(store, "third")["counts"]["cells_computed"] == 0
+    with pytest.raises(UsageError, match="anchors=6, and anchor_set='ours' has 5 in this store, for good"):
+        run_flow(grown, **common, run="fourth", anchors=6)

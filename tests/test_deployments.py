@@ -68,7 +68,7 @@ def test_forms_describe_and_bound_every_field() -> None:
         (form,) = schema.definitions.values()
         assert all(field.get("description") for field in form["properties"].values())
         (number, _) = form["properties"]["threshold"]["anyOf"]
-        assert (number["minimum"], number["maximum"]) == (0, 1)
+        assert (number["minimum"], number["exclusiveMaximum"]) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
     assert waited and "s3://pools/store/" in waited[0] and "Trying again" in waited[0]
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
     tmp_path: Path,
     mortal_s3: LocalS3,
