@@ -1,3 +1,4 @@
+# make setup  make .venv with the command nuggets in it, and nothing else;  PYTHON=... where python3.11 is elsewhere
 # make demo   set up, then curate the demo pool and show what came of it
 # make test   set up, then linters, type checks and the whole test suite
 # make slow   set up, then the tests that take minutes: runs that are killed, deployments with server and worker
@@ -19,7 +20,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 OPTIONS ?=
 
-.PHONY: demo test slow bench up down check fix clean
+.PHONY: setup demo test slow bench up down check fix clean
+
+setup: .venv/ready
 
 demo: .venv/ready
 	$(BIN)/python demo/run.py
