@@ -30,10 +30,11 @@ from nuggets.cells import list_blocks, read_block
 from nuggets.config import CurateConfig, ReselectConfig
 from nuggets.errors import InputError, NuggetsError, StoreError, UsageError
 from nuggets.examples import PoolRow
+from nuggets.file_systems import S3_OPTIONS, locate
 from nuggets.publishing import Selection
 from nuggets.readers import find_source, fingerprint, read_pool
 from nuggets.s3_endpoint import current_s3_endpoint, s3_endpoint
-from nuggets.store import _S3_OPTIONS, Store, locate, open_store
+from nuggets.store import Store, open_store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
@@ -227,8 +228,8 @@ def environment(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture
 def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stalls are noticed after half a second, so that a test can afford some."""
-    config = _S3_OPTIONS["config_kwargs"] | {"connect_timeout": 0.5, "read_timeout": 0.5}
-    monkeypatch.setattr("nuggets.store._S3_OPTIONS", _S3_OPTIONS | {"config_kwargs": config})
+    config = S3_OPTIONS["config_kwargs"] | {"connect_timeout": 0.5, "read_timeout": 0.5}
+    monkeypatch.setattr("nuggets.file_systems.S3_OPTIONS", S3_OPTIONS | {"config_kwargs": config})
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Literal
 
 from nuggets.errors import InputError, StoreError, UsageError
+from nuggets.file_systems import locate
 from nuggets.readers.files import GZIP_ERRORS, open_text, sha256_of
 from nuggets.readers.stored_file import ask
-from nuggets.store import locate
 
 Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
 

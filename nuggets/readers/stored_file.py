@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nuggets.errors import InputError, NuggetsError, StoreError
+from nuggets.file_systems import locate
 from nuggets.patience import insist, may_pass
-from nuggets.store import locate
 
 T = TypeVar("T")
 

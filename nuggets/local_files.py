@@ -1,0 +1,86 @@
+"""Files of a store on a local disk: found by name, and replaced whole."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+PENDING = ".pending-"  # prefix of a file that is not whole yet; listings never show it
+
+
+def is_there(target: str) -> bool:
+    """Whether a file or folder is there; raises OSError where that can't be told.
+
+    os.path.exists takes what may not be looked at, or what the disk gives no answer about, for absent: then cells are
+    computed again, and what was made from them is replaced by nothing.
+    """
+    try:
+        os.stat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def files_below(target: str) -> list[str]:
+    """All files below a folder, by their names alone.
+
+    Whoever asks for each file's size on the way, as fsspec does, leaves out what somebody deletes meanwhile, and has
+    not seen what has taken its place. A folder that may not be read is an error, not an empty one.
+    """
+    found: list[str] = []
+    folders = [target]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:  # links are followed: somebody may keep his cells on another disk
+                    (folders if entry.is_dir() else found).append(entry.path)
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:  # the folder asked for is a file, or lies below one
+            return [target] if os.path.exists(target) else []
+    return found
+
+
+def ages_of(files: Iterable[str]) -> Iterator[tuple[str, float]]:
+    """Files that are still there, and the seconds since each was written."""
+    now = datetime.now().timestamp()
+    for name in files:
+        with contextlib.suppress(FileNotFoundError):  # its writer has just finished, or somebody has swept it
+            yield name, now - os.stat(name).st_mtime
+
+
+def replace_file(target: str, write: Callable[[BinaryIO], object]) -> None:
+    """Have a file hold what `write` writes: readers see all of it or nothing, also after a crash."""
+    folder = Path(target).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, pending = tempfile.mkstemp(prefix=PENDING, dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            # A rename may reach the disk before the data does; then a crash leaves an empty file.
+            os.fsync(file.fileno())
+        os.chmod(pending, 0o644)  # mkstemp makes it private, which would hide a shared store from colleagues
+        os.replace(pending, target)
+        _sync_folder(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(pending)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable: what it replaces may be deleted next, and must not be all that a power cut leaves."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # some network file systems can't sync folders
+            raise
+    finally:
+        os.close(handle)
