@@ -7,10 +7,12 @@ difference as a gradient (`MomentumOptim` of the released program):
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nuggets.errors import InputError
 from nuggets.scoring.attention import KeysValues
 
 STEP_SIZE = 0.01
@@ -33,6 +35,26 @@ def refine(keys_values: KeysValues, again: Callable[[KeysValues], KeysValues], *
         }
         exact = {layer: _combine(pair, velocity[layer], STEP_SIZE) for layer, pair in exact.items()}
     return _as_given(exact, keys_values)
+
+
+def check_refinable(tokens: int, model: Any, *, context: int | None, fits: bool) -> None:
+    """Raise InputError where a demonstration can't be refined: then it stands behind itself, and needs room for that.
+
+    `context`: how far back the model's attention reaches; `fits`: whether the demonstration's anchors are within that.
+    """
+    if context is not None and (2 * tokens > context or not fits):
+        raise InputError(
+            f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
+            f"it is longer than the {context} tokens that this model's attention reaches back; lower "
+            "demonstration_tokens or use kv_iter=1"
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and 2 * tokens > positions:
+        raise InputError(
+            f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: it stands behind itself, and this "
+            f"model has {positions} positions; lower demonstration_tokens to at most {positions // 2} or use "
+            "kv_iter=1"
+        )
 
 
 def _combine(

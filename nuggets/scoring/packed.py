@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nuggets.errors import InputError, OutOfMemory
+from nuggets.errors import OutOfMemory
 from nuggets.scoring.attention import KeysValues
 from nuggets.scoring.attention_kernels import Kernel
 from nuggets.scoring.door import Continuation
 from nuggets.scoring.lanes import open_lanes
 from nuggets.scoring.memory import is_out_of_memory, too_large
+from nuggets.scoring.momentum import check_refinable
 from nuggets.scoring.pack_sums import PackSums, write_sums
 from nuggets.scoring.pack_tensors import DeviceLayout, assemble, on_device
 from nuggets.scoring.packing import Layout, Pack, halves, lay_out, plan_packs, share_opening, tokens_of
@@ -114,8 +115,9 @@ class PackedEngine:
             alone=lambda request: bool(request.members) and not request.prefix,  # no keys to attend to
         ):
             for request in group:
-                if self.update:
-                    self._check_refinable(request)
+                if self.update and request.prefix:
+                    fits = not request.plain
+                    check_refinable(len(request.prefix), self.model, context=self.context, fits=fits)
                 if request.plain and not told:
                     told = True
                     logger.warning(
@@ -126,26 +128,6 @@ class PackedEngine:
                         self.context,
                     )
             yield _Group(group, lanes.submit(self._keys_values_if_room, _demonstrations(group)))
-
-    def _check_refinable(self, request: Request) -> None:
-        """Raises InputError where a demonstration can't be refined; without one, there is nothing to refine."""
-        tokens = len(request.prefix)
-        if not tokens:
-            return
-        # Refined, a demonstration stands behind itself.
-        if request.plain or (self.context is not None and 2 * tokens > self.context):
-            raise InputError(
-                f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
-                f"it is longer than the {self.context} tokens that this model's attention reaches back; lower "
-                "demonstration_tokens or use kv_iter=1"
-            )
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and 2 * tokens > positions:
-            raise InputError(
-                f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: it stands behind itself, and this "
-                f"model has {positions} positions; lower demonstration_tokens to at most {positions // 2} or use "
-                "kv_iter=1"
-            )
 
     def _most_prefix_tokens(self) -> int:
         """What a group's demonstrations may come to: one pass computes all of them, and their keys and values stay."""
