@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rivals import padded, pairs, released
 from workload import Prefix
 
-from nuggets.scoring.door import Continuation
-from nuggets.scoring.engine import open_engine
+from nuggets.engine.choose import open_engine
+from nuggets.engine.interface import Continuation
 
 Sums = Callable[[Sequence[Prefix], Sequence[Continuation]], NDArray[np.float64]]
 

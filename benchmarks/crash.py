@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from noted import noted_rows, noting_environment  # noqa: E402
 
-from nuggets.cells import list_blocks, read_block  # noqa: E402
-from nuggets.store import Store  # noqa: E402
+from nuggets.cells.blocks import read_block  # noqa: E402
+from nuggets.cells.folders import list_blocks  # noqa: E402
+from nuggets.store.store import Store  # noqa: E402
 
 BLOCK = 4  # candidates per commit, so that several commits fit between two kills
 
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--racing", choices=("on", "off"), default="on")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from flows.local_api import prefect_api
+    from flows.cli.local_server import prefect_api
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("PREFECT_HOME", f"{folder}/prefect")

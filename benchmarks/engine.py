@@ -87,7 +87,7 @@ def _shape(args: argparse.Namespace, dtype: torch.dtype, device: torch.device) -
 def _texts(args: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> tuple[Any, str, list[Workload]]:
     from texts import load_named_model, read_workload
 
-    from nuggets.model_files import find_language_model
+    from nuggets.models.files import find_language_model
 
     files = find_language_model(args.model)
     model = load_named_model(files, dtype=dtype, device=device)

@@ -29,8 +29,8 @@ from shapes import SHAPES, random_model, random_workloads
 from useful_work import shape_of, useful_work
 from workload import Workload
 
-from nuggets.scoring.door import LanguageModel
-from nuggets.scoring.engine import open_engine
+from nuggets.engine.choose import open_engine
+from nuggets.engine.interface import LanguageModel
 
 _ANCHORS = 100  # as many as there are lengths; more repeat them
 

@@ -173,7 +173,7 @@ def main() -> None:
 
         from prefect.settings import PREFECT_API_URL
 
-        from flows.local_api import prefect_api
+        from flows.cli.local_server import prefect_api
 
         model = tiny_model(Path(place) / "model")
         with prefect_api():

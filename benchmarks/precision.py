@@ -25,8 +25,8 @@ from machine import describe_machine, describe_versions
 from texts import load_named_model, read_workload
 from workload import Workload
 
-from nuggets.model_files import find_language_model
-from nuggets.scoring.engine import open_engine
+from nuggets.engine.choose import open_engine
+from nuggets.models.files import find_language_model
 
 UNITS = {
     "largest_difference": "nats between a sum and that of float32, or that in packs of another size",

@@ -32,15 +32,15 @@ from machine import describe_machine, describe_versions
 from racing_results import HEADING, Outcome, races_row
 from racing_tables import Table, made_up_table, read_table
 
-from nuggets.config import SHARD_SIZE
-from nuggets.cuts import Cut, Threshold, TopFraction, cut_from_options, describe_cut, kept_count
+from nuggets.config.configs import SHARD_SIZE
 from nuggets.errors import NuggetsError
-from nuggets.golden import GoldenTable
-from nuggets.pool import MEMORY
-from nuggets.racing import Pace, Part, next_round
-from nuggets.ranking import rank_keys
-from nuggets.selection import count_levels, find_boundary
-from nuggets.standing import bar, standing_of
+from nuggets.racing.next_round import Pace, Part, next_round
+from nuggets.scores.bounds import bar, standing_of
+from nuggets.scores.cuts import Cut, Threshold, TopFraction, cut_from_options, describe_cut, kept_count
+from nuggets.scores.golden import GoldenTable
+from nuggets.scores.ranking import rank_keys
+from nuggets.scores.selection import count_levels, find_boundary
+from nuggets.store.disk_buckets import MEMORY
 
 # cells: where a visit costs nothing but its cells. patient: more rounds, fewer cells.
 PACES = {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from nuggets.scoring.door import Continuation
+from nuggets.engine.interface import Continuation
 
 BATCH = 10  # of the released program; the evaluation harnesses' users choose sizes like this one, too
 RELEASED_PADDING = 200  # tokens to which the released program pads every anchor

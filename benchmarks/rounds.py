@@ -10,7 +10,7 @@ from contestants import Contestant
 from measuring import Measurement, measure
 from workload import Prefix
 
-from nuggets.scoring.door import Continuation
+from nuggets.engine.interface import Continuation
 
 _WARM_UP_ANCHORS = {"cpu": 1, "cuda": None}  # None: all; a GPU's libraries choose and load kernels for sizes they meet
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 from shapes import SHAPES, random_model, random_workloads
 from useful_work import shape_of, useful_work
 
-from nuggets.config import SHARD_SIZE
+from nuggets.config.configs import SHARD_SIZE
 
 RESULTS = Path(__file__).with_name("results")
 RUNS = ((52_002, 1), (52_002, 8), (52_002, 64), (10_000_000, 64), (10_000_000, 512))

@@ -49,14 +49,15 @@ def make_store(size: Size) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from nuggets.anchors import Anchor, write_anchors
-    from nuggets.baseline import Baseline, write_baseline
-    from nuggets.cells import CellBlock, cells_folder, write_block
-    from nuggets.columns import table_bytes
+    from nuggets.anchors.anchor_set import Anchor, write_anchors
+    from nuggets.anchors.baseline import Baseline, write_baseline
+    from nuggets.cells.blocks import CellBlock, write_block
+    from nuggets.cells.folders import cells_folder
     from nuggets.examples import Example, example_id
-    from nuggets.pool import Pool
-    from nuggets.runs import Run, RunState, save_run
-    from nuggets.store import Store
+    from nuggets.pools.shards import Pool
+    from nuggets.runs.manifest import Run, RunState, save_run
+    from nuggets.store.parquet import table_bytes
+    from nuggets.store.store import Store
 
     store, rng = Store(str(size.store)), np.random.default_rng(0)
     anchors = [Example(f"Ask {number}.", "", f"Answer {number}.") for number in range(size.anchors)]
@@ -103,11 +104,11 @@ def make_store(size: Size) -> None:
 
 def run_step(step: str, size: Size, *, memory_mib: int) -> dict[str, float]:
     """One step in this process: its wall seconds, and the peak of this process's memory in MiB."""
-    from nuggets.cuts import TopFraction
-    from nuggets.judgement import judge_run
-    from nuggets.pool import read_pool_record
-    from nuggets.publishing import publish_selection
-    from nuggets.store import Store
+    from nuggets.pools.shards import read_pool_record
+    from nuggets.scores.cuts import TopFraction
+    from nuggets.steps.publish import publish_selection
+    from nuggets.steps.score_candidates import judge_run
+    from nuggets.store.store import Store
 
     before = time.perf_counter()
     if step == "judge":
@@ -137,10 +138,10 @@ def _with_pandas(size: Size) -> None:
 
 
 def _prepared(size: Size) -> Any:
-    from nuggets.model_files import ModelFiles
-    from nuggets.preparation import PreparedRun
-    from nuggets.prompts import TokenLimits
-    from nuggets.scoring_setup import ScoringSetup
+    from nuggets.models.files import ModelFiles
+    from nuggets.models.prompts import TokenLimits
+    from nuggets.models.scoring_setup import ScoringSetup
+    from nuggets.runs.prepared import PreparedRun
 
     files = ModelFiles("none", "", None)
     setup = ScoringSetup(files, "bench", "plain", TokenLimits(512, 512), "float32", 1, False)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from workload import Prefix, Workload, spread_over_lengths
 
-from nuggets.scoring.door import Continuation
+from nuggets.engine.interface import Continuation
 
 ANCHOR_LENGTHS = Path(__file__).with_name("anchor_lengths.json")
 SHAPES = {

@@ -12,10 +12,11 @@ from transformers.utils import logging as transformers_logging
 from workload import Workload, spread_over_lengths
 
 from nuggets.examples import Example, PoolRow
-from nuggets.language_model import load_tokenizer
-from nuggets.model_files import ModelFiles, find_language_model
-from nuggets.prompts import PromptProfile, bind_profile, token_limits
-from nuggets.readers import find_source, read_pool
+from nuggets.models.files import ModelFiles, find_language_model
+from nuggets.models.language_model import load_tokenizer
+from nuggets.models.prompts import PromptProfile, bind_profile, token_limits
+from nuggets.pools.readers.detect import find_source
+from nuggets.pools.readers.rows import read_pool
 
 _ROOT = Path(__file__).resolve().parents[1]
 _REAL = _ROOT.parent / "shared" / "data"

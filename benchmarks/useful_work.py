@@ -25,8 +25,8 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from nuggets.scoring.door import Continuation
-from nuggets.scoring.packing import share_opening
+from nuggets.engine.interface import Continuation
+from nuggets.engine.packing import share_opening
 
 Product = tuple[int, int]  # a matrix product by what one row of it becomes: (inputs, outputs)
 

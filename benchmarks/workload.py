@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nuggets.engine.interface import Continuation
 from nuggets.errors import UsageError
-from nuggets.scoring.door import Continuation
 
 Prefix = tuple[int, ...]
 

@@ -6,27 +6,28 @@ from dataclasses import dataclass, field
 
 from prefect import flow, unmapped
 
-from flows.cancelling import cancelled_at_last, tasks_end_with_flow
-from flows.engine import Engine, open_engine
-from flows.parts import score_everywhere
-from flows.rounds import Scoring
-from flows.signals import sigterm_stops
-from flows.waiting import results_of
-from nuggets.config import CurateConfig
+from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
+from flows.execution.deployment_runs import score_everywhere
+from flows.execution.executor import Engine
+from flows.execution.futures import results_of
+from flows.execution.open_executor import open_engine
+from flows.execution.rounds import Scoring
+from flows.execution.signals import sigterm_stops
+from nuggets.config.configs import CurateConfig
 from nuggets.errors import Interrupted, StoreError
-from nuggets.preparation import PreparedRun
-from nuggets.publishing import Selection
-from nuggets.runs import RunState
-from nuggets.s3_endpoint import s3_endpoint
+from nuggets.runs.manifest import RunState
+from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.publish import Selection
 from nuggets.stopping import check_stop
+from nuggets.store.s3_endpoint import s3_endpoint
 from tasks.anchor_set import choose_anchor_set, look_for_anchor_set
 from tasks.baseline import measure_baseline
 from tasks.embed import embed
 from tasks.ingest import ingest
-from tasks.judge import judge
-from tasks.outcome import record
 from tasks.prepare import prepare
 from tasks.publish import publish
+from tasks.run_state import record
+from tasks.score_candidates import judge
 
 
 @dataclass

@@ -2,21 +2,21 @@
 
 from prefect import flow
 
-from flows.cancelling import cancelled_at_last, tasks_end_with_flow
-from flows.engine import open_engine
-from flows.parts import score_everywhere
-from flows.rounds import Scoring
-from flows.signals import sigterm_stops
-from nuggets.config import ReselectConfig
+from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
+from flows.execution.deployment_runs import score_everywhere
+from flows.execution.open_executor import open_engine
+from flows.execution.rounds import Scoring
+from flows.execution.signals import sigterm_stops
+from nuggets.config.configs import ReselectConfig
 from nuggets.progress import report_stage
-from nuggets.publishing import Selection
-from nuggets.runs import RunState
-from nuggets.s3_endpoint import s3_endpoint
-from tasks.judge import judge
-from tasks.outcome import record
+from nuggets.runs.manifest import RunState
+from nuggets.steps.publish import Selection
+from nuggets.store.s3_endpoint import s3_endpoint
+from tasks.count_undecided import count_undecided
 from tasks.publish import publish
-from tasks.reopen import reopen
-from tasks.undecided import count_undecided
+from tasks.resume import reopen
+from tasks.run_state import record
+from tasks.score_candidates import judge
 
 
 @flow(name="reselect", flow_run_name="reselect {config.run}", persist_result=False, on_cancellation=[cancelled_at_last])

@@ -2,13 +2,13 @@
 
 from prefect import flow
 
-from flows.cancelling import cancelled_at_last, tasks_end_with_flow
-from flows.engine import open_engine
-from flows.rounds import Scoring, score_in_rounds
-from flows.signals import sigterm_stops
-from nuggets.config import ScoreShardsConfig
-from nuggets.s3_endpoint import s3_endpoint
-from tasks.reopen import reopen
+from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
+from flows.execution.open_executor import open_engine
+from flows.execution.rounds import Scoring, score_in_rounds
+from flows.execution.signals import sigterm_stops
+from nuggets.config.configs import ScoreShardsConfig
+from nuggets.store.s3_endpoint import s3_endpoint
+from tasks.resume import reopen
 
 
 @flow(

@@ -2,12 +2,13 @@
 
 from prefect import task
 
-from nuggets.anchor_choice import AnchorSet, find_anchors, known_anchors
-from nuggets.config import CurateConfig
-from nuggets.pool import Pool
-from nuggets.preparation import PreparedRun
+from nuggets.anchors.anchor_set import AnchorSet
+from nuggets.config.configs import CurateConfig
+from nuggets.pools.shards import Pool
 from nuggets.progress import report_stage
-from tasks.retrying import RETRYING
+from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.choose_anchors import find_anchors, known_anchors
+from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="look for anchors of {prepared.name}", **RETRYING)

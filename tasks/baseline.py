@@ -2,12 +2,12 @@
 
 from prefect import task
 
-from nuggets.baseline import measure_missing
-from nuggets.device_processes import on_device
-from nuggets.preparation import PreparedRun
-from nuggets.s3_endpoint import at_s3_endpoint
-from tasks.following import stops_with_flow_run
-from tasks.retrying import RETRYING
+from nuggets.devices.worker_pool import on_device
+from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.measure_baseline import measure_missing
+from nuggets.store.s3_endpoint import at_s3_endpoint
+from tasks.cancellation_watch import stops_with_flow_run
+from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="zero-shot baseline of anchors {start} to {stop}", **RETRYING)

@@ -2,11 +2,11 @@
 
 from prefect import task
 
-from nuggets.cuts import Threshold, TopFraction, TopK
-from nuggets.pool import Pool
-from nuggets.preparation import PreparedRun
-from nuggets.scoring_plan import Round, plan_round
-from tasks.retrying import RETRYING
+from nuggets.pools.shards import Pool
+from nuggets.runs.prepared import PreparedRun
+from nuggets.scores.cuts import Threshold, TopFraction, TopK
+from nuggets.steps.plan_round import Round, plan_round
+from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="prune before round {number}", **RETRYING)

@@ -2,10 +2,11 @@
 
 from prefect import task
 
-from nuggets.config import CurateConfig
-from nuggets.preparation import PreparedRun, prepare_run
+from nuggets.config.configs import CurateConfig
 from nuggets.progress import report_stage
-from tasks.retrying import RETRYING
+from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.prepare import prepare_run
+from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="prepare {config.pool}", **RETRYING)

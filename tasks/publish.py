@@ -3,10 +3,10 @@
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from nuggets.cuts import Threshold, TopFraction, TopK
 from nuggets.progress import report_stage
-from nuggets.publishing import Selection, publish_selection, selection_page
-from tasks.retrying import RETRYING
+from nuggets.scores.cuts import Threshold, TopFraction, TopK
+from nuggets.steps.publish import Selection, publish_selection, selection_page
+from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="publish {run}", **RETRYING)

@@ -7,13 +7,13 @@ from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 
-from nuggets.device_processes import on_device
-from nuggets.preparation import PreparedRun
-from nuggets.s3_endpoint import at_s3_endpoint
-from nuggets.scoring_plan import ScoringUnit
-from nuggets.shard_scoring import score_unit
-from tasks.following import stops_with_flow_run
-from tasks.retrying import RETRYING, try_again
+from nuggets.devices.worker_pool import on_device
+from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.plan_round import ScoringUnit
+from nuggets.steps.score_cells import score_unit
+from nuggets.store.s3_endpoint import at_s3_endpoint
+from tasks.cancellation_watch import stops_with_flow_run
+from tasks.retry_policy import RETRYING, try_again
 
 _pausing: set[UUID] = set()
 

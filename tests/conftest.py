@@ -23,7 +23,7 @@ from deployments.local_stack import BUCKET, LocalStack  # noqa: E402
 if TYPE_CHECKING:
     from orchestrated import Api
 
-    from nuggets.store import Store
+    from nuggets.store.store import Store
 
 # How long an example takes says more about what else the machine is doing than about the code.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -96,7 +96,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-    from flows.local_api import prefect_api
+    from flows.cli.local_server import prefect_api
 
     with temporary_settings({PREFECT_HOME: Path(os.environ["PREFECT_HOME"])}, restore_defaults={PREFECT_API_URL}):
         with prefect_api():
@@ -154,7 +154,7 @@ def pools(stack: LocalStack) -> dict[str, str]:
 @pytest.fixture
 def store(stack: LocalStack, request: pytest.FixtureRequest) -> "Store":
     """A store of the test's own."""
-    from nuggets.store import Store
+    from nuggets.store.store import Store
 
     return Store(f"s3://{BUCKET}/{re.sub(r'[^a-z0-9]+', '-', request.node.name).strip('-')}")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 
-from nuggets.cells import list_blocks, read_folder
-from nuggets.store import Store
+from nuggets.cells.folders import list_blocks, read_folder
+from nuggets.store.store import Store
 
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from tiny_models import VOCABULARY, build_model
 
-from nuggets.scoring.door import Continuation, LanguageModel
-from nuggets.scoring.engine import open_engine
+from nuggets.engine.choose import open_engine
+from nuggets.engine.interface import Continuation, LanguageModel
 
 EXACT = 1e-4  # nats per response token, float32
 

@@ -12,23 +12,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as shaped
 from numpy.typing import NDArray
 
-from nuggets.anchor_wins import anchor_wins_path, count_wins, read_anchor_wins
-from nuggets.anchors import Anchor, write_anchors
-from nuggets.baseline import Baseline, write_baseline
-from nuggets.cells import CellBlock, cells_folder, write_block
-from nuggets.cuts import Threshold, TopK
+from nuggets.anchors.anchor_set import Anchor, write_anchors
+from nuggets.anchors.baseline import Baseline, write_baseline
+from nuggets.cells.blocks import CellBlock, write_block
+from nuggets.cells.folders import cells_folder
 from nuggets.errors import StoreError
 from nuggets.examples import Example, example_id
-from nuggets.judgement import judge_run, read_golden
-from nuggets.model_files import ModelFiles
-from nuggets.pool import Pool, ingest_pool
-from nuggets.preparation import PreparedRun
-from nuggets.prompts import TokenLimits
-from nuggets.publishing import Selection, publish_selection, read_report, selection_page
-from nuggets.readers import find_source, fingerprint
-from nuggets.runs import RunState, golden_path, note_outcome, open_run
-from nuggets.scoring_setup import ScoringSetup
-from nuggets.store import Store
+from nuggets.models.files import ModelFiles
+from nuggets.models.prompts import TokenLimits
+from nuggets.models.scoring_setup import ScoringSetup
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.shards import Pool
+from nuggets.runs.manifest import RunState, golden_path, note_outcome, open_run
+from nuggets.runs.prepared import PreparedRun
+from nuggets.scores.anchor_wins import anchor_wins_path, count_wins, read_anchor_wins
+from nuggets.scores.cuts import Threshold, TopK
+from nuggets.scores.score_table import read_golden
+from nuggets.steps.publish import Selection, publish_selection, read_report, selection_page
+from nuggets.steps.score_candidates import judge_run
+from nuggets.store.store import Store
 
 NAN = float("nan")
 POOL = [{"instruction": f"Count to {number}.", "input": "", "output": "Done."} for number in range(6)]

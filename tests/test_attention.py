@@ -20,11 +20,11 @@ from tiny_models import VOCABULARY, WINDOW, build_model
 from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from nuggets.scoring.attention import ForwardPass, forward_pass, packed_attention
-from nuggets.scoring.attention_kernels import Pieces, by_equal_lengths, longest_reach
-from nuggets.scoring.engine import open_engine
-from nuggets.scoring.packed import PackedEngine
-from nuggets.scoring.plain import PlainEngine
+from nuggets.engine.attention import ForwardPass, forward_pass, packed_attention
+from nuggets.engine.attention_kernels import Pieces, by_equal_lengths, longest_reach
+from nuggets.engine.choose import open_engine
+from nuggets.engine.packed import PackedEngine
+from nuggets.engine.plain import PlainEngine
 
 CPU = torch.device("cpu")
 HEADS = torch.ones(1, 2, 12, 8)

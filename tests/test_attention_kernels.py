@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nuggets.scoring.attention_kernels import (
+from nuggets.engine.attention_kernels import (
     Kernel,
     Pieces,
     attend_batch,

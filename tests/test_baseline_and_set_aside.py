@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nuggets.baseline import Baseline, read_baseline, write_baseline
-from nuggets.set_aside import note_set_aside, read_set_aside
-from nuggets.store import Store
+from nuggets.anchors.baseline import Baseline, read_baseline, write_baseline
+from nuggets.cells.unscorable import note_set_aside, read_set_aside
+from nuggets.store.store import Store
 
 
 @pytest.fixture

@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuggets.cell_sweep import ShardCells, sweep_cells
-from nuggets.cells import CellBlock, cells_folder, compact, list_blocks, read_block, write_block
+from nuggets.cells.blocks import CellBlock, read_block, write_block
+from nuggets.cells.folders import cells_folder, compact, list_blocks
+from nuggets.cells.sweep import ShardCells, sweep_cells
 from nuggets.errors import StoreError
 from nuggets.examples import Example, example_id
-from nuggets.pool import Pool, ingest_pool
-from nuggets.readers import find_source, fingerprint
-from nuggets.store import Store
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.shards import Pool
+from nuggets.store.store import Store
 
 KEY = "key"
 ANCHORS = ("a0", "a1", "a2")
@@ -174,8 +176,8 @@ def test_a_block_that_was_joined_between_listing_and_reading_is_found_again_and_
         read.append(path)
         return block
 
-    monkeypatch.setattr("nuggets.cell_sweep.read_block", counted)
-    monkeypatch.setattr("nuggets.cells.read_block", counted)
+    monkeypatch.setattr("nuggets.cells.sweep.read_block", counted)
+    monkeypatch.setattr("nuggets.cells.blocks.read_block", counted)
     for shard in sweep:
         table |= as_table(shard)
     assert table == expected(range(24), range(24))

@@ -21,20 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuggets.addresses import digest, scoring_key
-from nuggets.cells import (
-    CellBlock,
-    cells_folder,
-    compact,
-    folder_range,
-    list_blocks,
-    read_block,
-    read_cells,
-    read_folder,
-    write_block,
-)
+from nuggets.cells.blocks import CellBlock, read_block, write_block
+from nuggets.cells.folders import cells_folder, compact, folder_range, list_blocks, read_cells, read_folder
 from nuggets.errors import StoreError
-from nuggets.store import Store
+from nuggets.store.addresses import digest, scoring_key
+from nuggets.store.store import Store
 
 FOLDER = "cells/key/0-f"
 NAN = float("nan")
@@ -440,7 +431,7 @@ def test_no_flipped_bit_gives_another_number_or_any_error_but_one_that_names_the
     whole, part = block("xy", "AB", [[1.5, -2.0], [3.0, NAN]]), block("xy", "B", [[-2.0], [NAN]])
     path = write_block(store, FOLDER, whole)
     data = store.read(path)
-    logging.getLogger("nuggets.cells").disabled = True
+    logging.getLogger("nuggets.cells.blocks").disabled = True
     try:
         for position in range(5, len(data) * 8, 17):  # a prime: of every byte of the file another bit
             damaged = bytearray(data)
@@ -457,7 +448,7 @@ def test_no_flipped_bit_gives_another_number_or_any_error_but_one_that_names_the
                 if found is None:
                     break
     finally:
-        logging.getLogger("nuggets.cells").disabled = False
+        logging.getLogger("nuggets.cells.blocks").disabled = False
 
 
 def test_in_a_store_that_can_not_be_written_a_damaged_block_is_left_and_read_without():

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from deployments.local_s3 import LocalS3
-from flows.cli import _exit_code, app
+from flows.cli.commands import _exit_code, app
 from nuggets.errors import StoreError
-from nuggets.runs import RunState, list_runs, note_outcome, open_run, read_run
-from nuggets.store import Store
+from nuggets.runs.manifest import RunState, list_runs, note_outcome, open_run, read_run
+from nuggets.store.store import Store
 
 INPUTS = {"pool": {"source": "s3://b/pool.jsonl", "sha256": "1f"}, "model": {"name": "org/model", "digest": "2e"}}
 COUNTS = {"examples": 32, "anchors": 8, "cells": 256, "cells_found": 15, "cells_computed": 200}

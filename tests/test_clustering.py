@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.exceptions import ConvergenceWarning
 
-import nuggets.clustering
-from nuggets.clustering import Batches, Vectors, cluster_centres, nearest_members
+import nuggets.anchors.kmeans
+from nuggets.anchors.kmeans import Batches, Vectors, cluster_centres, nearest_members
 from nuggets.errors import InputError
 
 
@@ -151,8 +151,8 @@ def test_the_same_seed_gives_the_same_anchors_however_the_pool_is_cut_into_shard
 @pytest.fixture
 def streamed(monkeypatch):
     """Pools of more than 50 rows count as too large for memory."""
-    monkeypatch.setattr(nuggets.clustering, "FULL_KMEANS_ROWS", 50)
-    monkeypatch.setattr(nuggets.clustering, "_MINI_BATCH", 32)
+    monkeypatch.setattr(nuggets.anchors.kmeans, "FULL_KMEANS_ROWS", 50)
+    monkeypatch.setattr(nuggets.anchors.kmeans, "_MINI_BATCH", 32)
 
 
 def test_a_streamed_pool_gives_one_anchor_per_blob_too(streamed):

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nuggets.columns import read_batches, read_table, save_tables, table_bytes
 from nuggets.errors import DamagedTable, StoreError
-from nuggets.store import Store
+from nuggets.store.parquet import read_batches, read_table, save_tables, table_bytes
+from nuggets.store.store import Store
 
 COLUMNS = {
     "id": ["a" * 32, "b" * 32, "c" * 32],

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from nuggets.config import CurateConfig, ReselectConfig, config_as_mapping, config_from_mapping
-from nuggets.config_fields import check_name
-from nuggets.cuts import Threshold, TopFraction, TopK
+from nuggets.config.configs import CurateConfig, ReselectConfig, config_as_mapping, config_from_mapping
+from nuggets.config.fields import check_name
 from nuggets.errors import UsageError
 from nuggets.examples import FieldNames
+from nuggets.scores.cuts import Threshold, TopFraction, TopK
 
 FIELDS = [
     "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "anchor_set", "instruction_field",

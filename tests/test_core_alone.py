@@ -79,5 +79,5 @@ def test_the_core_does_the_whole_job_without_prefect_and_s3fs(
 
 
 def test_the_command_line_answers_without_importing_prefect_or_torch() -> None:
-    code = "import sys, flows.cli; print(sorted({'prefect', 'torch', 'pandas', 's3fs'} & set(sys.modules)))"
+    code = "import sys, flows.cli.commands; print(sorted({'prefect', 'torch', 'pandas', 's3fs'} & set(sys.modules)))"
     assert _run(code) == "[]"

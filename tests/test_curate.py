@@ -19,10 +19,10 @@ import pytest
 from conftest import EXAMPLES
 
 from deployments.local_s3 import LocalS3
-from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.config.configs import CurateConfig, ReselectConfig
 from nuggets.errors import InputError, NuggetsError, UsageError
-from nuggets.publishing import Selection
-from nuggets.store import Store
+from nuggets.steps.publish import Selection
+from nuggets.store.store import Store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 

@@ -18,7 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuggets.cuts import (
+from nuggets.errors import UsageError
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.shards import Pool, read_records
+from nuggets.runs.manifest import Run, RunState, note_outcome, open_run
+from nuggets.scores.cuts import (
     Cut,
     Threshold,
     TopFraction,
@@ -29,18 +34,14 @@ from nuggets.cuts import (
     kept_count,
     remark,
 )
-from nuggets.errors import UsageError
-from nuggets.golden import GoldenTable
-from nuggets.judgement import write_golden
-from nuggets.pool import Pool, ingest_pool, read_records
-from nuggets.preparation import own_cut
-from nuggets.publishing import publish_selection, read_report, undecided_candidates
-from nuggets.ranking import rank_keys
-from nuggets.readers import find_source, fingerprint
-from nuggets.runs import Run, RunState, note_outcome, open_run
-from nuggets.selection import Boundary, RankedRow, count_levels, find_boundary, survey, undecided_count
-from nuggets.selection_files import save_scores, save_selected
-from nuggets.store import Store
+from nuggets.scores.golden import GoldenTable
+from nuggets.scores.ranking import rank_keys
+from nuggets.scores.score_table import write_golden
+from nuggets.scores.selection import Boundary, RankedRow, count_levels, find_boundary, survey, undecided_count
+from nuggets.steps.prepare import own_cut
+from nuggets.steps.publish import publish_selection, read_report, undecided_candidates
+from nuggets.steps.selection_files import save_scores, save_selected
+from nuggets.store.store import Store
 
 NAN = float("nan")
 ROOMY = 1 << 24  # bytes

@@ -15,10 +15,10 @@ from pathlib import Path
 import device_jobs as jobs
 import pytest
 
-import nuggets.devices
+import nuggets.devices.devices
 from deployments.processes import lives
-from nuggets.device_processes import DeviceProcesses, ProcessLost, device_processes, on_device
-from nuggets.devices import Device, find_devices
+from nuggets.devices.devices import Device, find_devices
+from nuggets.devices.worker_pool import DeviceProcesses, ProcessLost, device_processes, on_device
 from nuggets.errors import InputError, Interrupted, StoreError, UsageError
 from nuggets.stopping import clear_stop, request_stop
 
@@ -59,12 +59,12 @@ def test_devices_on_a_machine_with_three_gpus(
 
 
 def test_gpus_are_not_asked_for_twice_or_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nuggets.devices, "_gpus", lambda _: ["0", "1"])
+    monkeypatch.setattr(nuggets.devices.devices, "_gpus", lambda _: ["0", "1"])
     with pytest.raises(UsageError, match=r"devices=0,3: GPU 3 is not here; torch sees 0 to 1"):
         find_devices("0,3", None, visible=None)
     with pytest.raises(UsageError, match=r"workers=4 is for CPU.*devices=0,0"):
         find_devices("auto", 4, visible=None)
-    monkeypatch.setattr(nuggets.devices, "_gpus", lambda _: [])
+    monkeypatch.setattr(nuggets.devices.devices, "_gpus", lambda _: [])
     with pytest.raises(UsageError, match="GPU 0 is not here; torch sees none"):
         find_devices("0", None, visible=None)
     assert [device.name for device in find_devices("auto", None, visible=None)] == ["CPU worker 0"]
@@ -161,8 +161,8 @@ def test_a_wish_to_stop_reaches_the_process_which_stores_what_it_has(tmp_path: P
 def test_a_process_whose_starter_is_killed_stores_what_it_has_and_ends(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, device_jobs\n"
-        "from nuggets.device_processes import DeviceProcesses\n"
-        "from nuggets.devices import Device\n"
+        "from nuggets.devices.worker_pool import DeviceProcesses\n"
+        "from nuggets.devices.devices import Device\n"
         "processes = DeviceProcesses([Device('place', {})], stalled_after=60)\n"
         "processes.call(device_jobs.work_until_told, pathlib.Path(sys.argv[1]))\n"
     )

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tiny_models import save_tiny_encoder
 
-from nuggets.embedding import embed_shard, read_embeddings, write_embeddings
+from nuggets.anchors.embeddings import read_embeddings, write_embeddings
 from nuggets.errors import DamagedTable
-from nuggets.model_files import files_digest, find_encoder
-from nuggets.pool import ingest_pool
-from nuggets.preparation import PreparedRun
-from nuggets.readers import find_source, fingerprint
-from nuggets.store import Store
+from nuggets.models.files import files_digest, find_encoder
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.embed_shard import embed_shard
+from nuggets.store.store import Store
 
 VECTORS = np.arange(6, dtype=np.float16).reshape(3, 2)
 

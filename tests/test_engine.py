@@ -39,11 +39,11 @@ from scored_pairs import (
 from tiny_models import CONFIGS, WINDOW, build_model
 from transformers import AutoModelForCausalLM, FalconConfig, PreTrainedConfig
 
-from nuggets.scoring.attention import PACKED_ATTENTION
-from nuggets.scoring.door import Continuation, LanguageModel
-from nuggets.scoring.engine import open_engine
-from nuggets.scoring.packed import PackedEngine
-from nuggets.scoring.plain import PlainEngine
+from nuggets.engine.attention import PACKED_ATTENTION
+from nuggets.engine.choose import open_engine
+from nuggets.engine.interface import Continuation, LanguageModel
+from nuggets.engine.packed import PackedEngine
+from nuggets.engine.plain import PlainEngine
 
 PACKED = [family for family in CONFIGS if family != "gemma2"]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.examples import Example, FieldNames, PoolRow, Reject, RejectReason
-from nuggets.readers.exchanges import parse_row
+from nuggets.pools.readers.parse import parse_row
 
 NAN = math.nan
 

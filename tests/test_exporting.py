@@ -9,23 +9,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli import _exit_code, app
-from nuggets.anchors import Anchor, write_anchors
-from nuggets.baseline import Baseline, write_baseline
-from nuggets.cells import CellBlock, cells_folder, write_block
-from nuggets.cuts import Threshold, TopK
+from flows.cli.commands import _exit_code, app
+from nuggets.anchors.anchor_set import Anchor, write_anchors
+from nuggets.anchors.baseline import Baseline, write_baseline
+from nuggets.cells.blocks import CellBlock, write_block
+from nuggets.cells.folders import cells_folder
 from nuggets.errors import StoreError, UsageError
 from nuggets.examples import Example, example_id
-from nuggets.exporting import ExportedCells, ExportedScores, export_cells, export_scores
-from nuggets.golden import GoldenTable
-from nuggets.imported_scores import import_scores
-from nuggets.judgement import write_golden
-from nuggets.pool import Pool, ingest_pool, read_ids
-from nuggets.publishing import publish_selection
-from nuggets.readers import find_source, fingerprint
-from nuggets.runs import RunState, note_outcome, open_run
-from nuggets.store import Store
-from nuggets.table_files import convert_parquet
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.shards import Pool, read_ids
+from nuggets.runs.manifest import RunState, note_outcome, open_run
+from nuggets.scores.cuts import Threshold, TopK
+from nuggets.scores.golden import GoldenTable
+from nuggets.scores.score_table import write_golden
+from nuggets.steps.export import ExportedCells, ExportedScores, convert_parquet, export_cells, export_scores
+from nuggets.steps.import_released import import_scores
+from nuggets.steps.publish import publish_selection
+from nuggets.store.store import Store
 
 POOL = [{"instruction": f"Count to {number}.", "input": "", "output": "Done."} for number in range(5)]
 IDS = [example_id(Example(*row.values())) for row in POOL]

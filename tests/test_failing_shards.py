@@ -20,11 +20,11 @@ from tiny_models import build_tokenizer, save_poisoned_llama
 from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_stack import BUCKET, LocalStack
 from deployments.processes import family, lives
-from nuggets.cells import list_blocks
+from nuggets.cells.folders import list_blocks
 from nuggets.examples import Example, example_id
-from nuggets.pool import read_ids, read_pool_record
-from nuggets.shard_scoring import COMMIT_CANDIDATES
-from nuggets.store import Store
+from nuggets.pools.shards import read_ids, read_pool_record
+from nuggets.steps.score_cells import COMMIT_CANDIDATES
+from nuggets.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -84,7 +84,7 @@ class Spoiler:
         return spec
 
 
-if "nuggets.device_process" in sys.orig_argv:
+if "nuggets.devices.worker" in sys.orig_argv:
     sys.meta_path.insert(0, Spoiler())
 """
 
@@ -209,7 +209,7 @@ def shard_cells(store: Store, shard: int) -> set[tuple[str, str]]:
 def device_processes(stack: LocalStack) -> list[int]:
     members = [str(pid) for pid in family(stack.pids()["worker"])]
     listed = subprocess.run(["ps", "-o", "pid=,args=", "-p", ",".join(members)], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "nuggets.device_process" in line]
+    return [int(line.split()[0]) for line in listed.splitlines() if "nuggets.devices.worker" in line]
 
 
 @pytest.mark.parametrize(

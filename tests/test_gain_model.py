@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nuggets.gain_model import fit_gains, loss_probabilities
+from nuggets.racing.gain_model import fit_gains, loss_probabilities
 
 NAN = float("nan")
 

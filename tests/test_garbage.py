@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nuggets.garbage import find_garbage, sweep_garbage
-from nuggets.runs import RunState, note_outcome, open_run
-from nuggets.store import Store
-from nuggets.worklist import WorkItem, read_worklist, write_worklist
+from nuggets.racing.work_list import WorkItem, read_worklist, write_worklist
+from nuggets.runs.manifest import RunState, note_outcome, open_run
+from nuggets.steps.gc import find_garbage, sweep_garbage
+from nuggets.store.store import Store
 
 HOUR = 3600.0
 DAY = 24 * HOUR

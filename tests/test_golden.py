@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nuggets.columns import table_bytes
 from nuggets.errors import UsageError
-from nuggets.golden import GoldenTable, golden_table, judged_cells
-from nuggets.judgement import read_golden, write_golden
-from nuggets.runs import golden_path
-from nuggets.store import Store
+from nuggets.runs.manifest import golden_path
+from nuggets.scores.golden import GoldenTable, golden_table, judged_cells
+from nuggets.scores.score_table import read_golden, write_golden
+from nuggets.store.parquet import table_bytes
+from nuggets.store.store import Store
 
 NAN = float("nan")
 ANCHORS = ["a0", "a1", "a2", "a3"]

@@ -25,10 +25,10 @@ from scored_pairs import (
 from tiny_models import VOCABULARY, build_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from nuggets.scoring.attention_kernels import by_equal_lengths, by_variable_length
-from nuggets.scoring.engine import open_engine
-from nuggets.scoring.packed import PackedEngine
-from nuggets.scoring.response_logits import response_log_probs
+from nuggets.engine.attention_kernels import by_equal_lengths, by_variable_length
+from nuggets.engine.choose import open_engine
+from nuggets.engine.packed import PackedEngine
+from nuggets.engine.response_log_probs import response_log_probs
 
 pytestmark = [
     pytest.mark.gpu,

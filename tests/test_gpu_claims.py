@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from nuggets.devices.gpu_locks import claim_gpus, release_gpus
 from nuggets.errors import Interrupted
-from nuggets.gpu_claims import claim_gpus, release_gpus
 from nuggets.stopping import stopped_by
 
 _OTHER_RUN = (
-    "import sys, time, pathlib; from nuggets.gpu_claims import claim_gpus\n"
+    "import sys, time, pathlib; from nuggets.devices.gpu_locks import claim_gpus\n"
     "claim_gpus(sys.argv[2:], folder=pathlib.Path(sys.argv[1])); print('claimed', flush=True); time.sleep(100)"
 )
 

@@ -96,7 +96,7 @@ def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("file", "is_sent"),
     [
-        ("nuggets/scoring/engine.py", True),
+        ("nuggets/engine/choose.py", True),
         ("deployments/pools/kubernetes.json", True),
         ("prefect.yaml", True),
         ("nuggets/__pycache__/config.cpython-311.pyc", False),

@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nuggets.cuts import Threshold, TopK
 from nuggets.errors import InputError, UsageError
 from nuggets.examples import Example, example_id
-from nuggets.golden import GoldenTable
-from nuggets.imported_scores import ReleasedScores, import_scores, read_released_scores
-from nuggets.judgement import read_golden
-from nuggets.pool import read_ids, read_pool_record
-from nuggets.publishing import publish_selection
-from nuggets.runs import Run, RunState, list_runs, list_selections
-from nuggets.store import Store
+from nuggets.pools.shards import read_ids, read_pool_record
+from nuggets.runs.manifest import Run, RunState, list_runs, list_selections
+from nuggets.scores.cuts import Threshold, TopK
+from nuggets.scores.golden import GoldenTable
+from nuggets.scores.score_table import read_golden
+from nuggets.steps.import_released import ReleasedScores, import_scores, read_released_scores
+from nuggets.steps.publish import publish_selection
+from nuggets.store.store import Store
 
 POOL = [
     {"instruction": "Add.", "input": "1 2", "output": "3", "source": "a"},
@@ -103,7 +103,7 @@ def test_imported_scores_are_a_complete_run_with_exactly_their_scores(files):
 
 
 def test_golden_scores_are_in_the_order_of_the_pool_and_know_their_shard(files, monkeypatch):
-    monkeypatch.setattr("nuggets.imported_scores.SHARD_SIZE", 2)
+    monkeypatch.setattr("nuggets.steps.import_released.SHARD_SIZE", 2)
     files.put(at_0_4_score={"0": [0.5], "1": [1.0], "2": [0.0], "3": [0.5]})
     run = files.imported()
     (golden,) = read_golden(files.store, run.name)

@@ -9,7 +9,7 @@ from time import monotonic, sleep
 import pytest
 import torch
 
-from nuggets.scoring.lanes import open_lanes
+from nuggets.engine.pass_threads import open_lanes
 
 CPU = torch.device("cpu")
 PATIENCE = 20.0  # seconds after which something that should happen at once is taken not to happen

@@ -17,13 +17,13 @@ from scored_pairs import MIXED, PREFIXES, assert_close, expected_rows, rows_of
 from tiny_models import save_tiny_encoder, save_tiny_llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nuggets.embedding import load_encoder
 from nuggets.errors import InputError
-from nuggets.language_model import describe_model, load_language_model
-from nuggets.loaded_model import loaded_model
-from nuggets.model_files import find_encoder, find_language_model
-from nuggets.store import Store
-from tasks.retrying import can_help
+from nuggets.models.cache import loaded_model
+from nuggets.models.encoder import load_encoder
+from nuggets.models.files import find_encoder, find_language_model
+from nuggets.models.language_model import describe_model, load_language_model
+from nuggets.store.store import Store
+from tasks.retry_policy import can_help
 
 # 25 million weights in the layer, and hardly any elsewhere
 _WIDE = {"vocab_size": 384, "hidden_size": 256, "intermediate_size": 32_768, "num_hidden_layers": 1}
@@ -80,9 +80,9 @@ def loadings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     events: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: events.append(record.getMessage().partition(" (")[0])
-    logger = logging.getLogger("nuggets.language_model")
+    logger = logging.getLogger("nuggets.models.language_model")
     logger.addHandler(handler)
-    with caplog.at_level(logging.INFO, logger="nuggets.language_model"):
+    with caplog.at_level(logging.INFO, logger="nuggets.models.language_model"):
         yield events
     logger.removeHandler(handler)
 

@@ -21,11 +21,12 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_s3 import free_port
-from flows.clusters import dask_cluster, ray_cluster
-from flows.engine import Engine
-from nuggets.cells import list_blocks, read_block
+from flows.execution.clusters import dask_cluster, ray_cluster
+from flows.execution.executor import Engine
+from nuggets.cells.blocks import read_block
+from nuggets.cells.folders import list_blocks
 from nuggets.errors import NuggetsError
-from nuggets.store import Store
+from nuggets.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 BIN = Path(sys.executable).parent
@@ -148,7 +149,7 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
 def test_a_cluster_that_is_not_there_is_named_before_anything_is_computed(
     cluster: Callable[[str, int], AbstractContextManager[Engine]], scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.clusters._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("flows.execution.clusters._CONNECT_SECONDS", 1)
     address = f"{scheme}127.0.0.1:{free_port()}"
     with pytest.raises(NuggetsError, match=f"no cluster answers at engine_address={address}.*start the cluster"):
         with cluster(address, 1):

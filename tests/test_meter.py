@@ -2,14 +2,14 @@
 
 import pytest
 
-import flows.meter
-from flows.meter import CellsMeter
+import flows.execution.cells_meter
+from flows.execution.cells_meter import CellsMeter
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(flows.meter.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(flows.execution.cells_meter.time, "monotonic", lambda: now[0])
     return now
 
 

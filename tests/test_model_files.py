@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from nuggets.errors import UsageError
-from nuggets.language_model import load_tokenizer
-from nuggets.model_files import ModelFiles, files_digest, find_encoder, find_language_model
+from nuggets.models.files import ModelFiles, files_digest, find_encoder, find_language_model
+from nuggets.models.language_model import load_tokenizer
 
 WEIGHTS = bytes(range(256)) * 8
 CONTENTS = {

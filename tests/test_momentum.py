@@ -33,11 +33,11 @@ from tiny_models import CONFIGS, WINDOW, build_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from nuggets.engine.attention import KeysValues
+from nuggets.engine.choose import open_engine
+from nuggets.engine.interface import Continuation, LanguageModel
+from nuggets.engine.kv_refinement import refine
 from nuggets.errors import InputError
-from nuggets.scoring.attention import KeysValues
-from nuggets.scoring.door import Continuation, LanguageModel
-from nuggets.scoring.engine import open_engine
-from nuggets.scoring.momentum import refine
 
 FAMILIES = ["llama", "llama_grouped", "gpt2", "gpt_neox"]
 

@@ -10,7 +10,7 @@ from orchestrated import Api, begin, finish, manifest, stored_cells, wait_for
 
 from deployments.local_stack import LocalStack
 from deployments.processes import family
-from nuggets.store import Store
+from nuggets.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

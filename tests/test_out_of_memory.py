@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets.scoring.memory import is_out_of_memory
+from nuggets.engine.memory import is_out_of_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits its address space as Linux does")
 

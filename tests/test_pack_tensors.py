@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.scoring.attention_kernels import Pieces
-from nuggets.scoring.door import Continuation
-from nuggets.scoring.pack_tensors import assemble, on_device, prefix_positions
-from nuggets.scoring.packing import Run, lay_out, plan_packs
+from nuggets.engine.attention_kernels import Pieces
+from nuggets.engine.interface import Continuation
+from nuggets.engine.pack_tensors import assemble, on_device, prefix_positions
+from nuggets.engine.packing import Run, lay_out, plan_packs
 
 CPU = torch.device("cpu")
 LAYOUT = lay_out([Continuation((10, 11, 12, 13), 2), Continuation((20, 21, 22), 1), Continuation((30, 31, 32, 33), 3)])

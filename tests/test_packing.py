@@ -9,9 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.scoring.door import Continuation
-from nuggets.scoring.packing import Layout, Pack, Run, halves, lay_out, plan_packs, share_opening
-from nuggets.scoring.requests import Request, each_with_wanted, group_requests, requests_for
+from nuggets.engine.interface import Continuation
+from nuggets.engine.packing import (
+    Layout,
+    Pack,
+    Request,
+    Run,
+    each_with_wanted,
+    group_requests,
+    halves,
+    lay_out,
+    plan_packs,
+    requests_for,
+    share_opening,
+)
 
 LONG = Continuation((10, 11, 12, 13), 2)
 SHORT = Continuation((20, 21, 22), 1)

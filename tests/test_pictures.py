@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nuggets.cuts import Cut, Threshold, TopFraction, TopK
-from nuggets.pictures import HEIGHT, WIDTH, data_address, scores_picture
-from nuggets.score_bins import score_bins
-from nuggets.selection import Levels
-from nuggets.standing import Standing
+from nuggets.report.bins import score_bins
+from nuggets.report.figure import HEIGHT, WIDTH, data_address, scores_picture
+from nuggets.scores.bounds import Standing
+from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK
+from nuggets.scores.selection import Levels
 
 KEPT, DROPPED, EARLY = "#0072b2", "#9c9c9c", "#f5d98b"
 Level = tuple[int, int, int, int, int]  # candidates, wins, cells, anchors, kept
@@ -193,7 +193,7 @@ def test_nothing_is_loaded_before_something_is_drawn_and_never_pyplot():
     program = """
 import sys
 import numpy as np
-import nuggets.publishing
+import nuggets.steps.publish
 from nuggets.cuts import TopK
 from nuggets.pictures import scores_picture
 from nuggets.selection import Levels

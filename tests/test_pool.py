@@ -15,23 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import nuggets.distinct_rows
-from nuggets.addresses import digest
+import nuggets.pools.distinct_rows
 from nuggets.errors import InputError, StoreError
 from nuggets.examples import RECOGNISED, Example, FieldNames, example_id
-from nuggets.pool import (
-    READING,
-    Candidate,
-    Pool,
-    described_rejects,
-    ingest_pool,
-    read_candidates,
-    read_ids,
-    read_pool_record,
-    read_records,
-)
-from nuggets.readers import find_source, fingerprint
-from nuggets.store import Store
+from nuggets.pools.ingest import READING, described_rejects, ingest_pool
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.shards import Candidate, Pool, read_candidates, read_ids, read_pool_record, read_records
+from nuggets.store.addresses import digest
+from nuggets.store.store import Store
 
 GOOD: list[dict[str, Any]] = [
     {"instruction": "Add.", "input": "1 2", "output": "3", "source": {"page": 7, "tags": ["a", None]}},
@@ -200,7 +191,7 @@ def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(nuggets.distinct_rows, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(nuggets.pools.distinct_rows, "_ROWS_AT_ONCE", 3)
     # Far more than memory, all of it three times, the ids of 400 examples in most of the buckets.
     rows = [{"instruction": f"Count to {number % 400}.", "output": "x" * 50, "at": number} for number in range(1200)]
     path = jsonl(tmp_path / "pool.jsonl", [*MIXED, *rows])

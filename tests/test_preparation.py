@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from conftest import EXAMPLES
 
-from nuggets.anchor_choice import _address, known_anchors
-from nuggets.config import CurateConfig
+from nuggets.config.configs import CurateConfig
 from nuggets.errors import InputError
-from nuggets.pool import Pool, ingest_pool
-from nuggets.preparation import prepare_run, reopen_run
-from nuggets.readers import find_source
-from nuggets.runs import RunState, note_outcome, read_run
-from nuggets.store import open_store
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source
+from nuggets.pools.shards import Pool
+from nuggets.runs.manifest import RunState, note_outcome, read_run
+from nuggets.steps.choose_anchors import _address, known_anchors
+from nuggets.steps.prepare import prepare_run, reopen_run
+from nuggets.store.store import open_store
 
 
 @pytest.fixture

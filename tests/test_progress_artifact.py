@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-import flows.progress_artifact
-from flows.progress_artifact import shown
-from flows.scoring_shown import scoring_shown
+import flows.execution.progress_artifact
+from flows.execution.progress_artifact import scoring_shown, shown
 from nuggets.progress import report_cells
 
 
@@ -38,8 +37,8 @@ def silent_server() -> Iterator[str]:
 
 
 def test_a_server_that_never_answers_holds_up_no_scoring(silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.progress_artifact, "_LAST_SECONDS", 0.5)
-    monkeypatch.setattr(flows.progress_artifact, "_SECONDS", 0.05)
+    monkeypatch.setattr(flows.execution.progress_artifact, "_LAST_SECONDS", 0.5)
+    monkeypatch.setattr(flows.execution.progress_artifact, "_SECONDS", 0.05)
     logging.getLogger("nuggets").setLevel(logging.INFO)
     begun = time.monotonic()
     with temporary_settings({PREFECT_API_URL: silent_server}), scoring_shown(100):
@@ -58,10 +57,12 @@ def test_the_last_look_is_shown_whatever_became_of_those_before(monkeypatch: pyt
             raise ConnectionError("the server restarts")
         return "an id"
 
-    monkeypatch.setattr(flows.progress_artifact, "_SECONDS", 0.05)
-    monkeypatch.setattr(flows.progress_artifact, "create_progress_artifact", create)
+    monkeypatch.setattr(flows.execution.progress_artifact, "_SECONDS", 0.05)
+    monkeypatch.setattr(flows.execution.progress_artifact, "create_progress_artifact", create)
     monkeypatch.setattr(
-        flows.progress_artifact, "update_progress_artifact", lambda _, percent, words: told.append((percent, words))
+        flows.execution.progress_artifact,
+        "update_progress_artifact",
+        lambda _, percent, words: told.append((percent, words)),
     )
     done = 0
     with shown("embed", lambda: (50.0 * done, f"{done} of 2")):

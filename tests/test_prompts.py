@@ -11,7 +11,7 @@ from tokenizers import processors
 
 from nuggets.errors import InputError
 from nuggets.examples import Example
-from nuggets.prompts import (
+from nuggets.models.prompts import (
     PromptProfile,
     TokenLimits,
     bind_profile,

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nuggets.cuts import Cut, Threshold, TopFraction, TopK, kept_count
-from nuggets.golden import GoldenTable, golden_table
-from nuggets.racing import (
+from nuggets.racing.next_round import (
     Choice,
     Pace,
     Part,
@@ -24,9 +22,11 @@ from nuggets.racing import (
     visit_sizes,
     whole_table,
 )
-from nuggets.ranking import rank_keys
-from nuggets.selection import count_levels, find_boundary
-from nuggets.standing import standing_of, undecided
+from nuggets.scores.bounds import standing_of, undecided
+from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK, kept_count
+from nuggets.scores.golden import GoldenTable, golden_table
+from nuggets.scores.ranking import rank_keys
+from nuggets.scores.selection import count_levels, find_boundary
 
 NAN = float("nan")
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuggets.examples import EXAMPLE_ID_LENGTH
-from nuggets.golden import GoldenTable
-from nuggets.ranking import KEY_BYTES, Keys, nth_key, rank_keys
+from nuggets.scores.golden import GoldenTable
+from nuggets.scores.ranking import KEY_BYTES, Keys, nth_key, rank_keys
 
 NAN = float("nan")
 Row = tuple[str, int, int, int, float]

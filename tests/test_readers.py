@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 
 from nuggets.errors import InputError, UsageError
 from nuggets.examples import Example, PoolRow, Reject, RejectReason
-from nuggets.readers import PoolSource, find_source, read_pool
-from nuggets.readers.json_rows import read_array, read_lines
-from nuggets.readers.sources import fingerprint
+from nuggets.pools.readers.detect import PoolSource, find_source, fingerprint
+from nuggets.pools.readers.json_rows import read_array, read_lines
+from nuggets.pools.readers.rows import read_pool
 
 LIMIT = 1_000_000
 ROWS: list[dict[str, Any]] = [

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from nuggets.examples import Example
-from nuggets.language_model import describe_model, load_language_model, load_tokenizer
-from nuggets.model_files import find_language_model
-from nuggets.prompts import bind_profile, token_limits
-from nuggets.store import Store
+from nuggets.models.files import find_language_model
+from nuggets.models.language_model import describe_model, load_language_model, load_tokenizer
+from nuggets.models.prompts import bind_profile, token_limits
+from nuggets.store.store import Store
 
 REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
 CANDIDATES = 4  # of the 8: each costs 5 s on two cores, and these hold both kinds

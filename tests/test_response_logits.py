@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nuggets.scoring.response_logits import log_probs, response_log_probs, tile_buffer
+from nuggets.engine.response_log_probs import log_probs, response_log_probs, tile_buffer
 
 WIDTH = 16
 

@@ -16,20 +16,20 @@ import torch
 from conftest import EXAMPLES
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, PREFECT_RESULTS_PERSIST_BY_DEFAULT, temporary_settings
 
-import flows.engine
-import nuggets.shard_scoring
+import flows.execution.open_executor
+import nuggets.steps.score_cells
 import tasks.ingest
 import tasks.plan
 import tasks.score
-from nuggets.config import CurateConfig
-from nuggets.devices import Device
+from nuggets.config.configs import CurateConfig
+from nuggets.devices.devices import Device
 from nuggets.errors import DamagedTable, InputError, Interrupted, NuggetsError, OutOfMemory, StoreError, UsageError
 from nuggets.examples import Example
-from nuggets.publishing import Selection
-from nuggets.scoring_plan import plan_round
-from nuggets.shard_scoring import score_unit
-from nuggets.store import open_store
-from tasks.retrying import can_help
+from nuggets.steps.plan_round import plan_round
+from nuggets.steps.publish import Selection
+from nuggets.steps.score_cells import score_unit
+from nuggets.store.store import open_store
+from tasks.retry_policy import can_help
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,9 @@ def test_a_shard_that_takes_long_is_waited_for_and_not_asked_for_again_and_again
     monkeypatch.setattr(tasks.score, "score_unit", slow)
     # Two workers that are threads of this process: one of them has nothing to do.
     monkeypatch.setattr(tasks.score, "on_device", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(flows.engine, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {})))
+    monkeypatch.setattr(
+        flows.execution.open_executor, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {}))
+    )
     assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
     assert len(plans) <= 1 + 3  # at first, and when one of the three shards is done
 
@@ -246,10 +248,10 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, racing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.curate import curate
-    from nuggets.publishing import read_report
+    from nuggets.steps.publish import read_report
 
     poisoned: set[tuple[int, ...]] = set()
-    open_model, open_profile = nuggets.shard_scoring.open_model, nuggets.shard_scoring.open_profile
+    open_model, open_profile = nuggets.steps.score_cells.open_model, nuggets.steps.score_cells.open_profile
 
     def poison(setup: Any) -> Poisoned:
         demonstration = open_profile(setup).demonstration
@@ -257,7 +259,7 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
         poisoned.add(tuple(demonstration(Example(example["instruction"], example["input"], example["output"]))))
         return Poisoned(open_model(setup), poisoned)
 
-    monkeypatch.setattr(nuggets.shard_scoring, "open_model", poison)
+    monkeypatch.setattr(nuggets.steps.score_cells, "open_model", poison)
     store = tmp_path / "store"
     options: dict[str, Any] = {"run": "r", "shard_size": 8, "top_k": 20, "racing": racing, "store": str(store)}
     options |= {"pool": str(pool_file), "model": str(tiny_model), "anchor_file": str(anchor_file)}
@@ -279,7 +281,7 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
     with pytest.raises(NuggetsError, match="failed|max_bad_candidates"):
         other = [{**EXAMPLES[0], "instruction": f"{number}"} for number in range(3)]
         (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
-        monkeypatch.setattr(nuggets.shard_scoring, "open_model", lambda setup: EveryBad(open_model(setup)))
+        monkeypatch.setattr(nuggets.steps.score_cells, "open_model", lambda setup: EveryBad(open_model(setup)))
         wanted = {**options, "run": "bad", "pool": str(tmp_path / "other.jsonl"), "top_k": 2}
         curate(CurateConfig(**wanted, max_bad_candidates=2))
 

@@ -15,11 +15,11 @@ import pytest
 from conftest import EXAMPLES
 
 import tasks.score
-from nuggets.config import CurateConfig, ReselectConfig
-from nuggets.devices import Device
+from nuggets.config.configs import CurateConfig, ReselectConfig
+from nuggets.devices.devices import Device
 from nuggets.errors import UsageError
-from nuggets.publishing import Selection
-from nuggets.shard_scoring import score_unit
+from nuggets.steps.publish import Selection
+from nuggets.steps.score_cells import score_unit
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
@@ -215,7 +215,7 @@ def test_a_round_does_not_wait_for_a_slow_shard(
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import flows.engine
+    import flows.execution.open_executor
 
     others_rounds: list[int] = []  # while the slow shard is being scored
     slow, over = threading.Event(), threading.Event()
@@ -234,7 +234,9 @@ def test_a_round_does_not_wait_for_a_slow_shard(
     monkeypatch.setattr(tasks.score, "score_unit", stalling)
     # Two workers that are threads of this process, so that they can be made to wait for each other.
     monkeypatch.setattr(tasks.score, "on_device", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(flows.engine, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {})))
+    monkeypatch.setattr(
+        flows.execution.open_executor, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {}))
+    )
     assert chosen(run_flow(wide_pool, tmp_path / "two", tiny_model, anchor_file)) == chosen(raced.selection)
     assert over.is_set() and len(set(others_rounds)) > 1
 
@@ -274,7 +276,7 @@ def test_a_raised_scoring_version_begins_new_cells_and_leaves_the_old_ones_reada
     store = tmp_path / "store"
     run_flow(pool_file, store, tiny_model, anchor_file, top_fraction=0.05)
     before = stored_cells(store)
-    monkeypatch.setattr("nuggets.addresses.SCORING_VERSION", 2)
+    monkeypatch.setattr("nuggets.store.addresses.SCORING_VERSION", 2)
     pd.testing.assert_frame_equal(stored_cells(store), before)
     assert cut_again(store, top_k=1).kept == 1
     with pytest.raises(UsageError, match="this version of nuggets give .*: cells of two kinds must not be mixed"):

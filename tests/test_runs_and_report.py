@@ -9,24 +9,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.cuts import Threshold, TopK
 from nuggets.errors import UsageError
-from nuggets.report import (
+from nuggets.report.bins import score_bins
+from nuggets.report.markdown import (
     QUANTILES,
     RankedExample,
     ReportData,
-    ReportedAnchor,
     examples_table,
     files_table,
     render_report,
     score_quantiles,
     selections_table,
 )
-from nuggets.runs import RunState, list_runs, list_selections, note_outcome, open_run, read_run, save_run, versions
-from nuggets.score_bins import score_bins
-from nuggets.selection import Levels, RankedRow
-from nuggets.standing import Standing
-from nuggets.store import Store
+from nuggets.runs.manifest import (
+    RunState,
+    list_runs,
+    list_selections,
+    note_outcome,
+    open_run,
+    read_run,
+    save_run,
+    versions,
+)
+from nuggets.scores.anchor_wins import ReportedAnchor
+from nuggets.scores.bounds import Standing
+from nuggets.scores.cuts import Threshold, TopK
+from nuggets.scores.selection import Levels, RankedRow
+from nuggets.store.store import Store
 
 IDENTITY = {"pool": "1f", "model": "2e", "seed": 0}
 

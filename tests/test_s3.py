@@ -26,15 +26,17 @@ from fault_proxy import FAULTS, FaultProxy, fault_proxy
 import tasks.plan
 import tasks.score
 from deployments.local_s3 import LocalS3, free_port
-from nuggets.cells import list_blocks, read_block
-from nuggets.config import CurateConfig, ReselectConfig
+from nuggets.cells.blocks import read_block
+from nuggets.cells.folders import list_blocks
+from nuggets.config.configs import CurateConfig, ReselectConfig
 from nuggets.errors import InputError, NuggetsError, StoreError, UsageError
 from nuggets.examples import PoolRow
-from nuggets.file_systems import S3_OPTIONS, locate
-from nuggets.publishing import Selection
-from nuggets.readers import find_source, fingerprint, read_pool
-from nuggets.s3_endpoint import current_s3_endpoint, s3_endpoint
-from nuggets.store import Store, open_store
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.rows import read_pool
+from nuggets.steps.publish import Selection
+from nuggets.store.file_systems import S3_OPTIONS, locate
+from nuggets.store.s3_endpoint import current_s3_endpoint, s3_endpoint
+from nuggets.store.store import Store, open_store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
@@ -229,7 +231,7 @@ def environment(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> I
 def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stalls are noticed after half a second, so that a test can afford some."""
     config = S3_OPTIONS["config_kwargs"] | {"connect_timeout": 0.5, "read_timeout": 0.5}
-    monkeypatch.setattr("nuggets.file_systems.S3_OPTIONS", S3_OPTIONS | {"config_kwargs": config})
+    monkeypatch.setattr("nuggets.store.file_systems.S3_OPTIONS", S3_OPTIONS | {"config_kwargs": config})
 
 
 @pytest.fixture
@@ -305,12 +307,12 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
-    with caplog.at_level(logging.WARNING, "nuggets.patience"):
+    with caplog.at_level(logging.WARNING, "nuggets.store.retries"):
         killer = kill_after(mortal_s3, 0.5, down=6.0)
         selection = curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
         killer.join()
     assert selected(selection) == kept
-    waited = [record.getMessage() for record in caplog.records if record.name == "nuggets.patience"]
+    waited = [record.getMessage() for record in caplog.records if record.name == "nuggets.store.retries"]
     assert waited and "s3://pools/store/" in waited[0] and "Trying again" in waited[0]
 
 
@@ -324,12 +326,12 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import nuggets.shard_scoring
+    import nuggets.steps.score_cells
 
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
     scored: list[str] = []
     died: list[str] = []
-    add = nuggets.shard_scoring._Rows.add
+    add = nuggets.steps.score_cells._Rows.add
 
     def die_at_the_tenth(rows: Any, candidate: str, values: Any) -> None:
         scored.append(candidate)
@@ -338,8 +340,8 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
             died.append(candidate)
             mortal_s3.kill()
 
-    monkeypatch.setattr(nuggets.shard_scoring._Rows, "add", die_at_the_tenth)
-    monkeypatch.setattr("nuggets.patience.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(nuggets.steps.score_cells._Rows, "add", die_at_the_tenth)
+    monkeypatch.setattr("nuggets.store.retries.PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [0.1])
     monkeypatch.setattr(tasks.plan.plan, "retry_delay_seconds", [0.1])
     with pytest.raises(NuggetsError, match=rf"could not \w+ s3://pools/store/.*\(endpoint {mortal_s3.endpoint}\)"):
@@ -406,7 +408,7 @@ def test_a_server_that_goes_away_while_a_pool_is_read_is_waited_for(
 def test_a_server_that_stays_away_is_no_damage_of_the_pool_and_may_pass(
     form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuggets.patience.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("nuggets.store.retries.PATIENCE_SECONDS", 1.0)
     address = f"s3://pools/{form}"
     s3fs.S3FileSystem(skip_instance_cache=True).put_file(str(large_pool(tmp_path, form)), address)
     source = find_source(address)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nuggets.cuts import Cut, Threshold, TopK
-from nuggets.score_bins import MOST_BINS, ScoreBins, histogram, score_bins
-from nuggets.selection import Levels
-from nuggets.standing import Standing
+from nuggets.report.bins import MOST_BINS, ScoreBins, histogram, score_bins
+from nuggets.scores.bounds import Standing
+from nuggets.scores.cuts import Cut, Threshold, TopK
+from nuggets.scores.selection import Levels
 
 
 def levels(*rows: tuple[int, int, int, int]) -> Levels:

@@ -9,19 +9,22 @@ import pyarrow as pa
 import pytest
 from conftest import EXAMPLES
 
-from nuggets.anchor_choice import known_anchors
-from nuggets.anchors import read_anchors
-from nuggets.baseline import measure_missing
-from nuggets.cells import CellBlock, cells_folder, write_block
-from nuggets.config import CurateConfig
-from nuggets.cuts import Cut, Threshold, TopK
-from nuggets.pool import Pool, ingest_pool, read_candidates
-from nuggets.preparation import PreparedRun, prepare_run
-from nuggets.racing import Choice, Part
-from nuggets.readers import find_source
-from nuggets.scoring_plan import Round, _tasks, plan_round
-from nuggets.store import open_store
-from nuggets.worklist import read_worklist
+from nuggets.anchors.anchor_set import read_anchors
+from nuggets.cells.blocks import CellBlock, write_block
+from nuggets.cells.folders import cells_folder
+from nuggets.config.configs import CurateConfig
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source
+from nuggets.pools.shards import Pool, read_candidates
+from nuggets.racing.next_round import Choice, Part
+from nuggets.racing.work_list import read_worklist
+from nuggets.runs.prepared import PreparedRun
+from nuggets.scores.cuts import Cut, Threshold, TopK
+from nuggets.steps.choose_anchors import known_anchors
+from nuggets.steps.measure_baseline import measure_missing
+from nuggets.steps.plan_round import Round, _tasks, plan_round
+from nuggets.steps.prepare import prepare_run
+from nuggets.store.store import open_store
 
 ANCHORS = 6
 

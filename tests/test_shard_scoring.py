@@ -12,19 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import nuggets.shard_scoring
-from nuggets.anchors import Anchor
-from nuggets.cells import CellBlock, list_blocks, read_cells, write_block
-from nuggets.columns import table_bytes
+import nuggets.steps.score_cells
+from nuggets.anchors.anchor_set import Anchor
+from nuggets.cells.blocks import CellBlock, write_block
+from nuggets.cells.folders import list_blocks, read_cells
+from nuggets.cells.unscorable import read_set_aside
+from nuggets.engine.interface import Continuation
 from nuggets.errors import InputError, Interrupted, StoreError
 from nuggets.examples import Example
-from nuggets.pool import Candidate, read_candidates
-from nuggets.prompts import PromptProfile
-from nuggets.scoring.door import Continuation
-from nuggets.set_aside import read_set_aside
-from nuggets.shard_scoring import Scorer, score_worklist
-from nuggets.store import Store
-from nuggets.worklist import WorkItem, Worklist
+from nuggets.models.prompts import PromptProfile
+from nuggets.pools.shards import Candidate, read_candidates
+from nuggets.racing.work_list import WorkItem, Worklist
+from nuggets.steps.score_cells import Scorer, score_worklist
+from nuggets.store.parquet import table_bytes
+from nuggets.store.store import Store
 
 FOLDER = "cells/key/c1-c5"
 SHARDS = {"pools/p/shard-0.parquet": ("c1", "c2", "c3"), "pools/p/shard-1.parquet": ("c4", "c5")}
@@ -152,7 +153,7 @@ def test_a_shard_is_read_once_and_only_if_a_candidate_of_it_is_computed(store, m
         read.append(shard)
         return read_candidates(store, shard)
 
-    monkeypatch.setattr(nuggets.shard_scoring, "read_candidates", counted)
+    monkeypatch.setattr(nuggets.steps.score_cells, "read_candidates", counted)
     score(store, SummingModel(), worklist({"c1": (0,), "c3": (1,)}))
     assert read == ["pools/p/shard-0.parquet"]
     score(store, SummingModel(), worklist({"c1": (0,), "c5": (1,)}))
@@ -281,7 +282,7 @@ def test_a_sum_beyond_what_a_cell_can_hold_is_no_number(store):
 
 
 def test_a_model_without_any_numbers_is_given_up_before_it_has_cost_the_whole_task(store, monkeypatch):
-    monkeypatch.setattr(nuggets.shard_scoring, "_BROKEN_AT_MOST", 2)
+    monkeypatch.setattr(nuggets.steps.score_cells, "_BROKEN_AT_MOST", 2)
     model = SummingModel(broken=dict.fromkeys(PAIRS, np.nan))
     with pytest.raises(InputError, match="for 9 of the cells.* candidate c3 with anchor a1 and 2 more"):
         score(store, model)
@@ -335,7 +336,7 @@ def test_cells_are_committed_every_so_many_candidates_and_joined_in_the_end(stor
 
 
 def test_cells_are_committed_every_so_many_seconds(store, monkeypatch):
-    monkeypatch.setattr(nuggets.shard_scoring, "COMMIT_SECONDS", -1)
+    monkeypatch.setattr(nuggets.steps.score_cells, "COMMIT_SECONDS", -1)
     seen: list[int] = []
 
     def look() -> bool:
@@ -373,7 +374,7 @@ def test_a_store_that_takes_nothing_more_ends_scoring_with_its_address(store):
 def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_stored_and_the_rest_is_computed_when_it_has_room(
     store, monkeypatch
 ):
-    monkeypatch.setattr(nuggets.shard_scoring, "COMMIT_CANDIDATES", 1)
+    monkeypatch.setattr(nuggets.steps.score_cells, "COMMIT_CANDIDATES", 1)
     names = tuple(f"c{number}" for number in range(1, 41))
     put_shards(store, {"pools/p/shard-9.parquet": names})
     work = {"pools/p/shard-9.parquet": [WorkItem(name, (0,)) for name in names]}

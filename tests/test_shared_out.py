@@ -11,8 +11,8 @@ from orchestrated import Api, finish, manifest, stored_cells, wait_for
 
 from deployments.local_stack import LocalStack
 from deployments.processes import family
-from nuggets.cells import list_blocks
-from nuggets.store import Store
+from nuggets.cells.folders import list_blocks
+from nuggets.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SCORING = "score-shards/on-demand"

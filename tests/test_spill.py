@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuggets.errors import StoreError
-from nuggets.spill import Spill, spill
-from nuggets.temporary import temporary_folder
+from nuggets.store.disk_buckets import Spill, spill
+from nuggets.store.temporary import temporary_folder
 
 ROW_BYTES = 8
 

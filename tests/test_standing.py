@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.cuts import Cut, Threshold, TopFraction, TopK
-from nuggets.standing import Standing, bar, joined, standing_of, undecided
+from nuggets.scores.bounds import Standing, bar, joined, standing_of, undecided
+from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK
 
 NAN = float("nan")
 ABOVE_1 = float(np.nextafter(1.0, 2.0))

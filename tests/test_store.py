@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from nuggets.errors import StoreError, UsageError
-from nuggets.file_systems import locate
-from nuggets.store import Store, open_store
+from nuggets.store.file_systems import locate
+from nuggets.store.store import Store, open_store
 
 # Starts a child that may not write files of more than 64 KiB; without the signal this is an error like a full disk.
 _SMALL_FILES = """

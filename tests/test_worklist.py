@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nuggets.store import Store
-from nuggets.worklist import WorkItem, count_cells, read_worklist, work_items, write_worklist
+from nuggets.racing.work_list import WorkItem, count_cells, read_worklist, work_items, write_worklist
+from nuggets.store.store import Store
 
 WORKLIST = {
     "pools/p/shard-00001.parquet": [WorkItem("x", (0, 2)), WorkItem("y", (1,))],

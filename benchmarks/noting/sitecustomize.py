@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-MODULE = "nuggets.shard_scoring"
+MODULE = "nuggets.steps.score_cells"
 
 
 class _Noting(importlib.abc.MetaPathFinder):

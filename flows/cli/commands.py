@@ -1,0 +1,139 @@
+"""The nuggets command line."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.options import overridden, read_options_file, with_options
+from flows.cli.store_commands import store_commands
+from flows.execution.signals import interrupted_exit_code
+from nuggets import __version__
+from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig, config_from_mapping
+from nuggets.errors import Interrupted, NuggetsError, UsageError
+from nuggets.progress import counted
+from nuggets.scores.cuts import Cut, remark
+from nuggets.store.s3_endpoint import s3_endpoint
+
+if TYPE_CHECKING:
+    from nuggets.steps.publish import Selection
+
+
+app = typer.Typer(
+    help="Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+@with_options(
+    CurateConfig,
+    argument="pool",
+    extra={"config": Annotated[Path | None, typer.Option("--config", help="YAML file with any of these options.")]},
+)
+def curate(config: Path | None = None, **options: Any) -> None:
+    """Score a pool and publish the examples that help most. Cells that are in the store are not computed again."""
+    given = {name: value for name, value in options.items() if value is not None}
+    in_file = read_options_file(config) if config else {}
+    checked = config_from_mapping(overridden(in_file, given), source=str(config or "command line"))
+
+    from flows.cli.runner import run_curate  # here, because Prefect takes seconds to import and --help should not
+
+    _show_selection(run_curate(checked), checked.cut)
+
+
+@app.command()
+@with_options(ReselectConfig, argument="run")
+def reselect(**options: Any) -> None:
+    """Apply a new cut to a finished run. Takes seconds, unless the cut needs cells that a race has left out."""
+    from nuggets.steps.publish import publish_selection, undecided_candidates
+
+    config = ReselectConfig(**{name: value for name, value in options.items() if value is not None})
+    with s3_endpoint(config.s3_endpoint):
+        if undecided_candidates(config.store, config.run, config.cut):
+            from flows.cli.runner import run_reselect
+
+            _show_selection(run_reselect(config), config.cut)
+        else:
+            memory = config.memory_mib << 20
+            _show_selection(publish_selection(config.store, config.run, config.cut, memory=memory), config.cut)
+
+
+@app.command("score-shards")
+@with_options(ScoreShardsConfig, argument="run")
+def score_shards(**options: Any) -> None:
+    """Score a part of a run's shards on this machine too, for a run that has begun to score. Publishes nothing."""
+    config = ScoreShardsConfig(**{name: value for name, value in options.items() if value is not None})
+
+    from flows.cli.runner import run_score_shards
+
+    typer.echo(
+        f"run {config.run}, part {config.part} of {config.parts}: {counted(run_score_shards(config), 'cell')} computed"
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nuggets {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.", metavar="")
+    ] = False,
+) -> None:
+    """Choose instruction data by how much each example helps a frozen language model (arXiv 2312.10302)."""
+
+
+app.add_typer(store_commands)
+
+
+def _show_selection(selection: "Selection", cut: Cut) -> None:
+    there = " (this cut was published before)" if selection.already_there else ""
+    typer.echo(f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{there}")
+    typer.echo(selection.folder)
+    best = selection.quantiles["1"]
+    if said := remark(cut, candidates=selection.candidates, kept=selection.kept, best=best):
+        typer.echo(f"{'note' if selection.kept else 'warning'}: {said}", err=True)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted, 143 by SIGTERM."""
+    sys.exit(_exit_code(app))
+
+
+def _exit_code(command: Callable[[], Any]) -> int:
+    try:
+        command()
+    except UsageError as error:
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as error:
+        typer.echo(
+            f"interrupted: {error or 'before anything was scored'}. The same command goes on from here.", err=True
+        )
+        return interrupted_exit_code()
+    except (NuggetsError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        return 1
+    except SystemExit as stop:  # how Typer ends: with its own exit code, 2 for wrong usage
+        return int(stop.code or 0)
+    except Exception:
+        traceback.print_exc()
+        typer.echo(
+            "error: this should not have happened; what was computed is stored, the traceback says where", err=True
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

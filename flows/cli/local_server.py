@@ -1,0 +1,141 @@
+"""A Prefect API for a command that runs where no server is configured."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from nuggets.errors import NuggetsError
+from nuggets.progress import report_stage
+
+_STARTUP_SECONDS = 180
+
+
+_DRAIN_SECONDS = 30
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def prefect_api() -> Iterator[None]:
+    """The configured server, or else a temporary one on loopback for as long as this lasts.
+
+    Prefect can start one by itself, but that one shares our terminal: Ctrl-C would end it before the run could note
+    that it was interrupted. It would also outlive a killed parent, and lose task runs that are not written yet.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():
+        _check_reachable(PREFECT_API_URL.value())
+        yield
+        return
+    report_stage("no Prefect server is configured (PREFECT_API_URL): starting a temporary one")
+    with _server() as url, temporary_settings({PREFECT_API_URL: url}):
+        try:
+            yield
+        finally:
+            _drain(url)
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread is alive yet
+    )
+    try:
+        _await(url, process)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _await(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + _STARTUP_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        if _is_healthy(url):
+            return
+        time.sleep(0.1)
+    ended = process.poll()
+    what = f"did not answer within {_STARTUP_SECONDS} seconds" if ended is None else f"ended with exit code {ended}"
+    raise NuggetsError(
+        f"the temporary Prefect server {what}. It keeps its data in {os.environ.get('PREFECT_HOME', '~/.prefect')}, "
+        "which has to be writable: set PREFECT_HOME to a folder that is. If that is not it, "
+        f"'{sys.executable} -m prefect server start' shows why"
+    )
+
+
+def _check_reachable(url: str) -> None:
+    if not _is_healthy(url):
+        raise NuggetsError(
+            f"no Prefect server answers at PREFECT_API_URL={url}: start it, or unset the variable for a temporary one"
+        )
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _drain(url: str) -> None:
+    """Wait until the server has stored what Prefect sends it in the background; with the server, the rest would go."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all()
+    APILogWorker.drain_all()
+    stored, unchanged = -1, 0
+    end = time.monotonic() + _DRAIN_SECONDS
+    while unchanged < 3 and time.monotonic() < end:
+        time.sleep(0.4)
+        before, stored = stored, _stored_task_runs(url)
+        unchanged = unchanged + 1 if stored == before else 0
+
+
+def _stored_task_runs(url: str) -> int:
+    request = Request(f"{url}/task_runs/count", data=b"{}", headers={"Content-Type": "application/json"}, method="POST")
+    with contextlib.suppress(URLError, OSError), urlopen(request, timeout=5) as answer:
+        return int(answer.read())
+    return -1

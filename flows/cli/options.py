@@ -1,0 +1,90 @@
+"""A command whose options are the fields of a configuration dataclass, so that both can't drift apart."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+import yaml
+
+from nuggets.config.configs import EXCLUSIVE
+from nuggets.errors import UsageError
+
+
+def with_options(
+    config: type, *, argument: str, extra: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a function of keyword arguments as a command with an option per field of `config`.
+
+    The field named `argument` becomes the command's argument, a required one unless `extra` options can stand in for
+    it. Options that are not given are None, whatever their field's default, so that they don't override a file's.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = [
+            _parameter(item, is_argument=item.name == argument, required=not extra) for item in fields(config)
+        ]
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+            for name, annotation in (extra or {}).items()
+        ]
+        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = {item.name: item.annotation for item in parameters}
+        return function
+
+    return decorate
+
+
+def read_options_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, by names of fields. Raises UsageError naming file and line if it is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config='{path}' can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"config='{path}' is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"config='{path}' holds {type(content).__name__}; it has to hold 'field: value' lines")
+    spelt: dict[str, Any] = {}
+    for name, value in content.items():
+        field_name = str(name).replace("-", "_")  # as the option is written on the command line
+        if field_name in spelt:
+            raise UsageError(f"config='{path}' gives {field_name} twice, as {name} too: leave one of them out")
+        spelt[field_name] = value
+    return spelt
+
+
+def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's values with those given on the command line in their place.
+
+    An option also takes the place of those that exclude it: `--top-k 5` replaces the file's threshold.
+    """
+    replaced = {name for group in EXCLUSIVE for name in group if any(other in given for other in group)}
+    return {name: value for name, value in file.items() if name not in replaced} | dict(given)
+
+
+def _parameter(item: Field[Any], *, is_argument: bool, required: bool) -> inspect.Parameter:
+    text = item.metadata["description"]
+    if item.default not in (None, MISSING):
+        text += f" Default: {item.default}."
+    given: Any = item.type if "None" in str(item.type) else item.type | None  # type: ignore[operator]
+    default = inspect.Parameter.empty if is_argument and required else None
+    choices = _choices(item.type)
+    if choices:  # checked by the configuration, whose messages are ours
+        given = str | None
+    if is_argument:
+        marker: Any = typer.Argument(help=text, metavar=item.name.upper(), show_default=False)
+    else:
+        metavar = "|".join(choices) or None
+        marker = typer.Option(f"--{item.name.replace('_', '-')}", help=text, show_default=False, metavar=metavar)
+    return inspect.Parameter(
+        item.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[given, marker], default=default
+    )
+
+
+def _choices(kind: Any) -> list[str]:
+    """What a Literal, or one that may be None, allows."""
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    return [choice for literal in literals for choice in get_args(literal)]

@@ -1,0 +1,82 @@
+"""Runs as the command line shows them to people."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from nuggets.runs.manifest import Run, RunState
+from nuggets.runs.overview import RunOverview
+
+_COLUMNS = ("run", "state", "updated (UTC)", "model", "pool", "examples x anchors", "cells", "selections (cut: kept)")
+
+
+def runs_table(runs: Sequence[RunOverview]) -> str:
+    """A line for each run, and one more that says why, if it has failed or was interrupted."""
+    rows = [_COLUMNS, *map(_row, runs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    reasons = ["", *(f"\n    {' '.join(run.message.split())}" if run.message else "" for run in runs)]
+    return "\n".join(line + reason for line, reason in zip(lines, reasons, strict=True))
+
+
+def run_page(run: Run, overview: RunOverview, files: Mapping[str, str]) -> str:
+    """All of a run's manifest, its selections, and where its files are."""
+    parts: dict[str, Mapping[str, object]] = {
+        "": {
+            "run": run.name,
+            "state": run.state,
+            "message": run.message or None,
+            "created (UTC)": _time(run.created_at),
+            "updated (UTC)": _time(run.updated_at),
+            "cells": _cells(overview),
+        },
+        "made from": {name: _words(value) for name, value in run.inputs.items()},
+        "identity": run.identity,
+        "settings": {name: value for name, value in run.config.items() if value is not None},
+        "counts": run.counts,
+        "seconds": run.seconds,
+        "versions": run.versions,
+        "selections": {
+            item.cut: f"kept {item.kept} of {item.candidates}, {_time(item.created_at)}, {item.address}"
+            for item in overview.selections
+        },
+        "files": files,
+    }
+    return "\n\n".join(_part(title, facts) for title, facts in parts.items() if facts)
+
+
+def _row(run: RunOverview) -> tuple[str, ...]:
+    made = "; ".join(f"{item.cut}: {item.kept}" for item in run.selections)
+    table = f"{run.examples} x {run.anchors}" if run.examples and run.anchors else "-"
+    names = (_short(run.model), _short(run.pool))
+    return (run.name, run.state, _time(run.updated_at), *names, table, _cells(run), made or "-")
+
+
+def _cells(run: RunOverview) -> str:
+    if run.table is None:
+        return "-"
+    # Of an attempt that has not ended only what it found at its beginning is counted.
+    least = "" if run.state == RunState.COMPLETE else "at least "
+    return f"{least}{run.cells} of {run.table}"
+
+
+def _short(address: str | None) -> str:
+    """The last part of an address: the whole of it would push the other columns off the screen."""
+    return (address or "-").rstrip("/").rpartition("/")[2]
+
+
+def _time(moment: str) -> str:
+    return moment[:19].replace("T", " ")
+
+
+def _part(title: str, facts: Mapping[str, object]) -> str:
+    shown = {name: value for name, value in facts.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    indent = "  " if title else ""
+    lines = [f"{indent}{name.ljust(width)}  {value}" for name, value in shown.items()]
+    return "\n".join([title, *lines] if title else lines)
+
+
+def _words(value: object) -> object:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {part}" for name, part in value.items() if part is not None)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value

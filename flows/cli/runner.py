@@ -1,0 +1,73 @@
+"""Run a flow from the command line: its surroundings, its signals, and what it shows."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flows.cli.console import hide_progress, show_progress
+from flows.execution.signals import signals_stop
+from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
+from nuggets.devices.devices import find_devices
+from nuggets.steps.prepare import check_config
+from nuggets.steps.publish import Selection
+from nuggets.stopping import clear_stop
+from nuggets.store.s3_endpoint import s3_endpoint
+
+# Read by Prefect at import. What is set already wins.
+_SETTINGS = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # its lines say less than ours; the UI still gets them
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "nuggets",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # Task runs reach the database in batches; never an interval below 1, which makes the server spin.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # the bars of libraries; ours says what matters
+}
+
+
+def run_curate(config: CurateConfig) -> Selection:
+    """Run the curate flow here, with the configured Prefect server or a temporary one."""
+    with s3_endpoint(config.s3_endpoint):
+        check_config(config)
+        if config.engine == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
+            find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        with _surroundings():
+            from flows.curate import curate
+
+            return curate(config)
+
+
+def run_reselect(config: ReselectConfig) -> Selection:
+    """Run the reselect flow here, for a cut that needs cells which are not there yet."""
+    with _surroundings():
+        from flows.reselect import reselect
+
+        return reselect(config)
+
+
+def run_score_shards(config: ScoreShardsConfig) -> int:
+    """Run the score-shards flow here; returns how many cells it computed."""
+    with _surroundings():
+        from flows.score_shards import score_shards
+
+        return score_shards(config)
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """Settings, progress, signals and a Prefect server for as long as a flow runs."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    display = show_progress()
+    clear_stop()
+    try:
+        with signals_stop():
+            from flows.cli.local_server import prefect_api
+
+            with prefect_api():
+                yield
+    finally:
+        hide_progress(display)

@@ -1,0 +1,196 @@
+"""Commands that look into a store, tidy it, or bring something into it: no flow runs, and no model is loaded."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nuggets.config.configs import DEFAULT_STORE
+from nuggets.config.fields import check_address, check_endpoint
+from nuggets.errors import NuggetsError, UsageError
+from nuggets.progress import counted
+from nuggets.store.s3_endpoint import s3_endpoint
+
+if TYPE_CHECKING:
+    from nuggets.store.store import Store
+
+
+store_commands = typer.Typer()
+
+
+RunName = Annotated[
+    str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False, metavar="RUN")
+]
+
+
+StoreUrl = Annotated[str, typer.Option("--store", help="Where runs live: a local folder or s3://bucket/prefix.")]
+
+
+S3Endpoint = Annotated[
+    str | None, typer.Option("--s3-endpoint", help="URL of the server that s3:// addresses mean.", show_default=False)
+]
+
+
+Out = Annotated[
+    Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
+]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.", metavar="")]
+
+
+@store_commands.command()
+def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
+    """Write a run's cells: candidate_id, candidate_row, anchor_id, anchor_row, zero_shot, one_shot (nats).
+
+    Exit code 1 if cells that the run has computed are not in the store any more.
+    """
+    from nuggets.runs.manifest import RunState, read_run
+    from nuggets.steps.export import export_cells
+
+    with _given_store(store, endpoint) as place:
+        found = export_cells(place, run, out)
+        is_complete = read_run(place, run).state is RunState.COMPLETE
+    text = f"{counted(found.written, 'cell')} in {out}"
+    if rest := found.left_out - found.gone:
+        needed = "did not need" if is_complete else "has not computed, or did not need,"
+        text += f"; the run {needed} {rest} of its full table"
+    typer.echo(text)
+    if found.gone:
+        raise NuggetsError(
+            f"{counted(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
+            f"in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
+        )
+
+
+@store_commands.command()
+def anchors(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
+    """Write a run's anchors as a file that `curate --anchor-file` takes, so that other pools meet the same ones."""
+    from nuggets.steps.export import export_anchors
+
+    with _given_store(store, endpoint) as place:
+        typer.echo(f"{counted(export_anchors(place, run, out), 'anchor')} in {out}")
+
+
+@store_commands.command()
+def scores(
+    run: RunName,
+    out: Out,
+    store: StoreUrl = DEFAULT_STORE,
+    endpoint: S3Endpoint = None,
+    selection: Annotated[str | None, typer.Option(help="Whose `kept` to show. Default: the newest selection.")] = None,
+) -> None:
+    """Write a run's scores, one row per candidate.
+
+    Columns: candidate_id, candidate_row, golden_score, score_low, score_high, wins, cells, anchors, mean_gain, kept.
+    golden_score is empty where a race left cells out; mean_gain is in nats per token.
+    """
+    from nuggets.steps.export import export_scores
+
+    with _given_store(store, endpoint) as place:
+        found = export_scores(place, run, out, selection)
+    typer.echo(
+        f"scores of {counted(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
+    )
+
+
+@store_commands.command()
+def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
+    """List the runs of a store: state, what they are made from, cells, selections, and why one failed."""
+    from flows.cli.run_tables import runs_table
+    from nuggets.runs.manifest import list_runs
+    from nuggets.runs.overview import run_overview
+
+    with _given_store(store, endpoint, is_there=True) as place:
+        found = [run_overview(place, run) for run in list_runs(place)]
+    if as_json:
+        typer.echo(json.dumps([asdict(run) for run in found], indent=1, ensure_ascii=False))
+    else:
+        typer.echo(runs_table(found) if found else f"no runs in {place.url}")
+
+
+@store_commands.command()
+def show(run: RunName, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
+    """Show all that is known of a run: what it is made from, counts, seconds, selections, and where its files are."""
+    from flows.cli.run_tables import run_page
+    from nuggets.runs.manifest import read_run
+    from nuggets.runs.overview import run_files, run_overview
+
+    with _given_store(store, endpoint, is_there=True) as place:
+        manifest = read_run(place, run)
+        overview, files = run_overview(place, manifest), run_files(place, manifest)
+    if as_json:
+        both = asdict(manifest) | {"selections": asdict(overview)["selections"], "files": files}
+        typer.echo(json.dumps(both, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(run_page(manifest, overview, files))
+
+
+@store_commands.command()
+def gc(
+    store: StoreUrl = DEFAULT_STORE,
+    endpoint: S3Endpoint = None,
+    hours: Annotated[float, typer.Option(min=0, help="Age from which a writer's file counts as left behind.")] = 1.0,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.", metavar="")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.", metavar="")] = False,
+) -> None:
+    """Sweep a store: files that killed writers left, week-old work lists of ended runs, blocks not yet joined.
+
+    Loses no cell.
+    """
+    from nuggets.steps.gc import find_garbage, sweep_garbage
+
+    with _given_store(store, endpoint, is_there=True) as place:
+        found = find_garbage(place, older_than=hours * 3600)
+        kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
+        typer.echo(
+            f"{counted(len(found.leftovers), 'file')} of killed writers, "
+            f"{counted(len(found.worklists), 'work list')} of ended runs, "
+            f"{counted(len(found.scattered), 'folder')} with blocks to join, "
+            f"{counted(len(found.damaged), 'damaged block')}{kept}"
+        )
+        if not dry_run:
+            sweep_garbage(place, found, damaged=damaged)
+
+
+@store_commands.command("import-scores")
+def import_scores(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="The --save_path of the authors' program, with its *_score.json files.", metavar="FOLDER"),
+    ],
+    pool: Annotated[str, typer.Option(help="The pool that was its --prompt_path.", show_default=False)],
+    anchor_file: Annotated[str, typer.Option(help="The anchors that were its --test_path.", show_default=False)],
+    store: StoreUrl = DEFAULT_STORE,
+    endpoint: S3Endpoint = None,
+    run: Annotated[str | None, typer.Option(help="Name of the new run.")] = None,
+) -> None:
+    """Turn the score files of the authors' released program into a run that `reselect` works on."""
+    from nuggets.steps.import_released import import_scores as make_run
+
+    with _given_store(store, endpoint) as place:
+        made = make_run(place, folder, pool=pool, anchor_file=anchor_file, run=run)
+    typer.echo(
+        f"run {made.name}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in made.counts.items())
+    )
+
+
+@contextmanager
+def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "Iterator[Store]":
+    """The store at an address, with its warnings shown. `is_there`: raise UsageError if nothing is."""
+    from flows.cli.console import warnings_shown
+    from nuggets.store.store import open_store
+
+    check_address("store", url)
+    check_endpoint(endpoint)
+    with s3_endpoint(endpoint), warnings_shown():
+        store = open_store(url)
+        if is_there and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
+            raise UsageError(f"there is no store at {store.url}: give --store the folder or s3:// address of one")
+        yield store

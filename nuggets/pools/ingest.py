@@ -1,0 +1,171 @@
+"""Ingest: a pool as it comes, turned into shards of distinct, usable examples in the store, in the order of their ids.
+
+Ids are hashes, so that order is no order of the source: every shard is a random sample of the pool, holds a narrow
+range of ids, and so meets few blocks of cells, whatever pool they were computed for. Equal examples stand side by side.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from nuggets.errors import InputError
+from nuggets.examples import RECOGNISED, FieldNames, PoolRow, Reject, RejectReason
+from nuggets.pools.distinct_rows import BUCKETS, DistinctRows
+from nuggets.pools.readers.detect import PoolSource, check_unchanged
+from nuggets.pools.readers.rows import read_pool
+from nuggets.pools.shards import Pool, read_pool_record
+from nuggets.store.addresses import digest
+from nuggets.store.disk_buckets import MEMORY, spill
+from nuggets.store.parquet import table_bytes
+from nuggets.store.store import Store
+from nuggets.store.temporary import temporary_folder
+
+POOL_VERSION = 3  # raised when the same source would give other shards
+
+
+READING = 2  # raised when rows are read that were rejected before; see _address
+
+
+_NOT_RECOGNISED = {str(RejectReason.MISSING_INSTRUCTION), str(RejectReason.MISSING_OUTPUT)}
+
+
+def ingest_pool(
+    store: Store,
+    source: PoolSource,
+    fingerprint: str,
+    *,
+    shard_size: int,
+    max_row_bytes: int,
+    max_rejected_share: float,
+    memory: int = MEMORY,
+    names: FieldNames = RECOGNISED,
+) -> Pool:
+    """The pool of a source, taken from the store if the same content was ingested before.
+
+    Rows beyond `memory` bytes are sorted by way of the disk. Of equal examples the first row is kept. Raises InputError
+    if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that. Raises it, and
+    stores nothing, if the source is not what `fingerprint` was taken of.
+    """
+    identity = {
+        "version": POOL_VERSION,
+        "fingerprint": fingerprint,
+        "kind": source.kind,
+        "shard_size": shard_size,
+        "max_row_bytes": max_row_bytes,
+        **names.identity,
+    }
+    pool_id = digest(identity)
+    pool = _stored(store, pool_id)
+    if pool is not None and pool.reading < READING and _NOT_RECOGNISED & set(pool.rejects):
+        # Other runs may stand on what was read then, so what is read now gets an address of its own.
+        pool_id = digest({**identity, "reading": READING})
+        pool = _stored(store, pool_id)
+    if pool is None:
+        rows = _rows(source, fingerprint, max_row_bytes=max_row_bytes, names=names)
+        pool = _ingest(store, f"pools/{pool_id}", rows, shard_size=shard_size, memory=memory)
+        # Last, because its presence says that the shards are all there.
+        record = replace(pool, source=source.url)
+        store.write(f"pools/{pool_id}/pool.json", json.dumps(asdict(record), indent=1).encode())
+    # The same content may have come from elsewhere before; messages name what was given now.
+    pool = replace(pool, source=source.url)
+    _check_usable(store, pool, max_rejected_share)
+    return pool
+
+
+def described_rejects(store: Store, pool: Pool) -> str:
+    """The rows that can't be used for people: how many, why, what the first of the most frequent kind looks like."""
+    if not pool.rejects:
+        return "0 rejected"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
+    return f"{sum(pool.rejects.values())} rejected ({reasons}{_first_reject(pool)}; see {store.uri(pool.rejects_path)})"
+
+
+def _first_reject(pool: Pool) -> str:
+    if not pool.rejects:
+        return ""
+    most = max(pool.rejects, key=lambda reason: pool.rejects[reason])
+    kind = f" {most}" if len(pool.rejects) > 1 else ""
+    return f"; the first{kind} is {pool.first_rejects[most]}" if most in pool.first_rejects else ""
+
+
+def _rows(source: PoolSource, fingerprint: str, *, max_row_bytes: int, names: FieldNames) -> Iterator[PoolRow | Reject]:
+    yield from read_pool(source, max_row_bytes=max_row_bytes, names=names)
+    check_unchanged(source, fingerprint)
+
+
+def _stored(store: Store, pool_id: str) -> Pool | None:
+    """The record of a pool that is whole; None where a shard is missing, as after a damaged one was deleted."""
+    there = set(store.list(f"pools/{pool_id}"))
+    if f"pools/{pool_id}/pool.json" not in there:
+        return None
+    pool = read_pool_record(store, pool_id)
+    return pool if there.issuperset((*pool.shards, pool.rejects_path)) else None
+
+
+def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, shard_size: int, memory: int) -> Pool:
+    rejects: Counter[str] = Counter()
+    first_rejects: dict[str, str] = {}
+    rows = usable = dropped_turns = system_messages = 0
+    shards: list[str] = []
+    sizes: list[int] = []
+    rejects_path = f"{folder}/rejects.jsonl"
+    with spill(buckets=BUCKETS, memory=memory // 2) as buckets, temporary_folder() as temporary:
+        distinct = DistinctRows(buckets, memory=memory)
+        rejects_file = temporary / "rejects.jsonl"
+        with rejects_file.open("wb") as file:
+            for item in items:
+                rows += 1
+                if isinstance(item, Reject):
+                    rejects[str(item.reason)] += 1
+                    first_rejects.setdefault(str(item.reason), f"{item.place}: {item.detail}")
+                    file.write(json.dumps(_known(asdict(item))).encode() + b"\n")
+                    continue
+                usable += 1
+                dropped_turns += item.dropped_turns
+                system_messages += item.system_messages
+                distinct.add(item)
+        store.write_file(rejects_path, rejects_file)
+        for table in distinct.shards(shard_size):
+            shards.append(f"{folder}/shard-{len(shards):05d}.parquet")
+            sizes.append(table.num_rows)
+            store.write(shards[-1], table_bytes({name: table[name] for name in table.column_names}))
+    return Pool(
+        id=folder.rpartition("/")[2],
+        source="",
+        rows=rows,
+        examples=sum(sizes),
+        duplicates=usable - sum(sizes),
+        dropped_turns=dropped_turns,
+        rejects={str(reason): rejects[str(reason)] for reason in RejectReason if rejects[str(reason)]},
+        rejects_path=rejects_path,
+        shards=tuple(shards),
+        shard_examples=tuple(sizes),
+        first_rejects=first_rejects,
+        reading=READING,
+        system_messages=system_messages,
+    )
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
+    if pool.rows == 0:
+        raise InputError(f"pool '{pool.source}' has no rows: give a file with at least one example")
+    rejected = sum(pool.rejects.values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
+    found = f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons}{_first_reject(pool)})"
+    advice = ["mend the pool"]
+    if _NOT_RECOGNISED & set(pool.rejects):
+        advice.append("name its fields with --instruction-field, --input-field and --output-field")
+    where = f"see {store.uri(pool.rejects_path)}"
+    if pool.examples == 0:
+        raise InputError(f"{found}: {where}, {', or '.join(advice)}")
+    if rejected > max_rejected_share * pool.rows:
+        raise InputError(
+            f"{found}, more than max_rejected_share={max_rejected_share} allows: {where}, "
+            f"{', or '.join([*advice, 'raise the share'])}"
+        )

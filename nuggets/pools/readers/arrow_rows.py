@@ -1,0 +1,129 @@
+"""Rows of Parquet files and of Arrow streams, as JSON-like values."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nuggets.errors import InputError, StoreError
+from nuggets.examples import too_large, undecodable
+from nuggets.pools.readers.remote_file import StoredFile
+
+# What damaged bytes raise: also from a column's name that isn't UTF-8, and from a length that no memory can hold.
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)
+
+
+_BATCH_ROWS = 64  # how many rows are Python objects at a time
+
+
+def read_parquet(address: str, max_row_bytes: int) -> Iterator[object]:
+    """The rows of a Parquet file. Raises InputError where it is damaged. A row group is in memory at a time."""
+    try:
+        with StoredFile(address) as file:
+            table = pq.ParquetFile(file, pre_buffer=False)
+            missing = table.metadata.num_rows
+            for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
+                missing -= batch.num_rows
+                yield from _batch_rows(_in_known_zones(batch), max_row_bytes)
+            if missing:
+                raise pa.ArrowInvalid(f"{missing} of {table.metadata.num_rows} rows are missing")
+    except StoreError:  # also an OSError, but no damage
+        raise
+    except _DAMAGE as error:
+        raise _damaged(address, "Parquet", error) from error
+
+
+def read_arrow(address: str, max_row_bytes: int) -> Iterator[object]:
+    """The rows of an Arrow IPC stream. Raises InputError where it is damaged. A record batch is in memory at a time."""
+    try:
+        with StoredFile(address) as file, pa.ipc.open_stream(file) as batches:
+            for batch in batches:
+                _check_offsets(batch)
+                batch = _in_known_zones(batch)
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    yield from _batch_rows(batch.slice(start, _BATCH_ROWS), max_row_bytes)
+            if file.read(1):  # a damaged length can look like the mark that ends a stream
+                raise pa.ArrowInvalid("the stream ends before the file does")
+    except StoreError:  # also an OSError, but no damage
+        raise
+    except _DAMAGE as error:
+        raise _damaged(address, "Arrow stream", error) from error
+
+
+def _check_offsets(batch: Any) -> None:
+    # Arrow trusts the offsets in a stream, and a damaged one would crash the whole process when its text is read.
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "Invalid UTF8" not in str(error):  # that is found again where it costs only its row
+                raise
+
+
+def _in_known_zones(batch: Any) -> Any:
+    """The same rows with moments in UTC where their zone isn't known here; Arrow keeps them in UTC anyway."""
+    wanted = pa.schema([field.with_type(_in_known_zone(field.type)) for field in batch.schema])
+    return batch if wanted.equals(batch.schema) else batch.cast(wanted)
+
+
+def _in_known_zone(kind: Any) -> Any:
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        try:
+            pa.lib.string_to_tzinfo(kind.tz)
+        except Exception:  # whichever time zone library is there has types of its own
+            return pa.timestamp(kind.unit, "UTC")
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_in_known_zone(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_in_known_zone(kind.key_type), _in_known_zone(kind.item_type), kind.keys_sorted)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_in_known_zone(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_in_known_zone(kind.value_type)))
+    return kind
+
+
+def _batch_rows(batch: Any, max_row_bytes: int) -> Iterator[object]:
+    try:
+        values = batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # a text that isn't UTF-8, or a date that Python can't hold
+        if batch.num_rows == 1:
+            yield undecodable(f"a value can't be decoded: {error}")
+        else:  # one bad row must not cost its neighbours
+            for row in range(batch.num_rows):
+                yield from _batch_rows(batch.slice(row, 1), max_row_bytes)
+        return
+    for value in values:
+        row = _json_like(value)
+        size = len(json.dumps(row, ensure_ascii=False).encode())
+        yield too_large(max_row_bytes) if size > max_row_bytes else row
+
+
+def _json_like(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _json_like(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_like(item) for item in value]
+    if isinstance(value, bytes):
+        return _text_of(value)
+    if hasattr(value, "isoformat"):  # dates, times, timestamps and, where pandas is installed, durations
+        return value.isoformat()
+    return str(value)
+
+
+def _text_of(value: bytes) -> object:
+    # Some writers store text as plain binary. What isn't text, such as an image, must not pass for one.
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode("ascii")}
+
+
+def _damaged(address: str, form: str, error: Exception) -> InputError:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return InputError(f"'{address}' can't be read as {form}: {reason}. Copy it again, or mend or remove the file")

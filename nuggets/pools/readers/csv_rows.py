@@ -1,0 +1,95 @@
+"""Rows of CSV and TSV: the first one names the fields, and every value is a text.
+
+A lost quote can swallow any number of good rows, and nothing later in the file says so. What follows a broken one is
+therefore not guessed at: the file is refused there.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+
+from nuggets.errors import InputError
+from nuggets.examples import Fault, too_large, undecodable
+
+_TEXT = re.compile(rb'[^",\t\r\n]+')
+
+
+def read_csv(
+    pieces: Iterable[bytes], max_row_bytes: int, *, address: str, delimiter: str
+) -> Iterator[tuple[int, object]]:
+    """Each row with the number of its first line, from 1. Raises InputError where the quotes or the header break."""
+    header: list[str] | None = None
+    for line, cells in _records(pieces, max_row_bytes, address=address, delimiter=delimiter):
+        if header is None:
+            header = _header(cells, address)
+        elif isinstance(cells, Fault):
+            yield line, cells
+        elif len(cells) != len(header):
+            yield line, undecodable(f"the row has {len(cells)} cells, wanted {len(header)} as in the header")
+        else:
+            yield line, dict(zip(header, cells, strict=True))
+
+
+def _header(cells: list[str] | Fault, address: str) -> list[str]:
+    if isinstance(cells, Fault):
+        raise InputError(f"the header of '{address}' can't be read: {cells.detail}. Mend the file")
+    twice = sorted({name for name in cells if cells.count(name) > 1})
+    if twice:
+        raise InputError(f"the header of '{address}' names {ascii(twice[0])} more than once. Rename one of the columns")
+    return cells
+
+
+def _records(
+    pieces: Iterable[bytes], limit: int, *, address: str, delimiter: str
+) -> Iterator[tuple[int, list[str] | Fault]]:
+    # What is left of a row that is too large can be longer than the limit. It is Python's own, for all readers of the
+    # process, and is never made smaller.
+    csv.field_size_limit(max(csv.field_size_limit(), 2 * limit))
+    size, is_utf8, lines = 0, True, 0
+
+    def fed() -> Iterator[str]:
+        nonlocal size, is_utf8, lines
+        for line_bytes, line in _lines(pieces, limit):
+            lines += 1
+            size += line_bytes
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                is_utf8 = False
+                text = line.decode(errors="replace")  # its quotes count all the same
+            yield text if size <= limit else _TEXT.sub(b"x", text.encode()).decode()
+
+    reader = csv.reader(fed(), delimiter=delimiter, strict=True)
+    while True:
+        size, is_utf8, first = 0, True, lines + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise InputError(
+                f"'{address}', the row that begins in line {first} breaks the quotes ({error}). Mend it there, or "
+                "write the pool as JSON Lines, where a broken row costs only itself"
+            ) from error
+        if cells is None:
+            return
+        if size > limit:
+            yield first, too_large(limit)
+        elif not is_utf8:
+            yield first, undecodable("not UTF-8")
+        elif cells:  # else the line is blank
+            yield first, cells
+
+
+def _lines(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
+    """Each line with its end and its size; of one above the limit only what tells cells and quotes apart."""
+    size, pending = 0, b""
+    for piece in pieces:
+        *ended, rest = piece.split(b"\n")
+        for part in ended:
+            yield size + len(part) + 1, pending + part + b"\n"
+            size, pending = 0, b""
+        size += len(rest)
+        pending += rest
+        if size > limit:
+            pending = _TEXT.sub(b"x", pending)
+    if pending:
+        yield size, pending

@@ -1,0 +1,164 @@
+"""What lies at the pool's address: its format and its files, told from names and first bytes."""
+
+import codecs
+import json
+import posixpath
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from nuggets.errors import InputError, StoreError, UsageError
+from nuggets.pools.readers.remote_file import GZIP_ERRORS, ask, open_text, sha256_of
+from nuggets.store.file_systems import locate
+
+Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
+
+
+KNOWN_FORMATS = (
+    ".json, .jsonl, .ndjson, .csv or .tsv (each also with .gz), .parquet, a folder of .parquet files, "
+    "or a folder saved by Hugging Face datasets (save_to_disk)"
+)
+
+
+_PIECE_BYTES = 64 << 10
+
+
+_JSON_SPACE = b" \t\r\n"
+
+
+_FOREIGN_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts like UTF-16-LE
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSource:
+    """A pool that is there: the address that was given, its format, and its files in reading order."""
+
+    url: str
+    kind: Kind
+    files: tuple[str, ...]  # full addresses; local ones are absolute paths, so that every task means the same file
+
+
+def find_source(url: str) -> PoolSource:
+    """The pool at a local path or URL. Raises UsageError if none is there or its format is not known.
+
+    Raises StoreError where a server does not answer, which says nothing about the pool.
+    """
+    try:
+        return ask(url, partial(_source_at, url))
+    except GZIP_ERRORS as error:
+        raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
+    except StoreError as error:
+        if error.may_pass:
+            raise
+        raise UsageError(
+            f"'{url}' can't be read: {_cause(error)}. Check address, credentials and permissions"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"'{url}' can't be read: {error}. Check address, credentials and permissions") from error
+
+
+def _cause(error: StoreError) -> object:
+    cause = error.__cause__
+    return getattr(cause, "strerror", None) or cause or error
+
+
+def _source_at(url: str, filesystem: Any, path: str) -> PoolSource:
+    if not filesystem.exists(path):
+        raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
+    address = url.rstrip("/") if "://" in url and not url.startswith("file://") else path
+    if filesystem.isdir(path):
+        names = [posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False)]
+        return _folder_source(address, sorted(names))
+    return _file_source(address)
+
+
+def _file_source(address: str) -> PoolSource:
+    filesystem, path = locate(address)
+    if filesystem.size(path) == 0:
+        raise UsageError(f"'{address}' is an empty file. Give a file with at least one row")
+    name = path.lower()
+    if name.endswith(".parquet"):
+        return PoolSource(address, "parquet", (address,))
+    plain = name.removesuffix(".gz")
+    if not plain.endswith((".json", ".jsonl", ".ndjson", ".csv", ".tsv")):
+        raise UsageError(f"the format of '{address}' is not known. Known are {KNOWN_FORMATS}")
+    first = _first_character(address)
+    if plain.endswith((".csv", ".tsv")):
+        return PoolSource(address, "csv" if plain.endswith(".csv") else "tsv", (address,))
+    is_array = plain.endswith(".json") and first == b"["
+    return PoolSource(address, "json_array" if is_array else "jsonl", (address,))
+
+
+def _first_character(address: str) -> bytes:
+    with open_text(address) as file:
+        piece: bytes = file.read(_PIECE_BYTES)
+        if piece.startswith(_FOREIGN_BOMS):
+            raise UsageError(f"'{address}' is UTF-16 or UTF-32. Convert it to UTF-8, for example with iconv")
+        piece = piece.removeprefix(codecs.BOM_UTF8)
+        while piece and not piece.lstrip(_JSON_SPACE):
+            piece = file.read(_PIECE_BYTES)
+    if not piece:
+        raise UsageError(f"'{address}' is empty: it holds no rows. Give a file with at least one row")
+    return piece.lstrip(_JSON_SPACE)[:1]
+
+
+def _folder_source(address: str, names: list[str]) -> PoolSource:
+    if "dataset_dict.json" in names:
+        splits = [str(split) for split in _read_json(f"{address}/dataset_dict.json").get("splits", [])]
+        if "train" not in splits and len(splits) != 1:
+            choices = ", ".join(f"{address}/{split}" for split in splits) or "none"
+            raise UsageError(f"'{address}' holds several splits and none is called train. Give one of: {choices}")
+        split = "train" if "train" in splits else splits[0]
+        return find_source(f"{address}/{split}")
+    if "state.json" in names:
+        return _saved_dataset(address)
+    parquet = [name for name in names if name.lower().endswith(".parquet") and not name.startswith((".", "_"))]
+    if not parquet:
+        raise UsageError(f"the folder '{address}' holds no pool. Known are {KNOWN_FORMATS}")
+    return PoolSource(address, "parquet", tuple(f"{address}/{name}" for name in parquet))
+
+
+def _saved_dataset(address: str) -> PoolSource:
+    state = _read_json(f"{address}/state.json")
+    if state.get("_indices_data_files"):  # written by datasets 1.x only: the rows meant are a selection of the files'
+        raise UsageError(f"'{address}' was saved with an indices mapping. Call flatten_indices() and save it again")
+    try:
+        files = tuple(f"{address}/{entry['filename']}" for entry in state["_data_files"])
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"'{address}/state.json' names no _data_files. Save the dataset again") from error
+    if not files:
+        raise UsageError(f"'{address}' is an empty dataset. Give one with at least one row")
+    for file in files:
+        filesystem, path = locate(file)
+        if not filesystem.exists(path):
+            raise UsageError(f"'{file}' is named in state.json but not there. Copy or save the whole folder again")
+    return PoolSource(address, "arrow_folder", files)
+
+
+def _read_json(address: str) -> dict[str, Any]:
+    filesystem, path = locate(address)
+    try:
+        content = json.loads(filesystem.cat_file(path))
+    except ValueError as error:
+        raise UsageError(f"'{address}' is not JSON ({error}). Save the dataset again") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"'{address}' holds no JSON object. Save the dataset again")
+    return content
+
+
+def fingerprint(source: PoolSource) -> str:
+    """SHA-256, in hex, over the stored bytes of the files in order: the same wherever the same pool lies."""
+    return sha256_of(source.files)
+
+
+def check_unchanged(source: PoolSource, expected: str) -> None:
+    """Raise InputError if the files, which have just been read, are not those that `expected` is the fingerprint of.
+
+    What was read would else be kept as what it is not, and found again by everybody who has the original.
+    """
+    found = fingerprint(source)
+    if found != expected:
+        raise InputError(
+            f"'{source.url}' was changed while it was read (SHA-256 {expected} before, {found} now): let nobody write "
+            "to it and run again"
+        )

@@ -1,0 +1,104 @@
+"""Rows of JSON Lines and JSON arrays: cut out of the byte stream one at a time, then decoded on their own.
+
+Both formats share one decoder, so that a row means the same in either. What Python's own json module writes is
+accepted: NaN, Infinity, and pairs of escaped surrogates; so are literal tabs and line ends inside strings.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from nuggets.errors import InputError
+from nuggets.examples import too_large, undecodable
+from nuggets.pools.readers.json_array import ARRAY_END, CUT_OFF, NEXT_ELEMENT, split_array
+
+_DECODER = json.JSONDecoder(strict=False)
+
+
+_LONGEST_TOKEN = len("-Infinity")
+
+
+def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[int, object]]:
+    """The row of each line that isn't blank, with its number from 1; a line with a fault costs only itself."""
+    for number, line in enumerate(_split_lines(pieces, max_row_bytes), start=1):
+        if len(line) > max_row_bytes:
+            yield number, too_large(max_row_bytes)
+        elif line and not line.isspace():
+            try:
+                row = _decode(line)
+            except json.JSONDecodeError as error:
+                row = undecodable(f"line {number} is not JSON: {error.msg} at character {error.pos + 1}")
+            yield number, row
+
+
+def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> Iterator[object]:
+    """The row of each element. Raises InputError where the syntax breaks: what follows can't be trusted."""
+    for row, (raw, ended_by) in enumerate(split_array(pieces, max_row_bytes)):
+        if ended_by in (NEXT_ELEMENT, ARRAY_END) and 0 < len(raw) <= max_row_bytes:
+            try:
+                yield _decode(raw)
+            except json.JSONDecodeError as error:
+                raise _broken(address, row, raw, error) from error
+        elif ended_by == NEXT_ELEMENT and not raw:
+            raise InputError(f"'{address}', row {row}: nothing stands between two commas. Mend the file")
+        elif ended_by == ARRAY_END and not raw:
+            if row > 0:
+                yield undecodable("nothing stands between the last comma and the end of the array")
+        elif ended_by in (NEXT_ELEMENT, ARRAY_END, CUT_OFF):
+            _check_start(raw, address, row)
+            yield undecodable("the file ends inside the array") if ended_by == CUT_OFF else too_large(max_row_bytes)
+        else:
+            raise InputError(f"'{address}' goes on after its array ends. Mend the file")
+
+
+def _split_lines(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    # A line above the limit comes out a little longer than the limit, its rest unread: that is how callers know it.
+    pending = b""
+    for piece in pieces:
+        *lines, rest = piece.split(b"\n")
+        for line in lines:
+            yield pending + line if len(pending) <= limit else pending
+            pending = b""
+        if len(pending) <= limit:
+            pending += rest
+    if pending:
+        yield pending
+
+
+def _decode(raw: bytes) -> object:
+    """A row, or why it isn't one. Raises JSONDecodeError where the syntax is wrong."""
+    fault = None
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        fault = undecodable(f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the row")
+        text = raw.decode(errors="replace")  # its syntax is checked all the same: a quote may be lost, too
+    try:
+        value: object = _DECODER.decode(text)
+    except RecursionError:
+        return undecodable("lists or objects are nested too deeply")
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # Python refuses integers of more than 4300 digits
+        return undecodable(f"a number is too long: {error}")
+    return fault or value
+
+
+def _check_start(raw: bytes, address: str, row: int) -> None:
+    # An element that is cut, by the end of the file or by the size limit, must be sound up to the cut. If it isn't,
+    # a lost quote or bracket may have swallowed any number of good rows, and calling them one bad row would hide that.
+    text = raw.decode(errors="replace")
+    try:
+        _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        if not error.msg.startswith("Unterminated string") and len(text) - error.pos > _LONGEST_TOKEN:
+            raise _broken(address, row, raw, error) from error
+    except (RecursionError, ValueError):  # too deep or too long a number: nothing is wrong with its syntax so far
+        return
+
+
+def _broken(address: str, row: int, raw: bytes, error: json.JSONDecodeError) -> InputError:
+    excerpt = ascii(raw.decode(errors="replace")[max(0, error.pos - 30) : error.pos + 30])
+    return InputError(
+        f"'{address}', row {row} breaks the JSON array: {error.msg} near {excerpt}. "
+        "Mend it there, or write the pool as JSON Lines, where a broken row costs only itself"
+    )

@@ -1,0 +1,174 @@
+"""A pool's file where it lies, near or far: reading goes on where it stood after a server was away for a while."""
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from nuggets.errors import InputError, NuggetsError, StoreError
+from nuggets.store.file_systems import locate
+from nuggets.store.retries import insist, may_pass
+
+T = TypeVar("T")
+
+
+_BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would buffer 50 MB
+
+
+class StoredFile(io.RawIOBase):
+    """A file as it is stored, readable and seekable. Its errors are StoreErrors, or InputError if it was changed."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._address = address
+        self._file: Any = None
+        self._version: object = None
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always, but a .gz that is read through it is slow to go back in."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go somewhere else; nothing is read yet."""
+        end = whence == io.SEEK_END
+        start = self._ask(lambda file: int(file.seek(0, io.SEEK_END))) if end else self._at * (whence == io.SEEK_CUR)
+        if start + offset < 0:  # without an errno, because it is a damaged table that asks for it
+            raise OSError(f"byte {start + offset} of a file was asked for")
+        self._at = start + offset
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        """That many bytes, fewer only at the end of the file."""
+
+        def read(file: Any) -> bytes:
+            file.seek(self._at)
+            return bytes(file.read(size))
+
+        data = self._ask(read)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any, /) -> int:
+        """As `read`, into a buffer."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._drop()
+        super().close()
+
+    def _drop(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(Exception):  # it has failed already, or was only read
+                file.close()
+
+    def _ask(self, call: Callable[[Any], T]) -> T:
+        def on_an_open_file(filesystem: Any, path: str) -> T:
+            if self._file is None:
+                self._open(filesystem, path)
+            try:
+                return call(self._file)
+            except Exception:
+                self._drop()  # what it has buffered can't be trusted
+                raise
+
+        return ask(self._address, on_an_open_file)
+
+    def _open(self, filesystem: Any, path: str) -> None:
+        file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+        details = getattr(file, "details", None)  # what a remote file system knows of it
+        version = details.get("ETag") if isinstance(details, dict) else None
+        if self._version not in (None, version):
+            file.close()
+            raise InputError(f"'{self._address}' was changed while it was read: let nobody write to it and run again")
+        self._file, self._version = file, version
+
+
+def ask(address: str, call: Callable[[Any, str], T]) -> T:
+    """What `call` returns, given the file system and the path there; a remote one gets several chances.
+
+    Raises StoreError. `call` has to be harmless when repeated.
+    """
+    filesystem, path = locate(address)
+    is_local = "file" in filesystem.protocol
+    try:
+        if is_local:
+            return call(filesystem, path)
+        return insist(lambda: call(filesystem, path), what=f"could not read {address}")
+    except (NuggetsError, TypeError, AttributeError, MemoryError):  # explained already, or no fault of the file
+        raise
+    except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
+        passing = not is_local and may_pass(error)
+        if not passing and _is_damage(error):
+            raise
+        client = getattr(filesystem, "_s3", None)
+        where = f"{address} (endpoint {client.meta.endpoint_url})" if client is not None else address
+        cause = str(getattr(error, "strerror", None) or error).rstrip(".")
+        if passing:
+            advice = "look whether the server is there, and run again: what is stored already is kept"
+        else:
+            advice = "check address, credentials and permissions"
+        raise StoreError(f"could not read {where}: {cause}. {advice}", may_pass=passing) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    # What a file's content gives rise to, not its place: whoever reads it knows what to say of that.
+    return isinstance(error, (EOFError, zlib.error)) or (isinstance(error, OSError) and error.errno is None)
+
+
+GZIP_ERRORS = (gzip.BadGzipFile, zlib.error, EOFError)
+
+
+_PIECE_BYTES = 256 << 10  # small enough for memory, large enough that Python's work per piece doesn't show
+
+
+_HASH_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def open_text(address: str) -> Iterator[Any]:
+    """A file of encoded text, readable as bytes; a .gz is uncompressed on the way."""
+    with StoredFile(address) as file:
+        if address.lower().endswith(".gz"):
+            with gzip.GzipFile(fileobj=file) as uncompressed:
+                yield uncompressed
+        else:
+            yield file
+
+
+def read_pieces(address: str) -> Iterator[bytes]:
+    """The text of a file in pieces, without a leading UTF-8 BOM. Raises InputError where a .gz is damaged."""
+    try:
+        with open_text(address) as file:
+            piece = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8) or file.read(_PIECE_BYTES)
+            while piece:
+                yield piece
+                piece = file.read(_PIECE_BYTES)
+    except GZIP_ERRORS as error:
+        raise InputError(f"'{address}' is damaged gzip ({error}). Copy or compress it again") from error
+
+
+def sha256_of(addresses: Iterable[str]) -> str:
+    """SHA-256, in hex, over the stored bytes of some files, one after the other."""
+    digest = hashlib.sha256()
+    for address in addresses:
+        with StoredFile(address) as file:
+            while piece := file.read(_HASH_BYTES):
+                digest.update(piece)
+    return digest.hexdigest()

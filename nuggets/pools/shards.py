@@ -1,0 +1,65 @@
+"""A pool in the store: its record, its shards, and the examples in them."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nuggets.examples import Example
+from nuggets.store.parquet import read_table
+from nuggets.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool in the store: what was found in its source, and where its shards lie."""
+
+    id: str
+    source: str
+    rows: int
+    examples: int
+    duplicates: int  # rows whose example stood in an earlier row already
+    dropped_turns: int
+    rejects: dict[str, int]  # reason -> rows
+    rejects_path: str
+    shards: tuple[str, ...]  # paths, in the order of example ids
+    shard_examples: tuple[int, ...]
+    first_rejects: dict[str, str] = field(default_factory=dict)  # reason -> the first such row, what was found there
+    reading: int = 1
+    system_messages: int = 0  # not used; in pools of reading 1 they are among the dropped turns
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An example of the pool with its id and the 0-based row where it first stood."""
+
+    id: str
+    row: int
+    example: Example
+
+
+def read_pool_record(store: Store, pool_id: str) -> Pool:
+    """The record that ingest left of a pool."""
+    fields = store.read_json(f"pools/{pool_id}/pool.json")
+    return Pool(**{**fields, "shards": tuple(fields["shards"]), "shard_examples": tuple(fields["shard_examples"])})
+
+
+def read_candidates(store: Store, shard: str) -> list[Candidate]:
+    """The examples of a shard, in its order."""
+    table = read_table(store, shard, ["example_id", "row", "instruction", "input", "output"])
+    columns = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    return [Candidate(key, row, Example(*texts)) for key, row, *texts in columns]
+
+
+def read_ids(store: Store, shard: str) -> tuple[Any, Any]:
+    """Example ids (a pyarrow array of strings) and rows (a numpy array) of a shard, in its order."""
+    table = read_table(store, shard, ["example_id", "row"])
+    return table["example_id"].combine_chunks(), table["row"].to_numpy()
+
+
+def read_records(store: Store, shards: Iterable[str]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
+    """Candidates with their rows as they stood in the source, one shard in memory at a time."""
+    for shard in shards:
+        originals = read_table(store, shard, ["original"])["original"].to_pylist()
+        for candidate, original in zip(read_candidates(store, shard), originals, strict=True):
+            yield candidate, json.loads(original)

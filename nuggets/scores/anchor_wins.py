@@ -1,0 +1,111 @@
+"""How often each anchor of a run is won: counted while candidates are judged, stored beside their golden scores.
+
+```
+runs/<name>/anchors.parquet     one row per anchor, most won first; a run that was judged before it was counted has none
+```
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nuggets.anchors.anchor_set import Anchor
+from nuggets.anchors.baseline import Baseline
+from nuggets.runs.manifest import run_folder
+from nuggets.store.parquet import read_table, table_bytes
+from nuggets.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedAnchor:
+    """An anchor as a report shows it: how many of its cells are there, and how many of them are wins."""
+
+    row: int  # its position in the anchor set, from 0
+    pool_row: int | None
+    loss: float | None  # zero-shot, nats per response token; None if the token limit left no response
+    wins: int
+    cells: int
+    times: int  # how often its text stands in the anchor set
+    instruction: str
+    output: str
+
+    @property
+    def remark(self) -> str:
+        """What makes it of little use, if anything does."""
+        remarks = ["no response within the token limit"] if self.loss is None else []
+        if self.cells == 0:
+            remarks.append("no cell")
+        elif self.wins == 0:
+            remarks.append("never won")
+        elif self.wins == self.cells:
+            remarks.append("always won")
+        if self.times > 1:
+            remarks.append(f"stands there {self.times} times")
+        return ", ".join(remarks)
+
+
+def anchor_wins_path(run: str) -> str:
+    """Where the wins of a run's anchors lie."""
+    return f"{run_folder(run)}/anchors.parquet"
+
+
+def count_wins(
+    cells: NDArray[np.float32], zero_shot: NDArray[np.float32], judged: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Per anchor, wins and cells `(2, anchors)` among cells `(candidates, anchors)` in nats, NaN where not computed.
+
+    Only cells count on which a candidate is `judged`. A tie is a loss.
+    """
+    known = judged & ~np.isnan(cells)
+    return np.stack([((cells > zero_shot) & known).sum(axis=0), known.sum(axis=0)]).astype(np.int64)
+
+
+def write_anchor_wins(
+    store: Store, run: str, anchors: Sequence[Anchor], baseline: Baseline, counted: NDArray[np.int64]
+) -> None:
+    """Store what `count_wins` came to over all candidates, with the anchors' texts and baseline."""
+    wins, cells = counted
+    rate = wins / np.where(cells > 0, cells, np.nan)
+    tokens = baseline.response_tokens
+    order = np.argsort(np.where(np.isnan(rate), np.inf, -rate), kind="stable")  # without a cell: last
+    columns = {
+        "anchor_row": pa.array(range(len(anchors)), pa.int64()),
+        "anchor_id": pa.array([anchor.id for anchor in anchors], pa.string()),
+        "pool_row": pa.array([anchor.pool_row for anchor in anchors], pa.int64()),
+        "instruction": pa.array([anchor.example.instruction for anchor in anchors], pa.string()),
+        "input": pa.array([anchor.example.input for anchor in anchors], pa.string()),
+        "output": pa.array([anchor.example.output for anchor in anchors], pa.string()),
+        "zero_shot": pa.array(baseline.zero_shot),
+        "response_tokens": pa.array(tokens),
+        "zero_shot_loss": pa.array(-baseline.zero_shot / np.maximum(tokens, 1), pa.float32(), mask=tokens == 0),
+        "wins": pa.array(wins),
+        "cells": pa.array(cells),
+        "win_rate": pa.array(rate, mask=cells == 0),
+    }
+    store.write(anchor_wins_path(run), table_bytes({name: column.take(order) for name, column in columns.items()}))
+
+
+def read_anchor_wins(store: Store, run: str) -> tuple[ReportedAnchor, ...] | None:
+    """A run's anchors as a report shows them, most won first; None if its wins were not counted."""
+    path = anchor_wins_path(run)
+    if not store.exists(path):
+        return None
+    rows = read_table(store, path).to_pylist()
+    often = Counter(row["anchor_id"] for row in rows)
+    return tuple(
+        ReportedAnchor(
+            row=row["anchor_row"],
+            pool_row=row["pool_row"],
+            loss=row["zero_shot_loss"],
+            wins=row["wins"],
+            cells=row["cells"],
+            times=often[row["anchor_id"]],
+            instruction=row["instruction"],
+            output=row["output"],
+        )
+        for row in rows
+    )

@@ -1,0 +1,83 @@
+"""From a run's cells and baseline to its golden scores, stored as the table that every cut reads."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import pyarrow as pa
+
+from nuggets.errors import UsageError
+from nuggets.runs.manifest import Run, golden_path
+from nuggets.scores.golden import GoldenTable
+from nuggets.scores.selection import Tables
+from nuggets.store.parquet import read_batches, save_tables
+from nuggets.store.store import Store
+from nuggets.store.temporary import temporary_folder
+
+_ROWS_AT_ONCE = 1 << 16
+
+
+def write_golden(store: Store, run: str, tables: Iterable[GoldenTable]) -> None:
+    """Store a run's golden scores."""
+    with temporary_folder() as folder:
+        file = folder / "golden.parquet"
+        save_tables(file, _in_groups(tables))
+        store.write_file(golden_path(run), file)
+
+
+def read_golden(store: Store, run: str) -> Iterator[GoldenTable]:
+    """A run's golden scores, some tens of thousands of candidates at a time, in the order of the pool.
+
+    Raises FileNotFoundError if it was never scored to the end, UsageError if an earlier version judged it.
+    """
+    names = [item.name for item in fields(GoldenTable)]
+    for batch in read_batches(store, golden_path(run)):
+        if missing := [name for name in _stored(names) if name not in batch.column_names]:
+            raise UsageError(
+                f"the golden scores of run '{run}' lack {', '.join(missing)}: an earlier version of nuggets made them; "
+                "run nuggets curate again, which computes no cell anew"
+            )
+        ids, *arrays = (batch[name] for name in _stored(names))
+        yield GoldenTable(ids.combine_chunks(), *(array.to_numpy() for array in arrays))
+
+
+def golden_digest(store: Store, run: str) -> str:
+    """Identity of a run's golden scores as they are stored: the same scores of the same pool always have the same."""
+    found = hashlib.sha256()
+    with store.open(golden_path(run)) as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def _stored(names: list[str]) -> list[str]:
+    singular = {"candidate_ids": "candidate_id", "candidate_rows": "candidate_row", "shards": "shard"}
+    return [singular.get(name, name) for name in names]
+
+
+def _in_groups(tables: Iterable[GoldenTable]) -> Iterator[Any]:
+    """Shards' tables as pyarrow tables of some size: a row group for each small shard would swell the file's footer."""
+    waiting: list[Any] = []
+    for table in tables:
+        names = [item.name for item in fields(table)]
+        columns = (getattr(table, name) for name in names)
+        waiting.append(pa.table(dict(zip(_stored(names), columns, strict=True))))
+        if sum(part.num_rows for part in waiting) >= _ROWS_AT_ONCE:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting.clear()
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def golden_tables(store: Store, run: Run) -> Tables:
+    """A run's golden scores, as often as asked. Raises UsageError if there are none yet."""
+    if not store.exists(golden_path(run.name)):
+        raise UsageError(
+            f"run '{run.name}' is {run.state} and has no golden scores yet: finish it with nuggets curate first"
+        )
+
+    def tables() -> Iterator[GoldenTable]:
+        return read_golden(store, run.name)
+
+    return tables

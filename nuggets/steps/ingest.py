@@ -1,0 +1,31 @@
+"""Ingest the run's pool into shards, and log what was read, merged and rejected."""
+
+from nuggets.config.configs import CurateConfig
+from nuggets.pools.ingest import described_rejects, ingest_pool
+from nuggets.pools.readers.detect import find_source
+from nuggets.pools.shards import Pool
+from nuggets.progress import counted, report_stage
+from nuggets.runs.prepared import PreparedRun
+from nuggets.store.store import open_store
+
+
+def ingest_run_pool(prepared: PreparedRun, config: CurateConfig) -> Pool:
+    """The run's pool in the store; bad rows go to rejects.jsonl, duplicates are merged."""
+    store = open_store(prepared.store)
+    pool = ingest_pool(
+        store,
+        find_source(config.pool),
+        prepared.pool_fingerprint,
+        shard_size=config.shard_size,
+        max_row_bytes=config.max_row_bytes,
+        max_rejected_share=config.max_rejected_share,
+        memory=config.memory_mib << 20,
+        names=config.field_names,
+    )
+    report_stage(
+        f"pool: {counted(pool.rows, 'row')}, {counted(pool.examples, 'distinct example')}, "
+        f"{counted(pool.duplicates, 'duplicate')} merged, {described_rejects(store, pool)}, "
+        f"{counted(pool.dropped_turns, 'later turn')} dropped, "
+        f"{counted(pool.system_messages, 'system message')} not used"
+    )
+    return pool

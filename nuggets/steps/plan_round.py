@@ -1,0 +1,211 @@
+"""The plan of a scoring round: what is stored, what the cut still needs, and what each task is to compute next."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from nuggets.anchors.anchor_set import Anchor, read_anchors
+from nuggets.anchors.baseline import read_baseline
+from nuggets.cells.folders import cells_folder
+from nuggets.cells.sweep import sweep_cells
+from nuggets.cells.unscorable import read_set_aside
+from nuggets.errors import InputError
+from nuggets.models.prompts import PromptProfile
+from nuggets.models.scoring_setup import open_profile
+from nuggets.pools.shards import Candidate, Pool, read_candidates
+from nuggets.progress import counted, report_round, report_stage
+from nuggets.racing.next_round import Choice, Pace, Part, next_round, whole_table
+from nuggets.racing.work_list import WorkItem, count_cells, work_items, write_worklist
+from nuggets.runs.manifest import run_folder
+from nuggets.runs.prepared import PreparedRun
+from nuggets.scores.cuts import Cut
+from nuggets.scores.golden import judged_cells
+from nuggets.store.store import Store, open_store
+
+_MEASURED = 64  # candidates from which the usual length of a demonstration is taken
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringUnit:
+    """One scoring task: neighbouring shards, what is to be computed of them, and the folder its blocks go to."""
+
+    round: int
+    index: int
+    shards: tuple[int, ...]  # positions among the pool's shards
+    folder: str
+    worklist: str
+    candidates: int
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round's tasks, and how things stood before it: cells of the full table, those found, candidates undecided."""
+
+    number: int
+    candidates: int
+    table: int
+    found: int
+    undecided: int
+    units: tuple[ScoringUnit, ...]
+
+
+def plan_round(
+    prepared: PreparedRun,
+    pool: Pool,
+    anchors_path: str,
+    cut: Cut | None,
+    *,
+    number: int,
+    busy: Collection[int] = frozenset(),
+    workers: int = 1,
+) -> Round:
+    """The next round of a race for a cut, or without one all that is missing; no tasks if nothing is.
+
+    As many tasks as keep `workers` busy, where there are so many candidates to be looked at.
+    `busy`: shards that are being scored still, or can't be: they count as they stand, and get no further work. So a
+    round need not wait for a slow shard: a bar that lacks its cells is only lower than it could be.
+    """
+    store = open_store(prepared.store)
+    anchors = read_anchors(store, anchors_path)
+    anchor_ids = [anchor.id for anchor in anchors]
+    baseline = read_baseline(store, prepared.setup.key, anchor_ids)
+    keep_own_cell = prepared.setup.profile == "released"
+    aside = read_set_aside(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
+    bad: set[str] = set()
+
+    def parts() -> Iterator[Part]:
+        for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
+            judged = judged_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell, set_aside=aside)
+            bad.update(aside.intersection(shard.candidate_ids.to_pylist()) if aside else ())
+            gains = shard.values - baseline.zero_shot
+            yield Part(shard.index, shard.candidate_ids, gains, judged, free=shard.index not in busy)
+
+    # Small products: shared among threads they gain little, and wait long where something else is running.
+    with threadpool_limits(1):
+        if cut is None:
+            race = whole_table(parts)
+        else:
+            profile = open_profile(prepared.setup)
+            tokens = _tokens(profile, anchors)
+            pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
+            race = next_round(parts, cut, tokens, pace, round_number=number)
+        _check_bad(bad, prepared.max_bad_candidates)
+        share = max(1, min(pool.shard_examples[0] * len(anchors), ceil(race.asked / workers)))
+        tasks = _tasks(race.choices, cells_at_most=share)
+        units = tuple(
+            _unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks)
+        )
+    plan = Round(number, pool.examples, pool.examples * len(anchors), race.known, race.undecided, units)
+    _report(plan, racing=cut is not None)
+    return plan
+
+
+def _check_bad(candidates: Collection[str], allowed: int) -> None:
+    if len(candidates) > allowed:
+        named = ", ".join(sorted(candidates)[:10]) + (", ..." if len(candidates) > 10 else "")
+        raise InputError(
+            f"for {len(candidates)} candidates the model gives no number, and max_bad_candidates={allowed}: {named}. "
+            "Allow more, try dtype=float32, or remove them from the pool"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardWork:
+    """A shard's part of a round, or a piece of it: its items, and the first and last of all ids of the shard."""
+
+    shard: int
+    ids: tuple[str, str]
+    items: Sequence[WorkItem]
+
+    @property
+    def cells(self) -> int:
+        return sum(len(item.anchors) for item in self.items)
+
+
+def _tasks(choices: Iterable[Choice], *, cells_at_most: int) -> Iterator[list[_ShardWork]]:
+    """Neighbouring shards' work together, as much as makes a task: late rounds ask for little of each shard."""
+    task: list[_ShardWork] = []
+    cells = 0
+    for work in _pieces(choices, cells_at_most):
+        if task and cells + work.cells > cells_at_most:
+            yield task
+            task, cells = [], 0
+        task.append(work)
+        cells += work.cells
+    if task:
+        yield task
+
+
+def _pieces(choices: Iterable[Choice], cells_at_most: int) -> Iterator[_ShardWork]:
+    """The shards' work, in even pieces where a shard asks for more than one task is to do: a pilot is of one shard."""
+    for choice in choices:
+        ids = choice.part.candidate_ids
+        bounds = (ids[0].as_py(), ids[-1].as_py())
+        items = work_items(ids.to_pylist(), choice.cells)
+        if not items:  # another run has stored these cells since they were counted
+            continue
+        pieces = min(len(items), ceil(int(choice.cells.sum()) / cells_at_most))
+        edges = [len(items) * piece // pieces for piece in range(pieces + 1)]
+        for start, stop in pairwise(edges):
+            yield _ShardWork(choice.part.index, bounds, items[start:stop])
+
+
+def _unit(
+    store: Store, prepared: PreparedRun, pool: Pool, task: Sequence[_ShardWork], *, number: int, index: int
+) -> ScoringUnit:
+    worklist: dict[str, Sequence[WorkItem]] = {}
+    for work in task:  # two pieces of one shard may stand side by side
+        path = pool.shards[work.shard]
+        worklist[path] = [*worklist.get(path, ()), *work.items]
+    return ScoringUnit(
+        round=number,
+        index=index,
+        shards=tuple(sorted({work.shard for work in task})),
+        folder=cells_folder(prepared.setup.key, [end for work in task for end in work.ids]),
+        worklist=write_worklist(store, f"{run_folder(prepared.name)}/worklists", worklist),
+        candidates=sum(len(work.items) for work in task),
+        cells=count_cells(worklist),
+    )
+
+
+def _tokens(profile: PromptProfile, anchors: Sequence[Anchor]) -> NDArray[np.float64]:
+    """What a cell of each anchor costs: its tokens, since a demonstration's are computed once per visit."""
+    return np.array([max(1, len(profile.anchor(anchor.example).ids)) for anchor in anchors], dtype=np.float64)
+
+
+def _least(profile: PromptProfile, candidates: Sequence[Candidate], tokens: NDArray[np.float64]) -> int:
+    """So many cells per visit that the demonstration, computed once more, is at most about a fifth of its tokens."""
+    lengths = [len(profile.demonstration(candidate.example)) for candidate in candidates[:_MEASURED]]
+    return max(1, round(4 * float(np.mean(lengths)) / float(tokens.mean())))
+
+
+def _report(plan: Round, *, racing: bool) -> None:
+    cells = sum(unit.cells for unit in plan.units)
+    # A candidate that is out needs no further cell; how many the others will need, only the race tells.
+    anchors = plan.table // plan.candidates
+    at_most = min(plan.table - plan.found, plan.undecided * anchors) if racing else cells
+    if plan.number == 0:
+        report_stage(
+            f"cells: {plan.table} in the full table, {plan.found} stored, {_rest(plan, at_most, racing=racing)}"
+        )
+    if racing and plan.units:
+        candidates = sum(unit.candidates for unit in plan.units)
+        report_stage(
+            f"round {plan.number}: {plan.undecided} of {counted(plan.candidates, 'candidate')} undecided, "
+            f"{counted(cells, 'cell')} of {counted(candidates, 'candidate')} next"
+        )
+    report_round(plan.number, to_compute=cells, at_most=at_most)
+
+
+def _rest(plan: Round, at_most: int, *, racing: bool) -> str:
+    if racing and not plan.undecided:
+        return "nothing to compute: the cut is certain"
+    if not plan.units:
+        return "nothing to compute"
+    return f"at most {at_most} to compute" if racing else f"{at_most} to compute"

@@ -1,0 +1,153 @@
+"""Before a run: is everything there that its configuration names, and what is the run made from?"""
+
+import re
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nuggets.config.configs import CUTS, DEFAULT_CUT, CurateConfig, config_as_mapping
+from nuggets.errors import UsageError
+from nuggets.models.files import files_digest, find_encoder, find_language_model
+from nuggets.models.language_model import ModelCard, describe_model, resolve_dtype
+from nuggets.models.prompts import Profile, token_limits
+from nuggets.models.scoring_setup import ScoringSetup
+from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.runs.manifest import Run, open_run, read_run
+from nuggets.runs.prepared import PreparedRun
+from nuggets.scores.cuts import Cut, recorded_cut
+from nuggets.store.addresses import digest
+from nuggets.store.store import Store, open_store
+
+
+def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
+    """The setup that a configuration means on this machine, its defaults filled in from the model."""
+    files = find_language_model(config.model)
+    trusted = config.model is not None and config.trust_remote_code == config.model
+    card = describe_model(store, files, trust_remote_code=trusted)
+    profile = config.profile or _profile(card)
+    limits = token_limits(
+        profile, context=card.context, demonstration=config.demonstration_tokens, anchor=config.anchor_tokens
+    )
+    return ScoringSetup(
+        files, card.digest, profile, limits, resolve_dtype(config.dtype, config.devices), config.kv_iter, trusted
+    )
+
+
+def _profile(card: ModelCard) -> Profile:
+    return "chat" if card.default_profile == "chat" else "plain"
+
+
+def check_config(config: CurateConfig) -> None:
+    """Raise at once, in a second and before anything starts, if something that is named is not there."""
+    find_source(config.pool)
+    if config.anchor_file is None:
+        find_encoder(config.encoder)
+    else:
+        find_source(config.anchor_file)
+    find_language_model(config.model)
+    open_store(config.store).check_writable()
+
+
+def prepare_run(config: CurateConfig) -> PreparedRun:
+    """Hash what the run is made from and open it in the store, new or where it was left."""
+    store = open_store(config.store)
+    store.check_writable()
+    setup = resolve_scoring(store, config)
+    pool_fingerprint = fingerprint(find_source(config.pool))
+    encoder = None if config.anchor_file else find_encoder(config.encoder)
+    encoder_digest = files_digest(encoder) if encoder else ""
+    anchor_fingerprint = fingerprint(find_source(config.anchor_file)) if config.anchor_file else None
+    identity = {
+        "pool": pool_fingerprint,
+        "max_row_bytes": config.max_row_bytes,
+        **config.field_names.identity,
+        "model": setup.model_digest,
+        "profile": setup.profile,
+        "demonstration_tokens": setup.limits.demonstration,
+        "anchor_tokens": setup.limits.anchor,
+        "dtype": setup.dtype,
+        **({"kv_iter": setup.kv_iter} if setup.kv_iter > 1 else {}),
+        "anchors": _anchors_identity(config, encoder_digest, anchor_fingerprint),
+    }
+    name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"
+    inputs = {
+        "pool": {"source": config.pool, "sha256": pool_fingerprint},
+        "model": {"name": setup.files.name, "digest": setup.model_digest},
+        "encoder": {"name": encoder.name, "digest": encoder_digest} if encoder else None,
+        "anchor_file": config.anchor_file,
+    }
+    run: Run = open_run(store, name, config=_found_from_anywhere(config), identity=identity, inputs=inputs)
+    trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
+    return PreparedRun(
+        run.name,
+        store.url,
+        setup,
+        encoder,
+        encoder_digest,
+        trust_encoder_code,
+        pool_fingerprint,
+        config.max_bad_candidates,
+        config.s3_endpoint,
+        anchor_fingerprint,
+    )
+
+
+def reopen_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> PreparedRun:
+    """A run as it was prepared, to compute more of its cells.
+
+    Raises UsageError if its model is not there any more, or if this version would compute other cells.
+    """
+    store = open_store(store_url)
+    run = read_run(store, name)
+    if "scoring_key" not in run.references:
+        raise UsageError(
+            f"run '{name}' has no cells, so none can be added: it has not begun to score, or was not scored here"
+        )
+    identity = run.identity
+    config = CurateConfig(
+        **{
+            **run.config,
+            "store": store_url,
+            **dict.fromkeys(CUTS),  # of no account here
+            # What the run resolved its defaults to, which another machine might resolve otherwise.
+            **{field: identity[field] for field in ("profile", "demonstration_tokens", "dtype")},
+            "anchor_tokens": None if identity["profile"] == "released" else identity["anchor_tokens"],
+        }
+    )
+    setup = resolve_scoring(store, config)
+    if setup.key != run.references["scoring_key"]:
+        raise UsageError(
+            f"run '{name}' was scored as {run.references['scoring_key']}, and its model, limits and this version of "
+            f"nuggets give {setup.key}: cells of two kinds must not be mixed; start a new run with nuggets curate"
+        )
+    return PreparedRun(
+        name, store.url, setup, None, "", False, identity["pool"], config.max_bad_candidates, s3_endpoint
+    )
+
+
+def own_cut(run: Run) -> Cut | None:
+    """The cut that a run raced for; None if it was to have its full table."""
+    return recorded_cut(run.config) or DEFAULT_CUT if run.config.get("racing", "on") == "on" else None
+
+
+def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_fingerprint: str | None) -> str:
+    if anchor_fingerprint is not None:
+        return f"file {anchor_fingerprint}"
+    if config.anchor_set is not None:
+        return f"set {config.anchor_set}"
+    return f"{config.anchors or 'default'} by k-means, encoder {encoder_digest}, seed {config.seed}"
+
+
+def _found_from_anywhere(config: CurateConfig) -> dict[str, Any]:
+    """The configuration for the manifest: whoever reopens the run may do so from another folder."""
+    places: dict[str, Any] = {}
+    for field in ("model", "encoder", "trust_remote_code"):  # the last is the name of one of the others
+        name = getattr(config, field)
+        if name is not None and (path := Path(name).expanduser()).exists():  # else it is a hub id
+            places[field] = str(path.resolve())
+    return config_as_mapping(replace(config, **places))
+
+
+def _stem(url: str) -> str:
+    stem = PurePosixPath(url.rstrip("/")).name.split(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:60] or "pool"

@@ -1,0 +1,198 @@
+"""Scoring a task's cells: computed candidate by candidate, stored while that goes on."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuggets.anchors.anchor_set import Anchor, read_anchors
+from nuggets.cells.blocks import CellBlock, write_block
+from nuggets.cells.folders import compact, read_cells
+from nuggets.cells.unscorable import note_set_aside
+from nuggets.engine.interface import LanguageModel
+from nuggets.errors import InputError, Interrupted
+from nuggets.examples import Example
+from nuggets.models.prompts import PromptProfile
+from nuggets.models.scoring_setup import open_model, open_profile
+from nuggets.pools.shards import read_candidates
+from nuggets.progress import report_cells, report_stage
+from nuggets.racing.work_list import Worklist, read_worklist
+from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.plan_round import ScoringUnit
+from nuggets.stopping import stop_requested
+from nuggets.store.store import Store, open_store
+
+# What a killed process loses at most; each commit is an object in the store until the task's end, which joins them.
+COMMIT_SECONDS = 30.0
+
+
+COMMIT_CANDIDATES = 64
+
+
+_BROKEN_AT_MOST = 10  # candidates without a number: beyond it is the model that is broken, and GPU hours are at stake
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """What turns candidates into stored cells: where they go, and the model and prompts that the key stands for."""
+
+    store: Store
+    folder: str
+    profile: PromptProfile
+    model: LanguageModel
+    should_stop: Callable[[], bool]
+    scoring_key: str = ""
+    max_bad_candidates: int = 0  # so many of a task may be set aside
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRow:
+    """A candidate and the anchors for which the model gave no finite log-probability."""
+
+    candidate: str
+    anchors: tuple[str, ...]
+
+
+def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str) -> int:
+    """Compute and store the cells of a scoring task; returns how many. Raises Interrupted if asked to stop."""
+    if stop_requested():
+        raise Interrupted("stopped on request before this task began")
+    store = open_store(prepared.store)
+    setup = prepared.setup
+    scorer = Scorer(
+        store,
+        unit.folder,
+        open_profile(setup),
+        open_model(setup),
+        stop_requested,
+        scoring_key=setup.key,
+        max_bad_candidates=prepared.max_bad_candidates,
+    )
+    return score_worklist(scorer, read_worklist(store, unit.worklist), anchors=read_anchors(store, anchors_path))
+
+
+def score_worklist(scorer: Scorer, worklist: Worklist, *, anchors: Sequence[Anchor]) -> int:
+    """Compute and store the cells of a work list; returns how many were computed.
+
+    Cells that an earlier, interrupted attempt at the same list has left are used, not computed. Cells for which the
+    model returns no finite number are not stored: their candidates are set aside, or if these are too many, InputError
+    counts and names them when the rest is done. Raises Interrupted when asked to stop. Whatever ends it, what was
+    computed is stored.
+    """
+    # An anchor that stands twice in the set is one column: it is scored once and counted twice.
+    distinct = list({anchor.id: anchor for anchor in anchors}.values())
+    missing = _missing(scorer, worklist, [anchor.id for anchor in anchors], [anchor.id for anchor in distinct])
+    if missing:
+        _score(scorer, missing, distinct)
+    compact(scorer.store, scorer.folder)
+    return sum(len(columns) for _, _, columns in missing)
+
+
+_Missing = tuple[str, str, tuple[int, ...]]  # shard, candidate, columns among the distinct anchors
+
+
+def _missing(
+    scorer: Scorer, worklist: Worklist, anchor_ids: Sequence[str], distinct_ids: Sequence[str]
+) -> list[_Missing]:
+    candidates = [item.candidate_id for items in worklist.values() for item in items]
+    stored = ~np.isnan(read_cells(scorer.store, scorer.folder, candidates, distinct_ids))
+    column = {anchor: place for place, anchor in enumerate(distinct_ids)}
+    asked = ((shard, item) for shard, items in worklist.items() for item in items)
+    missing: list[_Missing] = []
+    for (shard, item), known in zip(asked, stored, strict=True):
+        wanted = {column[anchor_ids[anchor]] for anchor in item.anchors}
+        columns = tuple(sorted(place for place in wanted if not known[place]))
+        if columns:
+            missing.append((shard, item.candidate_id, columns))
+    return missing
+
+
+def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor]) -> None:
+    rows = _Rows(scorer, [anchor.id for anchor in anchors])
+    broken: list[BrokenRow] = []
+    sums = scorer.model.log_prob_sums(
+        (scorer.profile.demonstration(example) for example in _examples(scorer.store, missing)),
+        [scorer.profile.anchor(anchor.example) for anchor in anchors],
+        wanted=(columns for _, _, columns in missing),
+    )
+    try:
+        for done, ((_, candidate, columns), row) in enumerate(zip(missing, sums, strict=True), start=1):
+            wanted = list(columns)
+            with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite and is counted below
+                values = row.astype(np.float32)
+            unknown = [place for place in wanted if not np.isfinite(values[place])]
+            values[unknown] = np.nan  # 'not computed' to whoever reads it, whatever the model said
+            rows.add(candidate, values)
+            if unknown:
+                broken.append(BrokenRow(candidate, tuple(anchors[place].id for place in unknown)))
+                if len(broken) > max(_BROKEN_AT_MOST, scorer.max_bad_candidates):
+                    raise _no_numbers(broken)
+            report_cells(computed=len(wanted))
+            if scorer.should_stop() and done < len(missing):
+                raise Interrupted(f"stopped on request; {done} of {len(missing)} candidates of this task are stored")
+            rows.commit_if_due()
+    finally:
+        rows.commit()  # also when the model has failed or someone has stopped us: these numbers cost compute
+    if len(broken) > scorer.max_bad_candidates:
+        raise _no_numbers(broken)
+    if broken:
+        note_set_aside(scorer.store, scorer.scoring_key, {row.candidate: row.anchors for row in broken})
+        report_stage(f"set aside, because the model gives no number: {', '.join(row.candidate for row in broken)}")
+
+
+def _examples(store: Store, missing: Sequence[_Missing]) -> Iterator[Example]:
+    """The candidates' examples, one shard in memory at a time."""
+    at_hand = ""
+    examples: dict[str, Example] = {}
+    for shard, candidate, _ in missing:
+        if shard != at_hand:
+            examples = {item.id: item.example for item in read_candidates(store, shard)}
+            at_hand = shard
+        yield examples[candidate]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Computed rows that are not stored yet."""
+
+    scorer: Scorer
+    anchor_ids: Sequence[str]
+    candidates: list[str] = field(default_factory=list)
+    values: list[NDArray[np.float32]] = field(default_factory=list)
+    last_commit: float = field(default_factory=time.monotonic)
+
+    def add(self, candidate: str, values: NDArray[np.float32]) -> None:
+        """A candidate's cells, NaN where there is none."""
+        if not np.isnan(values).all():
+            self.candidates.append(candidate)
+            self.values.append(values)
+
+    def commit_if_due(self) -> None:
+        """Store the rows if there are enough of them, or the last ones were stored long ago."""
+        if len(self.values) >= COMMIT_CANDIDATES or time.monotonic() - self.last_commit > COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Store the rows as a block."""
+        if self.values:
+            block = CellBlock(tuple(self.candidates), tuple(self.anchor_ids), np.array(self.values))
+            write_block(self.scorer.store, self.scorer.folder, block)
+        self.candidates.clear()
+        self.values.clear()
+        self.last_commit = time.monotonic()
+
+
+def _no_numbers(broken: Sequence[BrokenRow]) -> InputError:
+    count = sum(len(row.anchors) for row in broken)
+    named = "; ".join(
+        f"candidate {row.candidate} with anchor {row.anchors[0]}"
+        + (f" and {len(row.anchors) - 1} more" if len(row.anchors) > 1 else "")
+        for row in broken
+    )
+    return InputError(
+        f"the model returned no finite log-probability for {count} of the cells, which are not stored: {named}. "
+        "Everything else that was computed is. Try dtype=float32, remove these examples from the pool, or allow with "
+        "max_bad_candidates that so many are set aside"
+    )

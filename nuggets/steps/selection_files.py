@@ -1,0 +1,224 @@
+"""The contents of a published selection's files, as they are written: shard by shard, bucket by bucket."""
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from nuggets.pools.shards import Candidate, Pool, read_records
+from nuggets.report.bins import score_bins
+from nuggets.report.figure import scores_picture
+from nuggets.report.markdown import RankedExample, ReportData, render_report
+from nuggets.runs.manifest import Run
+from nuggets.scores.anchor_wins import ReportedAnchor
+from nuggets.scores.cuts import Cut, describe_cut
+from nuggets.scores.golden import GoldenTable
+from nuggets.scores.ranking import Keys, rank_keys
+from nuggets.scores.selection import Boundary, Survey, Tables, candidates_by_cells
+from nuggets.store.disk_buckets import spill
+from nuggets.store.parquet import save_tables
+from nuggets.store.store import Store
+
+SHOWN = 10  # best and worst candidates in report and artifacts
+
+
+PICTURE = "scores.png"
+
+
+ANCHORS = "anchors.parquet"
+
+
+FILES = {
+    "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
+    "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
+    PICTURE: "how many candidates have which golden score, and where the cut parts them",
+    ANCHORS: "every anchor: its text, its zero-shot loss, and how many of its cells are wins",
+    "manifest.json": "configuration, hashes, versions, counts and timings",
+    "report.md": "this page",
+}
+
+
+_BUCKETS = 64
+
+
+_SAMPLE = 1 << 14
+
+
+_LINES = pa.schema([("key", pa.binary()), ("head", pa.large_string()), ("tail", pa.large_string())])
+
+
+def save_selected(file: Path, store: Store, pool: Pool, tables: Tables, boundary: Boundary, *, memory: int) -> None:
+    """The kept examples, one JSON object a line, best first.
+
+    They are met in the order of the pool: what takes more than `memory` bytes is sorted by way of the disk.
+    """
+    splits = _splits(tables, boundary)
+    with spill(buckets=_BUCKETS, memory=memory) as buckets, file.open("wb") as lines:
+        for table in tables():
+            keys = rank_keys(table)
+            kept = np.flatnonzero(boundary.keeps(keys))
+            bucket_of = np.searchsorted(splits, keys[kept], side="right")
+            for bucket, rows in _lines(store, pool, table, kept, keys, bucket_of):
+                buckets.add(bucket, pa.table(dict(zip(_LINES.names, zip(*rows, strict=True), strict=True)), _LINES))
+        rank = 0
+        for bucket in range(_BUCKETS):
+            rows = buckets.take(bucket)
+            for head, tail in () if rows is None else _in_order(rows):
+                rank += 1
+                lines.write(f"{head}{rank}{tail}\n".encode())
+
+
+def save_scores(file: Path, tables: Tables, boundary: Boundary) -> int:
+    """Every candidate's scores, in the order of example ids; returns how many candidates."""
+    return save_tables(file, (_scores(table, boundary) for table in tables()))
+
+
+def _scores(table: GoldenTable, boundary: Boundary) -> Any:
+    standing = table.standing
+    judged = table.anchors > 0
+    unknown = ~standing.complete | ~judged
+    return pa.table(
+        {
+            "candidate_id": table.candidate_ids,
+            "candidate_row": table.candidate_rows,
+            "golden_score": pa.array(table.golden_score, mask=unknown),
+            "score_low": pa.array(standing.low, mask=~judged),
+            "score_high": pa.array(standing.high, mask=~judged),
+            "wins": table.wins,
+            "cells": table.cells,
+            "anchors": table.anchors,
+            "mean_gain": pa.array(table.mean_gain, mask=unknown),
+            "kept": boundary.keeps(rank_keys(table)),
+        }
+    )
+
+
+def save_picture(file: Path, run: Run, cut: Cut, found: Survey) -> None:
+    """The golden scores as a picture."""
+    file.write_bytes(scores_picture(found.levels, found.kept, run=run.name, cut=cut))
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibits:
+    """What a report shows and points to besides what a survey found."""
+
+    ends: Sequence[RankedExample]  # the best and the worst
+    anchors: Sequence[ReportedAnchor] | None  # None if their wins were not counted
+    folder: str  # of the selection, full address
+    rejects_file: str  # full address
+
+
+def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Exhibits) -> str:
+    """The report for people."""
+    kept = int(found.kept.sum())
+    facts = {
+        "cut": describe_cut(cut),
+        "kept": f"{kept} of {found.levels.candidates} candidates",
+        "pool": f"{run.inputs['pool']['source']}: {pool.rows} rows, {pool.examples} distinct examples, "
+        f"{pool.duplicates} duplicates, {sum(pool.rejects.values())} rejected, "
+        f"{pool.dropped_turns} later turns dropped",
+        **{name.replace("_", " "): value for name, value in run.counts.items() if name not in ("rows", "examples")},
+        **_set_aside(found),
+        "model": run.inputs["model"]["name"],
+        "profile": run.identity["profile"],
+        "numbers": run.identity["dtype"],
+        "mean gain in": run.inputs.get("mean_gain_unit", "nats per response token"),
+    }
+    if run.seconds:  # an imported run has not been through any stage
+        facts["seconds"] = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.seconds.items())
+    return render_report(
+        ReportData(
+            title=f"{run.name}: {describe_cut(cut)}",
+            facts=facts,
+            rejects=pool.rejects,
+            rejects_file=shown.rejects_file,
+            levels=found.levels,
+            bins=score_bins(found.levels, found.kept, cut),
+            cells=candidates_by_cells(found.levels),
+            best=shown.ends[:SHOWN],
+            worst=shown.ends[SHOWN:],
+            picture=PICTURE,
+            folder=shown.folder,
+            files={name: meaning for name, meaning in FILES.items() if name != ANCHORS or shown.anchors},
+            anchors=shown.anchors or (),
+        )
+    )
+
+
+def _set_aside(found: Survey) -> dict[str, str]:
+    count = found.levels.candidates - found.levels.judged.candidates
+    if not count:
+        return {}
+    named = ", ".join(found.set_aside) + (", ..." if count > len(found.set_aside) else "")
+    return {"set aside": f"{count} candidates for which the model gives no number, never kept: {named}"}
+
+
+def shown_examples(store: Store, pool: Pool, found: Survey) -> tuple[RankedExample, ...]:
+    """The candidates at both ends, with their texts."""
+    texts: dict[str, Candidate] = {}
+    for shard, ids in _by_shard((row.shard, row.candidate_id) for row in found.ends).items():
+        records = read_records(store, [pool.shards[shard]])
+        texts |= {candidate.id: candidate for candidate, _ in records if candidate.id in ids}
+    return tuple(
+        RankedExample(row, texts[row.candidate_id].example.instruction, texts[row.candidate_id].example.output)
+        for row in found.ends
+    )
+
+
+def _splits(tables: Tables, boundary: Boundary) -> Keys:
+    """Keys between which buckets of about equal size lie. Ids are hashes: the first candidates are a fair sample."""
+    sample: list[Keys] = []
+    for table in tables():
+        keys = rank_keys(table)
+        sample.append(keys[boundary.keeps(keys)])
+        if sum(map(len, sample)) >= _SAMPLE:
+            break
+    keys = np.sort(np.concatenate(sample)) if sample else np.empty(0, dtype="S1")
+    return keys[np.linspace(0, len(keys), _BUCKETS, endpoint=False).astype(int)[1:]] if len(keys) else keys
+
+
+def _lines(
+    store: Store, pool: Pool, table: GoldenTable, kept: Any, keys: Keys, bucket_of: Any
+) -> Iterator[tuple[int, list[tuple[bytes, str, str]]]]:
+    """Per bucket and shard: key, and the JSON line before and after the rank, which is known in the end."""
+    place_of = dict(zip((table.candidate_ids[place].as_py() for place in kept), range(len(kept)), strict=True))
+    scores = table.golden_score
+    for shard in np.unique(table.shards[kept]).tolist():
+        found: dict[int, list[tuple[bytes, str, str]]] = defaultdict(list)
+        for candidate, original in read_records(store, [pool.shards[shard]]):
+            place = place_of.get(candidate.id)
+            if place is not None:
+                head, tail = _line(candidate.id, original, float(scores[kept[place]]))
+                found[int(bucket_of[place])].append((bytes(keys[kept[place]]), head, tail))
+        yield from found.items()
+
+
+def _line(key: str, original: dict[str, Any], score: float) -> tuple[str, str]:
+    added = {"golden_score": score, "rank": None, "example_id": key}
+    # A pool that was curated before has these fields already: its own move aside, none is lost, however often.
+    moved = {_free(f"original_{name}", original) if name in added else name: value for name, value in original.items()}
+    head = json.dumps({**moved, "golden_score": score}, ensure_ascii=False)[:-1]
+    return f'{head}, "rank": ', f', "example_id": {json.dumps(key)}}}'
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name = f"original_{name}"
+    return name
+
+
+def _in_order(rows: Any) -> Iterator[tuple[str, str]]:
+    rows = rows.sort_by("key")
+    yield from zip(rows["head"].to_pylist(), rows["tail"].to_pylist(), strict=True)
+
+
+def _by_shard(pairs: Iterator[tuple[int, str]]) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = defaultdict(set)
+    for shard, key in pairs:
+        found[shard].add(key)
+    return found

@@ -1,0 +1,191 @@
+"""Where runs live: a local folder or s3://bucket/prefix, read and written in whole objects."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import posixpath
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from nuggets.errors import StoreError
+from nuggets.store.errors import explained
+from nuggets.store.file_systems import is_local, locate
+from nuggets.store.local_files import PENDING, ages_of, files_below, is_there, replace_file
+from nuggets.store.retries import insist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A folder of immutable objects named by relative paths with forward slashes."""
+
+    url: str
+
+    def uri(self, path: str) -> str:
+        """Full address of an object, for people and manifests."""
+        return posixpath.join(self.url, path)
+
+    def _at(self, path: str) -> tuple[Any, str]:
+        filesystem, root = locate(self.url)
+        return filesystem, posixpath.join(root, path)
+
+    def _ask(self, action: str, path: str, call: Callable[[Any, str], T]) -> T:
+        """What `call` returns, given the file system and the path there; a remote one gets several chances."""
+        filesystem, target = self._at(path)
+        with explained(action, self.url, path, filesystem):
+            if is_local(filesystem):
+                return call(filesystem, target)
+            return insist(lambda: call(filesystem, target), what=f"could not {action} {self.uri(path)}")
+
+    def read(self, path: str) -> bytes:
+        """Content of an object. Raises FileNotFoundError with its full address if it is not there."""
+        try:
+            data: bytes = self._ask("read", path, lambda filesystem, target: filesystem.cat_file(target))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
+        return data
+
+    def open(self, path: str) -> BinaryIO:
+        """An object to read some parts of: from a local disk only those are read, from elsewhere it comes whole.
+
+        Raises FileNotFoundError with its full address if it is not there.
+        """
+        filesystem, target = self._at(path)
+        if not is_local(filesystem):
+            return io.BytesIO(self.read(path))
+        with explained("read", self.url, path, filesystem):
+            try:
+                return Path(target).open("rb")
+            except FileNotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
+
+    def read_json(self, path: str) -> Any:
+        """An object's content as JSON. Raises StoreError naming a damaged one."""
+        try:
+            return json.loads(self.read(path))
+        except ValueError as error:
+            raise StoreError(
+                f"{self.uri(path)} is damaged and can't be read as JSON ({error}): delete this file and run again; "
+                "only what it held is made anew"
+            ) from error
+
+    def write(self, path: str, data: bytes) -> None:
+        """Store an object: readers see all of it or nothing, also when this process is killed."""
+
+        def put(filesystem: Any, target: str) -> None:
+            if is_local(filesystem):
+                replace_file(target, lambda pending: pending.write(data))
+            else:
+                filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
+
+        self._ask("write", path, put)
+
+    def write_file(self, path: str, file: Path) -> None:
+        """Store a local file's content, of any size, with the promise of `write`."""
+
+        def put(filesystem: Any, target: str) -> None:
+            if is_local(filesystem):
+                with file.open("rb") as source:
+                    replace_file(target, lambda pending: shutil.copyfileobj(source, pending))
+            else:
+                filesystem.put_file(str(file), target)  # parts of a large one appear together, when the last is there
+
+        self._ask("write", path, put)
+
+    def exists(self, path: str) -> bool:
+        """Whether an object, or anything below a folder of that name, is there."""
+
+        def look(filesystem: Any, target: str) -> bool:
+            return is_there(target) if is_local(filesystem) else bool(filesystem.exists(target))
+
+        return self._ask("read", path, look)
+
+    def list(self, folder: str, *, suffix: str = "") -> list[str]:
+        """Paths of all objects below a folder, sorted; none if the folder is not there.
+
+        With a `suffix` those that have it, and are not hidden: foreign files, such as macOS leaves, are none of ours.
+        """
+
+        def find(filesystem: Any, target: str) -> list[str]:
+            if is_local(filesystem):
+                return files_below(target)
+            if not filesystem.exists(target):
+                return []
+            # Some servers keep an empty folder when the last object below it is deleted.
+            found = filesystem.find(target, detail=True)
+            return [name for name, entry in found.items() if entry["type"] != "directory"]
+
+        paths = [path for path, _ in self._shown(self._ask("list", folder, find))]
+        if not suffix:
+            return paths
+        return [path for path in paths if path.endswith(suffix) and not posixpath.basename(path).startswith(".")]
+
+    def _shown(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Paths in the store, sorted, beside the names that the file system has for them; none that is not whole."""
+        _, root = locate(self.url)
+        for path, name in sorted((posixpath.relpath(name, root), name) for name in names):
+            if not posixpath.basename(path).startswith(PENDING):
+                yield path, name
+
+    def ages(self, folder: str) -> dict[str, float]:
+        """Seconds since each object below a folder was stored, by the clocks of its disk or server and of this machine.
+
+        A store that does not tell when has objects that were stored just now.
+        """
+
+        def look(filesystem: Any, target: str) -> dict[str, float]:
+            if is_local(filesystem):
+                return dict(ages_of(files_below(target)))
+            if not filesystem.exists(target):
+                return {}
+            now = datetime.now(UTC)
+            found = filesystem.find(target, detail=True).items()
+            return {
+                name: (now - entry.get("LastModified", now)).total_seconds()
+                for name, entry in found
+                if entry["type"] != "directory"
+            }
+
+        ages = self._ask("list", folder, look)
+        return {path: ages[name] for path, name in self._shown(ages)}
+
+    def leftovers(self) -> dict[str, float]:
+        """Files that killed writers have left, and their age in seconds; a live writer's are among them, young ones.
+
+        Only a local disk has any: elsewhere an object appears when all of it is there.
+        """
+        filesystem, root = locate(self.url)
+        if not is_local(filesystem):
+            return {}
+        with explained("list", self.url, "", filesystem):
+            files = [name for name in files_below(root) if posixpath.basename(name).startswith(PENDING)]
+            return {posixpath.relpath(name, root): age for name, age in ages_of(files)}
+
+    def remove(self, path: str) -> None:
+        """Delete an object; nothing happens if it is not there."""
+
+        def delete(filesystem: Any, target: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                filesystem.rm_file(target)
+
+        self._ask("delete", path, delete)
+
+    def check_writable(self) -> None:
+        """Raise StoreError at once, not after hours of scoring, if nothing can be stored here."""
+        probe = f"{PENDING}check-{os.getpid()}"
+        self.write(probe, b"nuggets")
+        self.remove(probe)
+
+
+def open_store(url: str) -> Store:
+    """The store at a local folder or URL; a relative folder is resolved, so that every task means the same place."""
+    if "://" in url and not url.startswith("file://"):
+        return Store(url.rstrip("/"))
+    return Store(locate(url)[1])

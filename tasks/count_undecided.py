@@ -1,0 +1,13 @@
+"""Ask whether a cut can be made as things stand."""
+
+from prefect import task
+
+from nuggets.scores.cuts import Threshold, TopFraction, TopK
+from nuggets.steps.publish import undecided_candidates
+from tasks.retry_policy import RETRYING
+
+
+@task(task_run_name="undecided candidates of {run}", **RETRYING)
+def count_undecided(store: str, run: str, cut: Threshold | TopK | TopFraction) -> int:
+    """How many of a run's candidates lack cells that the cut needs."""
+    return undecided_candidates(store, run, cut)
