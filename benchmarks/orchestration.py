@@ -35,8 +35,8 @@ ENGINES = {  # the options of each, and how many shards are scored at once
     "this process": ([], 1),
     "a process": (["--workers", "1"], 1),
     "2 processes": (["--workers", "2"], 2),
-    "dask, 2": (["--engine", "dask", "--workers", "2"], 2),
-    "ray, 2": (["--engine", "ray", "--workers", "2"], 2),
+    "dask, 2": (["--executor", "dask", "--workers", "2"], 2),
+    "ray, 2": (["--executor", "ray", "--workers", "2"], 2),
 }
 SHARD_SECONDS = 60  # of the engine, in the run that the share is given for
 SHARE = 0.02
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", default="1,10,100", help="numbers of shards (default: %(default)s)")
     parser.add_argument(
-        "--engines", default=", ".join(re.sub(", ", "/", name) for name in ENGINES), help="some of these"
+        "--executors", default=", ".join(re.sub(", ", "/", name) for name in ENGINES), help="some of these"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)

@@ -34,19 +34,19 @@ from racing_tables import Table, made_up_table, read_table
 
 from nuggets.config.configs import SHARD_SIZE
 from nuggets.errors import NuggetsError
-from nuggets.racing.next_round import Pace, Part, next_round
-from nuggets.scores.bounds import bar, standing_of
+from nuggets.racing.next_round import Part, RaceSchedule, next_round
+from nuggets.scores.bounds import bar, score_bounds
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, cut_from_options, describe_cut, kept_count
-from nuggets.scores.golden import GoldenTable
+from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import rank_keys
-from nuggets.scores.selection import count_levels, find_boundary
+from nuggets.scores.selection import count_scores, find_boundary
 from nuggets.store.disk_buckets import MEMORY
 
 # cells: where a visit costs nothing but its cells. patient: more rounds, fewer cells.
 PACES = {
-    "production": Pace(),
-    "cells": Pace(stride=0.5, least=1, optimism=0.5),
-    "patient": Pace(pilot=1, growth=1.3, stride=0.5, least=1, optimism=6.0),
+    "production": RaceSchedule(),
+    "cells": RaceSchedule(stride=0.5, least=1, optimism=0.5),
+    "patient": RaceSchedule(pilot=1, growth=1.3, stride=0.5, least=1, optimism=6.0),
 }
 REAL = Path(__file__).resolve().parents[2] / "shared" / "reference" / "matrix.csv"
 CUTS = (*map(TopFraction, (0.01, 0.05, 0.1, 0.25)), *map(Threshold, (0.3, 0.4, 0.5)))
@@ -173,17 +173,17 @@ def fewest_possible(gains: NDArray[np.float64], cut: Cut) -> int:
 
 def _kept_by_race(ids: Any, gains: NDArray[np.float64], known: NDArray[np.float32], cut: Cut) -> NDArray[np.int64]:
     """Positions of the candidates that the product's own cut keeps, best first."""
-    standing = standing_of(known, np.ones(known.shape, dtype=bool))
-    table = GoldenTable(
+    bounds = score_bounds(known, np.ones(known.shape, dtype=bool))
+    table = ScoreTable(
         candidate_ids=ids,
         candidate_rows=np.arange(len(ids)),
         shards=np.zeros(len(ids), dtype=np.int32),
-        wins=standing.wins,
-        cells=standing.cells,
-        anchors=standing.anchors,
-        mean_gain=np.where(standing.complete, gains.mean(axis=1), np.nan),
+        wins=bounds.wins,
+        cells=bounds.cells,
+        anchors=bounds.anchors,
+        mean_gain=np.where(bounds.complete, gains.mean(axis=1), np.nan),
     )
-    boundary, _ = find_boundary(lambda: [table], count_levels([table]), cut, memory=MEMORY)
+    boundary, _ = find_boundary(lambda: [table], count_scores([table]), cut, memory=MEMORY)
     keys = rank_keys(table)
     kept = np.flatnonzero(boundary.keeps(keys))
     return kept[np.argsort(keys[kept])]

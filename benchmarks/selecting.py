@@ -107,12 +107,12 @@ def run_step(step: str, size: Size, *, memory_mib: int) -> dict[str, float]:
     from nuggets.pools.shards import read_pool_record
     from nuggets.scores.cuts import TopFraction
     from nuggets.steps.publish import publish_selection
-    from nuggets.steps.score_candidates import judge_run
+    from nuggets.steps.score_candidates import score_candidates
     from nuggets.store.store import Store
 
     before = time.perf_counter()
     if step == "judge":
-        judge_run(_prepared(size), read_pool_record(Store(str(size.store)), "bench"), "anchors/bench.json")
+        score_candidates(_prepared(size), read_pool_record(Store(str(size.store)), "bench"), "anchors/bench.json")
     elif step == "pandas":
         _with_pandas(size)
     else:

@@ -8,9 +8,9 @@ from prefect import flow, unmapped
 
 from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.execution.deployment_runs import score_everywhere
-from flows.execution.executor import Engine
+from flows.execution.executor import Executor
 from flows.execution.futures import results_of
-from flows.execution.open_executor import open_engine
+from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
 from flows.execution.signals import sigterm_stops
 from nuggets.config.configs import CurateConfig
@@ -59,16 +59,16 @@ def curate(config: CurateConfig) -> Selection:
 def _recorded(config: CurateConfig) -> Selection:
     """The whole job, with its outcome noted in the run's manifest whatever it is."""
     watch = Stopwatch()
-    # The engine first: if its devices or its cluster are not there, an earlier run of this name stays as it ended.
-    with open_engine(config) as engine:
+    # The executor first: if its devices or its cluster are not there, an earlier run of this name stays as it ended.
+    with open_executor(config) as executor:
         prepared = prepare(config)
         try:
             with tasks_end_with_flow():
-                return _curate(config, prepared, watch, engine)
+                return _curate(config, prepared, watch, executor)
         except BaseException as error:
             is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
             # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
-            # Before the engine is closed: it waits for its tasks, and whoever cancels a run does not wait for ever.
+            # Before the executor is closed: it waits for its tasks, and whoever cancels a run does not wait for ever.
             with contextlib.suppress(StoreError):
                 state = RunState.FAILED if is_failure else RunState.INTERRUPTED
                 message = f"{error}" or type(error).__name__
@@ -76,17 +76,17 @@ def _recorded(config: CurateConfig) -> Selection:
             raise
 
 
-def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engine: Engine) -> Selection:
+def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, executor: Executor) -> Selection:
     watch.lap("prepare")
     pool = ingest(prepared, config)
     watch.lap("ingest")
-    elsewhere = unmapped(engine.elsewhere)
+    remote = unmapped(executor.remote)
     anchor_set = look_for_anchor_set(prepared, config, pool)
     if anchor_set is None:
         shards = list(pool.shards)
         each = {"index": list(range(len(shards))), "shard": shards}
         embeddings = results_of(
-            "embed", engine, engine.map(embed, prepared=unmapped(prepared), **each, elsewhere=elsewhere)
+            "embed", executor, executor.map(embed, prepared=unmapped(prepared), **each, remote=remote)
         )
         watch.lap("embed")
         anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
@@ -94,11 +94,11 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, engin
     starts = list(range(0, anchor_set.anchors, config.shard_size))
     stops = [min(start + config.shard_size, anchor_set.anchors) for start in starts]
     same = {"prepared": unmapped(prepared), "anchors_path": unmapped(anchor_set.path)}
-    measured = engine.map(measure_baseline, **same, start=starts, stop=stops, elsewhere=elsewhere)
-    results_of("baseline", engine, measured)
+    measured = executor.map(measure_baseline, **same, start=starts, stop=stops, remote=remote)
+    results_of("baseline", executor, measured)
     watch.lap("baseline")
     cut = config.cut if config.racing == "on" else None
-    scoring = Scoring(prepared, pool, anchor_set.path, cut, engine)
+    scoring = Scoring(prepared, pool, anchor_set.path, cut, executor)
     first = scoring.plan(0)
     references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
     counts = {

@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.execution.deployment_runs import score_everywhere
-from flows.execution.open_executor import open_engine
+from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
 from flows.execution.signals import sigterm_stops
 from nuggets.config.configs import ReselectConfig
@@ -34,8 +34,8 @@ def reselect(config: ReselectConfig) -> Selection:
                 "scoring goes on where it stopped"
             )
             run = reopen(config.store, config.run, config.s3_endpoint)
-            with open_engine(config) as engine, tasks_end_with_flow():
-                scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut, engine)
+            with open_executor(config) as executor, tasks_end_with_flow():
+                scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut, executor)
                 first = scoring.plan(0)
                 scored = score_everywhere(scoring, first)
             judge(run.prepared, run.pool, run.anchors)

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
-from flows.execution.open_executor import open_engine
+from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring, score_in_rounds
 from flows.execution.signals import sigterm_stops
 from nuggets.config.configs import ScoreShardsConfig
@@ -23,8 +23,8 @@ def score_shards(config: ScoreShardsConfig) -> int:
     Args:
         config: The run, its store, the part, and the cut that the race is for.
     """
-    with sigterm_stops(), s3_endpoint(config.s3_endpoint), open_engine(config) as engine, tasks_end_with_flow():
+    with sigterm_stops(), s3_endpoint(config.s3_endpoint), open_executor(config) as executor, tasks_end_with_flow():
         run = reopen(config.store, config.run, config.s3_endpoint)
         others = tuple(shard for shard in range(len(run.pool.shards)) if shard % config.parts != config.part)
-        scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut or run.cut, engine, others)
+        scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut or run.cut, executor, others)
         return score_in_rounds(scoring, scoring.plan(0)).computed

@@ -20,12 +20,12 @@ class OutOfMemory(InputError):
 class StoreError(NuggetsError, OSError):
     """The store could not be read or written; what it already holds is untouched.
 
-    `may_pass`: whether the same may succeed later, because a server was away or a disk full.
+    `is_transient`: whether the same may succeed later, because a server was away or a disk full.
     """
 
-    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+    def __init__(self, message: str, *, is_transient: bool = False) -> None:
         super().__init__(message)
-        self.may_pass = may_pass
+        self.is_transient = is_transient
 
 
 class DamagedTable(StoreError):

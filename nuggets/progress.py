@@ -3,11 +3,7 @@
 import logging
 
 stage_logger = logging.getLogger("nuggets.progress")
-
-
 cells_logger = logging.getLogger("nuggets.progress.cells")
-
-
 cells_logger.propagate = False  # several records a second: for a bar, not for anyone's log
 
 
@@ -27,6 +23,6 @@ def report_round(number: int, *, to_compute: int, at_most: int) -> None:
     cells_logger.info("round", extra=facts)
 
 
-def counted(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
     """A number of things: 1 cell, 2 cells."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

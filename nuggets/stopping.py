@@ -8,8 +8,6 @@ from contextvars import ContextVar
 from nuggets.errors import Interrupted
 
 _requested = threading.Event()
-
-
 # Of a piece of work, where one process may do several for different people: a cluster's does.
 _own: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 

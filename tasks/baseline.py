@@ -11,9 +11,9 @@ from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="zero-shot baseline of anchors {start} to {stop}", **RETRYING)
-def measure_baseline(prepared: PreparedRun, anchors_path: str, start: int, stop: int, elsewhere: bool) -> int:
-    """How many anchors were measured; those with a stored baseline are not. `elsewhere` as for `score`."""
-    with stops_with_flow_run(elsewhere):
+def measure_baseline(prepared: PreparedRun, anchors_path: str, start: int, stop: int, remote: bool) -> int:
+    """How many anchors were measured; those with a stored baseline are not. `remote` as for `score`."""
+    with stops_with_flow_run(remote):
         measured: int = on_device(
             at_s3_endpoint, prepared.s3_endpoint, measure_missing, prepared, anchors_path, start, stop
         )

@@ -18,15 +18,15 @@ _SECONDS = 6.0
 
 
 @contextmanager
-def stops_with_flow_run(elsewhere: bool) -> Iterator[None]:
-    """Ask this task's work to stop when its flow run is cancelled or over, if that happens `elsewhere`.
+def stops_with_flow_run(remote: bool) -> Iterator[None]:
+    """Ask this task's work to stop when its flow run is cancelled or over, if that happens `remote`.
 
     Raises Interrupted if somebody has asked already.
     """
     context = TaskRunContext.get()
     flow_run = context.task_run.flow_run_id if context else None
     over = threading.Event()
-    with _watching(flow_run, over) if elsewhere and flow_run is not None else nullcontext(), stopped_by(over):
+    with _watching(flow_run, over) if remote and flow_run is not None else nullcontext(), stopped_by(over):
         check_stop()
         yield
 

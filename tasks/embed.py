@@ -11,8 +11,8 @@ from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="embed shard {index:03d}", **RETRYING)
-def embed(prepared: PreparedRun, index: int, shard: str, elsewhere: bool) -> str:
-    """Path of the shard's embeddings, computed if the store has none; `elsewhere` as for `score`."""
-    with stops_with_flow_run(elsewhere):
+def embed(prepared: PreparedRun, index: int, shard: str, remote: bool) -> str:
+    """Path of the shard's embeddings, computed if the store has none; `remote` as for `score`."""
+    with stops_with_flow_run(remote):
         path: str = on_device(at_s3_endpoint, prepared.s3_endpoint, embed_shard, prepared, shard)
     return path

@@ -8,13 +8,13 @@ from nuggets.pools.shards import Pool, read_pool_record
 from nuggets.runs.manifest import read_run
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Threshold, TopFraction, TopK
-from nuggets.steps.prepare import own_cut, reopen_run
+from nuggets.steps.prepare import own_cut, resume_run
 from nuggets.store.store import open_store
 from tasks.retry_policy import RETRYING
 
 
 @dataclass(frozen=True, slots=True)
-class ReopenedRun:
+class ResumedRun:
     """A run as it was prepared, its pool, the path of its anchors, and its own cut: None for the full table."""
 
     prepared: PreparedRun
@@ -24,10 +24,10 @@ class ReopenedRun:
 
 
 @task(task_run_name="reopen {run}", **RETRYING)
-def reopen(store: str, run: str, s3_endpoint: str | None) -> ReopenedRun:
+def reopen(store: str, run: str, s3_endpoint: str | None) -> ResumedRun:
     """The run, to compute more of its cells. Raises UsageError if it can't be, as where its model is not the same."""
-    prepared = reopen_run(store, run, s3_endpoint=s3_endpoint)
+    prepared = resume_run(store, run, s3_endpoint=s3_endpoint)
     place = open_store(store)
     found = read_run(place, run)
     pool = read_pool_record(place, found.references["pool"])
-    return ReopenedRun(prepared, pool, found.references["anchors"], own_cut(found))
+    return ResumedRun(prepared, pool, found.references["anchors"], own_cut(found))

@@ -21,7 +21,7 @@ def can_help(error: object) -> bool:
     somebody else, or is lost. What was computed before is found in the store, so trying again is cheap.
     """
     if isinstance(error, NuggetsError):
-        return isinstance(error, OutOfMemory) or (isinstance(error, StoreError) and error.may_pass)
+        return isinstance(error, OutOfMemory) or (isinstance(error, StoreError) and error.is_transient)
     return isinstance(error, (RuntimeError, MemoryError, OSError, httpx.TransportError)) and not isinstance(
         error, (FileNotFoundError, PermissionError, NotImplementedError, RecursionError)
     )

@@ -34,15 +34,15 @@ def _pause(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
     task_run_name="score round {unit.round} part {unit.index:03d}: {unit.cells} cells",
     **{**RETRYING, "retry_condition_fn": _pause},
 )
-def score(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, elsewhere: bool) -> int:
+def score(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, remote: bool) -> int:
     """How many cells were computed; each is in the store before this ends.
 
-    `elsewhere`: this is not the process of the flow, which hears of somebody's wish to stop.
+    `remote`: this is not the process of the flow, which hears of somebody's wish to stop.
     """
     context = TaskRunContext.get()
     if context is not None:
         _pausing.discard(context.task_run.id)
-    with stops_with_flow_run(elsewhere):
+    with stops_with_flow_run(remote):
         computed = on_device(at_s3_endpoint, prepared.s3_endpoint, score_unit, prepared, unit, anchors_path)
     # Tried again, it has found in the store what its earlier tries had computed.
     return unit.cells if context is not None and context.task_run.run_count > 1 else computed

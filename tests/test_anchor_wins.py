@@ -1,4 +1,4 @@
-"""How often each anchor is won: counted from stored cells when a run is judged, published with every cut of it."""
+"""How often each anchor is won: counted from stored cells when a run is eligible, published with every cut of it."""
 
 import json
 import re
@@ -22,15 +22,15 @@ from nuggets.models.files import ModelFiles
 from nuggets.models.prompts import TokenLimits
 from nuggets.models.scoring_setup import ScoringSetup
 from nuggets.pools.ingest import ingest_pool
-from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Pool
-from nuggets.runs.manifest import RunState, golden_path, note_outcome, open_run
+from nuggets.runs.manifest import RunState, golden_path, open_run, record_state
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.anchor_wins import anchor_wins_path, count_wins, read_anchor_wins
 from nuggets.scores.cuts import Threshold, TopK
-from nuggets.scores.score_table import read_golden
+from nuggets.scores.score_table import read_score_table
 from nuggets.steps.publish import Selection, publish_selection, read_report, selection_page
-from nuggets.steps.score_candidates import judge_run
+from nuggets.steps.score_candidates import score_candidates
 from nuggets.store.store import Store
 
 NAN = float("nan")
@@ -68,7 +68,7 @@ class Scored:
         self.store = Store(str(folder / "store"))
         source = find_source(str(folder / "pool.json"))
         self.pool: Pool = ingest_pool(
-            self.store, source, fingerprint(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.5
+            self.store, source, source_digest(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.5
         )
         setup = ScoringSetup(ModelFiles("none", "", None), "m", "plain", TokenLimits(9, 9), "float32", 1, False)
         self.prepared = PreparedRun("r", self.store.url, setup, None, "", False, self.pool.id)
@@ -77,7 +77,7 @@ class Scored:
         write_baseline(self.store, setup.key, ids, Baseline(ZERO_SHOT, TOKENS))
         inputs = {"pool": {"source": "pool.json"}, "model": {"name": "none"}}
         open_run(self.store, "r", config={}, identity={"profile": "plain", "dtype": "float32"}, inputs=inputs)
-        note_outcome(self.store.url, "r", RunState.COMPLETE, references={"pool": self.pool.id})
+        record_state(self.store.url, "r", RunState.COMPLETE, references={"pool": self.pool.id})
 
     def score(self, gains: NDArray[np.float64]) -> None:
         ids = tuple(item.id for item in ANCHORS[:4])
@@ -85,7 +85,7 @@ class Scored:
         write_block(self.store, cells_folder(self.prepared.setup.key, IDS), block)
 
     def judge(self) -> None:
-        judge_run(self.prepared, self.pool, "anchors/a.json")
+        score_candidates(self.prepared, self.pool, "anchors/a.json")
 
     def publish(self, cut: Threshold | TopK) -> Selection:
         return publish_selection(self.store.url, "r", cut)
@@ -127,7 +127,7 @@ def test_anchors_are_won_as_often_as_candidates_win(scored):
     scored.score(GAINS)
     scored.judge()
     anchors = read_anchor_wins(scored.store, "r")
-    tables = list(read_golden(scored.store, "r"))
+    tables = list(read_score_table(scored.store, "r"))
     assert sum(item.wins for item in anchors) == sum(int(table.wins.sum()) for table in tables)
     assert sum(item.cells for item in anchors) == sum(int(table.cells.sum()) for table in tables)
 
@@ -212,7 +212,7 @@ def test_a_report_has_no_empty_row_of_seconds(scored):
     scored.score(GAINS)
     scored.judge()
     assert "| seconds |" not in read_report(scored.store.url, scored.publish(TopK(1)))
-    note_outcome(scored.store.url, "r", RunState.COMPLETE, seconds={"ingest": 0.5, "score": 12.25})
+    record_state(scored.store.url, "r", RunState.COMPLETE, seconds={"ingest": 0.5, "score": 12.25})
     assert "| seconds | ingest 0.5, score 12.2 |" in read_report(scored.store.url, scored.publish(TopK(2)))
 
 
@@ -220,12 +220,12 @@ CELLS = shaped.arrays(np.float32, (7, 3), elements=st.sampled_from([NAN, -2.0, -
 
 
 @given(CELLS, shaped.arrays(np.bool_, (7, 3)))
-def test_wins_and_cells_of_parts_add_up(cells, judged):
+def test_wins_and_cells_of_parts_add_up(cells, eligible):
     zero_shot = np.array([-2.0, -1.0, 0.0], dtype=np.float32)
-    whole = count_wins(cells, zero_shot, judged)
-    parts = [count_wins(cells[part], zero_shot, judged[part]) for part in (slice(3), slice(3, 7))]
+    whole = count_wins(cells, zero_shot, eligible)
+    parts = [count_wins(cells[part], zero_shot, eligible[part]) for part in (slice(3), slice(3, 7))]
     assert (whole == parts[0] + parts[1]).all()
     expected = [[[row[anchor] > zero_shot[anchor], not np.isnan(row[anchor])] for row in cells] for anchor in range(3)]
     for anchor in range(3):
-        flags = np.array(expected[anchor])[judged[:, anchor]].reshape(-1, 2)
+        flags = np.array(expected[anchor])[eligible[:, anchor]].reshape(-1, 2)
         assert whole[:, anchor].tolist() == flags.sum(axis=0).tolist()

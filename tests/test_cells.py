@@ -33,8 +33,8 @@ NAN = float("nan")
 _NOBODY = """
 import logging, os, sys
 import pyarrow.parquet
-from nuggets.cells import read_cells
-from nuggets.store import Store
+from nuggets.cells.folders import read_cells
+from nuggets.store.store import Store
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 store = Store(sys.argv[1])
 store.exists("object")  # imports the file system while Python's own files can surely be read
@@ -47,9 +47,9 @@ print(read_cells(store, "cells/key/0-f", ["x", "y"], ["A"]).tolist())
 _NOT_READABLE = """
 import os, sys
 import pyarrow.parquet
-from nuggets.cells import read_block
+from nuggets.cells.blocks import read_block
 from nuggets.errors import StoreError
-from nuggets.store import Store
+from nuggets.store.store import Store
 store = Store(sys.argv[1])
 store.exists("object")
 if os.geteuid() == 0:
@@ -65,9 +65,10 @@ except StoreError as error:
 _LITTLE_MEMORY = """
 import resource, sys
 import pyarrow.parquet
-from nuggets.cells import list_blocks, read_block
+from nuggets.cells.folders import list_blocks
+from nuggets.cells.blocks import read_block
 from nuggets.errors import StoreError
-from nuggets.store import Store
+from nuggets.store.store import Store
 store = Store(sys.argv[1])
 (path,) = list_blocks(store, "cells")
 with open("/proc/self/status") as lines:
@@ -77,15 +78,16 @@ for mebibytes in (12, 16, 24, 4096):
     try:
         print("read" if read_block(store, path) else "given up")
     except StoreError as error:
-        print(error.may_pass, error)
+        print(error.is_transient, error)
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 # Writes one row of a table at a time and joins the folder after each.
 _WRITE_AND_COMPACT = """
 import sys
 import numpy as np
-from nuggets.cells import CellBlock, compact, write_block
-from nuggets.store import Store
+from nuggets.cells.blocks import CellBlock, write_block
+from nuggets.cells.folders import compact
+from nuggets.store.store import Store
 store, start = Store(sys.argv[1]), int(sys.argv[2])
 for row in range(start, start + 12):
     values = np.array([[-row, np.nan] if row % 2 else [np.nan, -row]], dtype=np.float32)
@@ -404,7 +406,7 @@ def test_a_block_is_not_damaged_because_the_disk_does_not_answer(store, caplog):
     path.symlink_to("/proc/self/mem")  # its first page belongs to nobody: an input/output error
     with pytest.raises(StoreError, match=f"^could not read {path}: .+\\. It is left as it is: run again, ") as refused:
         read_block(store, f"{FOLDER}/block.parquet")
-    assert refused.value.may_pass and refused.value.__cause__.errno
+    assert refused.value.is_transient and refused.value.__cause__.errno
     assert (caplog.records, path.is_symlink()) == ([], True)
 
 

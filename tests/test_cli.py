@@ -9,7 +9,7 @@ import pytest
 from deployments.local_s3 import LocalS3
 from flows.cli.commands import _exit_code, app
 from nuggets.errors import StoreError
-from nuggets.runs.manifest import RunState, list_runs, note_outcome, open_run, read_run
+from nuggets.runs.manifest import RunState, list_runs, open_run, read_run, record_state
 from nuggets.store.store import Store
 
 INPUTS = {"pool": {"source": "s3://b/pool.jsonl", "sha256": "1f"}, "model": {"name": "org/model", "digest": "2e"}}
@@ -35,7 +35,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def begun(store: Store, name: str, state: RunState, message: str = "", **counts: int) -> None:
     open_run(store, name, config={"pool": "p", "seed": 0, "run": None}, identity={"profile": "plain"}, inputs=INPUTS)
-    note_outcome(store.url, name, state, message, counts=counts, seconds={"score": 1.5})
+    record_state(store.url, name, state, message, counts=counts, seconds={"score": 1.5})
 
 
 def selection(store: Store, run: str) -> None:
@@ -78,7 +78,7 @@ def test_runs_are_listed_with_what_they_are_made_from_and_why_they_failed(store:
 def test_a_run_is_shown_with_all_of_its_manifest_and_where_its_files_are(store: Store, cli: Any) -> None:
     begun(store, "r", RunState.COMPLETE, **COUNTS)
     selection(store, "r")
-    note_outcome(store.url, "r", RunState.COMPLETE, references={"scoring_key": "4f", "anchors": "anchors/5e.json"})
+    record_state(store.url, "r", RunState.COMPLETE, references={"scoring_key": "4f", "anchors": "anchors/5e.json"})
     store.write("cells/4f/0-1/a.parquet", b"")
     code, said, complained = cli("show", "r", "--store", store.url)
     assert (code, complained) == (0, [])
@@ -174,7 +174,7 @@ def test_options_are_named_alike_in_help_and_files(tmp_path: Path, cli: Any, mon
     for option, value, words in (
         ("dtype", "float33", "dtype='float33' is not known; allowed: auto, float32, bfloat16, float16"),
         ("racing", "maybe", "racing='maybe' is not known; allowed: on, off"),
-        ("engine", "spark", "engine='spark' is not known; allowed: local, dask, ray, deployment"),
+        ("executor", "spark", "executor='spark' is not known; allowed: local, dask, ray, deployment"),
     ):
         assert cli("curate", pool, f"--{option}", value) == (2, [], [f"error: {words}"])
 

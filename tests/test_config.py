@@ -17,7 +17,7 @@ FIELDS = [
     "input_field", "output_field", "profile", "threshold", "top_k", "top_fraction", "racing", "shard_size", "seed",
     "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
     "max_row_bytes", "max_rejected_share", "max_bad_candidates", "memory_mib", "s3_endpoint", "devices", "workers",
-    "engine", "engine_address", "stalled_after", "trust_remote_code",
+    "executor", "executor_address", "stalled_after", "trust_remote_code",
 ]  # fmt: skip
 
 
@@ -58,8 +58,8 @@ def test_a_pool_is_all_that_has_to_be_given():
         "s3_endpoint": None,
         "devices": "auto",
         "workers": None,
-        "engine": "local",
-        "engine_address": None,
+        "executor": "local",
+        "executor_address": None,
         "stalled_after": 900,
         "trust_remote_code": None,
     }
@@ -208,8 +208,8 @@ def test_an_unknown_key_is_named_beside_all_known_ones():
         "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
         "anchor_file, anchor_set, instruction_field, input_field, output_field, profile, threshold, top_k, "
         "top_fraction, racing, shard_size, seed, anchor_tokens, demonstration_tokens, dtype, kv_iter, max_row_bytes, "
-        "max_rejected_share, max_bad_candidates, memory_mib, s3_endpoint, devices, workers, engine, engine_address, "
-        "stalled_after, trust_remote_code"
+        "max_rejected_share, max_bad_candidates, memory_mib, s3_endpoint, devices, workers, executor, "
+        "executor_address, stalled_after, trust_remote_code"
     )
 
 
@@ -296,23 +296,31 @@ def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
         ({"devices": "gpu"}, ("devices='gpu' is not known", "auto, cpu, or numbers")),
         ({"devices": "0,"}, ("devices='0,' is not known",)),
         ({"devices": "-1"}, ("devices='-1' is not known",)),
-        ({"engine": "spark"}, ("engine='spark' is not known; allowed: local, dask, ray",)),
-        ({"engine_address": "tcp://h:1"}, ("engine_address='tcp://h:1' belongs to engine dask, ray or deployment",)),
-        ({"engine": "dask", "devices": "0", "dtype": "float32"}, ("devices=0 belongs to engine local", "dask")),
-        ({"engine": "ray"}, ("dtype=auto depends on the machine", "engine ray", "float32, bfloat16 or float16")),
+        ({"executor": "spark"}, ("executor='spark' is not known; allowed: local, dask, ray",)),
+        (
+            {"executor_address": "tcp://h:1"},
+            ("executor_address='tcp://h:1' belongs to executor dask, ray or deployment",),
+        ),
+        ({"executor": "dask", "devices": "0", "dtype": "float32"}, ("devices=0 belongs to executor local", "dask")),
+        ({"executor": "ray"}, ("dtype=auto depends on the machine", "executor ray", "float32, bfloat16 or float16")),
         ({"workers": 0}, ("workers=0 is out of range: allowed is 1 or more",)),
-        ({"engine": "dask", "dtype": "float32", "engine_address": "tcp://me:secret@host:1"}, ("holds credentials",)),
+        (
+            {"executor": "dask", "dtype": "float32", "executor_address": "tcp://me:secret@host:1"},
+            ("holds credentials",),
+        ),
     ],
 )
 def test_devices_and_engines_that_do_not_go_together_are_refused(options: dict[str, Any], words: tuple[str, ...]):
     message = refusal(**options)
     assert all(word in message for word in words) and "secret" not in message
-    if options.get("engine") != "ray":  # a run that is there has a number format
+    if options.get("executor") != "ray":  # a run that is there has a number format
         with pytest.raises(UsageError, match=words[0].split("'")[0][:20]):
             ReselectConfig(run="r", top_k=1, **{name: value for name, value in options.items() if name != "dtype"})
 
 
 def test_devices_and_engines_that_go_together_are_accepted():
     assert CurateConfig(pool="p", devices="0,0,3").devices == "0,0,3"
-    assert CurateConfig(pool="p", engine="dask", engine_address="tcp://h:1", workers=8, dtype="bfloat16").workers == 8
-    assert ReselectConfig(run="r", top_k=1, engine="ray", engine_address="ray://h:1").engine == "ray"
+    assert (
+        CurateConfig(pool="p", executor="dask", executor_address="tcp://h:1", workers=8, dtype="bfloat16").workers == 8
+    )
+    assert ReselectConfig(run="r", top_k=1, executor="ray", executor_address="ray://h:1").executor == "ray"

@@ -8,7 +8,7 @@ import sys
 
 RUN = """
 import time
-from flows.console import hide_progress, show_progress
+from flows.cli.console import hide_progress, show_progress
 from nuggets.progress import report_cells, report_round, report_stage
 
 display = show_progress()

@@ -21,25 +21,25 @@ import nuggets
 for module in pkgutil.walk_packages(nuggets.__path__, "nuggets."):
     importlib.import_module(module.name)
 
-from nuggets.anchor_choice import find_anchors
-from nuggets.baseline import measure_missing
-from nuggets.config import CurateConfig
-from nuggets.cuts import TopK
-from nuggets.embedding import embed_shard
-from nuggets.judgement import judge_run
-from nuggets.pool import ingest_pool
-from nuggets.preparation import prepare_run
-from nuggets.publishing import publish_selection
-from nuggets.readers import find_source
-from nuggets.runs import RunState, note_outcome
-from nuggets.scoring_plan import plan_round
-from nuggets.shard_scoring import score_unit
-from nuggets.store import open_store
+from nuggets.steps.choose_anchors import find_anchors
+from nuggets.steps.measure_baseline import measure_missing
+from nuggets.config.configs import CurateConfig
+from nuggets.scores.cuts import TopK
+from nuggets.steps.embed_shard import embed_shard
+from nuggets.scores.score_table import score_candidates
+from nuggets.pools.ingest import ingest_pool
+from nuggets.steps.prepare import prepare_run
+from nuggets.steps.publish import publish_selection
+from nuggets.pools.readers.detect import find_source
+from nuggets.runs.manifest import RunState, record_state
+from nuggets.steps.plan_round import plan_round
+from nuggets.steps.score_cells import score_unit
+from nuggets.store.store import open_store
 
 config = CurateConfig(pool={pool!r}, store={store!r}, model={model!r}, run="alone", anchors=3)
 prepared = prepare_run(config)
 pool = ingest_pool(
-    open_store(config.store), find_source(config.pool), prepared.pool_fingerprint,
+    open_store(config.store), find_source(config.pool), prepared.pool_digest,
     shard_size=8, max_row_bytes=10_000, max_rejected_share=0.5,
 )
 anchors = find_anchors(prepared, config, pool, [embed_shard(prepared, shard) for shard in pool.shards])
@@ -48,15 +48,15 @@ computed = number = 0
 while (plan := plan_round(prepared, pool, anchors.path, TopK(4), number=number)).units:
     computed += sum(score_unit(prepared, unit, anchors.path) for unit in plan.units)
     number += 1
-judge_run(prepared, pool, anchors.path)
-note_outcome(prepared.store, prepared.name, RunState.COMPLETE, references={{"pool": pool.id}})
+score_candidates(prepared, pool, anchors.path)
+record_state(prepared.store, prepared.name, RunState.COMPLETE, references={{"pool": pool.id}})
 kept = publish_selection(prepared.store, prepared.name, TopK(4)).kept
 print("whole table" if computed > 60 else "raced" if number > 1 else "at once", "kept", kept)
 """
 
 _NEW_CUT = """
-from nuggets.cuts import TopK
-from nuggets.publishing import publish_selection
+from nuggets.scores.cuts import TopK
+from nuggets.steps.publish import publish_selection
 print("kept", publish_selection({store!r}, "alone", TopK(2)).kept)
 """
 

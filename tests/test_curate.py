@@ -107,8 +107,8 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     assert chosen[0]["example_id"] in set(scores.loc[scores["kept"], "candidate_id"])
 
     # The scores are what the cells say, the candidate's own cell left out.
-    judged = cells[cells["candidate_id"] != cells["anchor_id"]]
-    wins = (judged["one_shot"] > judged["zero_shot"]).groupby(judged["candidate_id"]).agg(["sum", "count"])
+    eligible = cells[cells["candidate_id"] != cells["anchor_id"]]
+    wins = (eligible["one_shot"] > eligible["zero_shot"]).groupby(eligible["candidate_id"]).agg(["sum", "count"])
     expected = (wins["sum"] / wins["count"]).loc[scores["candidate_id"]].to_numpy()
     np.testing.assert_allclose(scores["golden_score"], expected)
     assert sorted(set(scores["anchors"])) == [4, 5]
@@ -226,11 +226,11 @@ def test_profiles_and_chat_template_lead_to_different_cells_side_by_side(
         run_flow(pool_file, tmp_path, tiny_model, run=profile, profile=profile, anchors=3)
     keys = {manifest(tmp_path, run)["references"]["scoring_key"] for run in ("released", "plain")}
     assert {path.name for path in (tmp_path / "cells").iterdir()} == keys and len(keys) == 2
-    judged = {
+    eligible = {
         run: pd.read_parquet(tmp_path / "runs" / run / "golden.parquet")["anchors"] for run in ("released", "plain")
     }
-    assert set(judged["released"]) == {3}  # its own cell counts there
-    assert set(judged["plain"]) == {2, 3}
+    assert set(eligible["released"]) == {3}  # its own cell counts there
+    assert set(eligible["plain"]) == {2, 3}
 
 
 def test_a_run_name_is_not_given_to_other_scores(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:

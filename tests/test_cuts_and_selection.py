@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from nuggets.errors import UsageError
 from nuggets.pools.ingest import ingest_pool
-from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Pool, read_records
-from nuggets.runs.manifest import Run, RunState, note_outcome, open_run
+from nuggets.runs.manifest import Run, RunState, open_run, record_state
 from nuggets.scores.cuts import (
     Cut,
     Threshold,
@@ -34,10 +34,17 @@ from nuggets.scores.cuts import (
     kept_count,
     remark,
 )
-from nuggets.scores.golden import GoldenTable
+from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import rank_keys
-from nuggets.scores.score_table import write_golden
-from nuggets.scores.selection import Boundary, RankedRow, count_levels, find_boundary, survey, undecided_count
+from nuggets.scores.score_table import write_score_table
+from nuggets.scores.selection import (
+    Boundary,
+    RankedRow,
+    count_scores,
+    find_boundary,
+    summarize_selection,
+    undecided_count,
+)
 from nuggets.steps.prepare import own_cut
 from nuggets.steps.publish import publish_selection, read_report, undecided_candidates
 from nuggets.steps.selection_files import save_scores, save_selected
@@ -48,10 +55,10 @@ ROOMY = 1 << 24  # bytes
 Row = tuple[str, int, int, int, float]
 
 
-def raced(*rows: Row, shard: int = 0) -> GoldenTable:
+def raced(*rows: Row, shard: int = 0) -> ScoreTable:
     """A table of (id, wins, cells, anchors, mean gain)."""
     ids, wins, cells, anchors, gains = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    return GoldenTable(
+    return ScoreTable(
         candidate_ids=pa.array(ids, pa.string()),
         candidate_rows=np.arange(len(ids), dtype=np.int64),
         shards=np.full(len(ids), shard, dtype=np.int32),
@@ -62,19 +69,19 @@ def raced(*rows: Row, shard: int = 0) -> GoldenTable:
     )
 
 
-def table(*rows: tuple[str, int, int, float]) -> GoldenTable:
+def table(*rows: tuple[str, int, int, float]) -> ScoreTable:
     """A table of complete candidates: (id, wins, anchors, mean gain)."""
     return raced(*((key, wins, anchors, anchors, gain) for key, wins, anchors, gain in rows))
 
 
-def ranking(*tables: GoldenTable) -> list[str]:
+def ranking(*tables: ScoreTable) -> list[str]:
     keys = {bytes(key): name for part in tables for key, name in zip(rank_keys(part), names(part), strict=True)}
     return [keys[key] for key in sorted(keys)]
 
 
-def select(cut: Cut, *tables: GoldenTable, memory: int = ROOMY) -> list[str]:
+def select(cut: Cut, *tables: ScoreTable, memory: int = ROOMY) -> list[str]:
     """Ids of the candidates that the cut keeps, best first."""
-    boundary, count = find_boundary(lambda: tables, count_levels(tables), cut, memory=memory)
+    boundary, count = find_boundary(lambda: tables, count_scores(tables), cut, memory=memory)
     kept = {
         name for part in tables for name, keep in zip(names(part), boundary.keeps(rank_keys(part)), strict=True) if keep
     }
@@ -82,7 +89,7 @@ def select(cut: Cut, *tables: GoldenTable, memory: int = ROOMY) -> list[str]:
     return [name for name in ranking(*tables) if name in kept]
 
 
-def names(part: GoldenTable) -> list[str]:
+def names(part: ScoreTable) -> list[str]:
     return part.candidate_ids.to_pylist()
 
 
@@ -288,11 +295,11 @@ def kept_of(rows: Sequence[Row], cut: Cut) -> list[Row]:
 
 def decided(rows: list[Row], cut: Cut) -> list[Row]:
     """The same pool, with as many of the missing cells lost as the cut needs."""
-    while undecided_count(count_levels([raced(*rows)]), cut):
+    while undecided_count(count_scores([raced(*rows)]), cut):
         open_rows = [
             place
             for place, row in enumerate(rows)
-            if row[2] < row[3] and undecided_count(count_levels([raced(*rows)]), cut)
+            if row[2] < row[3] and undecided_count(count_scores([raced(*rows)]), cut)
         ]
         best = min(open_rows, key=lambda place: place_of(rows[place]))
         key, wins, _, anchors, _ = rows[best]
@@ -300,7 +307,7 @@ def decided(rows: list[Row], cut: Cut) -> list[Row]:
     return rows
 
 
-def parted(rows: Sequence[Row], sizes: Sequence[int]) -> list[GoldenTable]:
+def parted(rows: Sequence[Row], sizes: Sequence[int]) -> list[ScoreTable]:
     starts = np.cumsum([0, *sizes])
     return [
         raced(*rows[start : start + size], shard=shard)
@@ -310,7 +317,7 @@ def parted(rows: Sequence[Row], sizes: Sequence[int]) -> list[GoldenTable]:
 
 def test_a_cut_that_lacks_cells_is_refused():
     found = raced(("a", 3, 4, 4, 0.5), ("b", 2, 3, 4, NAN), ("c", 0, 2, 4, NAN), ("d", 0, 0, 4, NAN))
-    assert [undecided_count(count_levels([found]), cut) for cut in (TopK(1), TopK(2), Threshold(0.5), TopK(4))] == [
+    assert [undecided_count(count_scores([found]), cut) for cut in (TopK(1), TopK(2), Threshold(0.5), TopK(4))] == [
         2, 3, 2, 3
     ]  # fmt: skip
     with pytest.raises(ValueError, match="^2 candidates lack cells that the cut needs: compute them first$"):
@@ -346,14 +353,14 @@ def test_boundary_levels_and_ends_are_those_of_the_whole_pool_in_memory(drawn, c
     expected, ranked = kept_of(rows, cut), sorted(rows, key=place_of)
     assert select(cut, *tables) == [row[0] for row in expected]
 
-    levels = count_levels(tables)
-    standing = levels.standing
-    triples = list(zip(standing.wins.tolist(), standing.cells.tolist(), standing.anchors.tolist(), strict=True))
+    levels = count_scores(tables)
+    bounds = levels.bounds
+    triples = list(zip(bounds.wins.tolist(), bounds.cells.tolist(), bounds.anchors.tolist(), strict=True))
     assert dict(zip(triples, levels.count.tolist(), strict=True)) == Counter(row[1:4] for row in rows)
     assert levels.candidates == len(rows)
 
     boundary, _ = find_boundary(lambda: tables, levels, cut, memory=ROOMY)
-    found = survey(lambda: tables, levels, boundary, ends=ends)
+    found = summarize_selection(lambda: tables, levels, boundary, ends=ends)
     kept = Counter(row[1:4] for row in expected)
     assert found.kept.tolist() == [kept[triple] for triple in triples]
     shown = [row for rank, row in enumerate(ranked) if rank < ends or rank >= len(rows) - ends]
@@ -395,13 +402,13 @@ class Stored:
         source = find_source(str(file))
         self.store = Store(str(folder / "store"))
         self.pool: Pool = ingest_pool(
-            self.store, source, fingerprint(source), shard_size=7, max_row_bytes=9999, max_rejected_share=0.0
+            self.store, source, source_digest(source), shard_size=7, max_row_bytes=9999, max_rejected_share=0.0
         )
         records = list(read_records(self.store, self.pool.shards))
         self.keys = [candidate.id for candidate, _ in records]
         self.originals = {candidate.id: original for candidate, original in records}
 
-    def files(self, tables: Sequence[GoldenTable], boundary: Boundary, memory: int) -> tuple[bytes, bytes]:
+    def files(self, tables: Sequence[ScoreTable], boundary: Boundary, memory: int) -> tuple[bytes, bytes]:
         with tempfile.TemporaryDirectory() as folder:
             selected, scores = Path(folder, "selected.jsonl"), Path(folder, "scores.parquet")
             save_selected(selected, self.store, self.pool, lambda: tables, boundary, memory=memory)
@@ -425,7 +432,7 @@ def test_files_hold_what_is_kept_best_first_and_everyones_scores_whatever_the_me
     rows = decided(rows_from(stored.keys, drawn), cut)
     whole = parted(rows, stored.pool.shard_examples)
     tables = [merged(whole[start : start + size // 7]) for start in range(0, len(whole), size // 7)]
-    boundary, _ = find_boundary(lambda: tables, count_levels(tables), cut, memory=ROOMY)
+    boundary, _ = find_boundary(lambda: tables, count_scores(tables), cut, memory=ROOMY)
     selected, scores = stored.files(tables, boundary, ROOMY)
     assert stored.files(tables, boundary, 1) == (selected, scores)
     expected = kept_of(rows, cut)
@@ -455,11 +462,11 @@ def test_a_pool_that_is_curated_again_and_again_loses_no_field(stored, tmp_path)
         file.write_text(json.dumps(row) + "\n")
         source = find_source(str(file))
         pool = ingest_pool(
-            stored.store, source, fingerprint(source), shard_size=7, max_row_bytes=9999, max_rejected_share=0.0
+            stored.store, source, source_digest(source), shard_size=7, max_row_bytes=9999, max_rejected_share=0.0
         )
         ((candidate, _),) = read_records(stored.store, pool.shards)
         tables = partial(iter, [table((candidate.id, score, 4, 0.0))])
-        boundary, _ = find_boundary(tables, count_levels(tables()), TopK(1), memory=ROOMY)
+        boundary, _ = find_boundary(tables, count_scores(tables()), TopK(1), memory=ROOMY)
         save_selected(file, stored.store, pool, tables, boundary, memory=ROOMY)
         row = json.loads(file.read_text())
     assert {name: value for name, value in row.items() if "golden" in name} == {
@@ -468,8 +475,8 @@ def test_a_pool_that_is_curated_again_and_again_loses_no_field(stored, tmp_path)
     assert [row[f"{'original_' * times}rank"] for times in range(4)] == [1, "theirs", 1, 1]
 
 
-def merged(tables: Sequence[GoldenTable]) -> GoldenTable:
-    return GoldenTable(
+def merged(tables: Sequence[ScoreTable]) -> ScoreTable:
+    return ScoreTable(
         pa.concat_arrays([part.candidate_ids for part in tables]),
         *(
             np.concatenate([getattr(part, name) for part in tables])
@@ -483,9 +490,9 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
     open_run(here.store, "first", config={}, identity=identity, inputs=inputs)
-    note_outcome(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id})
+    record_state(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id})
     rows = [(key, 3, 4, 4, 0.5) if number == 11 else (key, 0, 2, 4, NAN) for number, key in enumerate(here.keys)]
-    write_golden(here.store, "first", parted(rows, here.pool.shard_examples))
+    write_score_table(here.store, "first", parted(rows, here.pool.shard_examples))
 
     assert undecided_candidates(here.store.url, "first", TopK(1)) == 0
     selection = publish_selection(here.store.url, "first", TopK(1))
@@ -514,7 +521,7 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
         "39 candidates of run 'first' lack cells that the cut 'best 2' needs: nuggets reselect computes them"
     )
     before = {path: here.store.read(path) for path in here.store.list("runs/first/selections")}
-    write_golden(
+    write_score_table(
         here.store,
         "first",
         parted([(key, wins, 4, 4, 0.5) for key, wins, *_ in rows], here.pool.shard_examples),
@@ -545,14 +552,14 @@ def published(folder: Path) -> Stored:
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
     open_run(here.store, "first", config={}, identity=identity, inputs=inputs)
-    note_outcome(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id, "scoring_key": "one"})
+    record_state(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id, "scoring_key": "one"})
     judged(here, best=11)
     return here
 
 
 def judged(here: Stored, *, best: int) -> None:
     rows = [(key, 3 * (number == best), 4, 4, 0.5) for number, key in enumerate(here.keys)]
-    write_golden(here.store, "first", parted(rows, here.pool.shard_examples))
+    write_score_table(here.store, "first", parted(rows, here.pool.shard_examples))
 
 
 def chosen(here: Stored) -> list[str]:
@@ -578,7 +585,7 @@ def test_a_selection_of_another_scoring_key_or_of_a_version_that_did_not_say_its
     here = published(tmp_path)
     manifest = "runs/first/selections/top-k-1/manifest.json"
     publish_selection(here.store.url, "first", TopK(1))
-    note_outcome(here.store.url, "first", RunState.COMPLETE, references={"scoring_key": "two"})
+    record_state(here.store.url, "first", RunState.COMPLETE, references={"scoring_key": "two"})
     assert not publish_selection(here.store.url, "first", TopK(1)).already_there
     assert here.store.read_json(manifest)["run"]["references"]["scoring_key"] == "two"
     earlier = here.store.read_json(manifest)

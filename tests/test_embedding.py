@@ -12,7 +12,7 @@ from nuggets.anchors.embeddings import read_embeddings, write_embeddings
 from nuggets.errors import DamagedTable
 from nuggets.models.files import files_digest, find_encoder
 from nuggets.pools.ingest import ingest_pool
-from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.embed_shard import embed_shard
 from nuggets.store.store import Store
@@ -57,7 +57,9 @@ def test_damaged_embeddings_are_computed_again_and_others_are_not(
     store: Store, pool_file: Path, encoder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = find_source(str(pool_file))
-    pool = ingest_pool(store, source, fingerprint(source), shard_size=10, max_row_bytes=1 << 20, max_rejected_share=0.0)
+    pool = ingest_pool(
+        store, source, source_digest(source), shard_size=10, max_row_bytes=1 << 20, max_rejected_share=0.0
+    )
     files = find_encoder(str(encoder))
     setup: Any = None  # of no use here
     prepared = PreparedRun("r", store.url, setup, files, files_digest(files), False, "")

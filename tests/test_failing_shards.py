@@ -206,7 +206,7 @@ def shard_cells(store: Store, shard: int) -> set[tuple[str, str]]:
     return {cell for cell in stored_cells(store) if cell[0] in ids}
 
 
-def device_processes(stack: LocalStack) -> list[int]:
+def worker_pool(stack: LocalStack) -> list[int]:
     members = [str(pid) for pid in family(stack.pids()["worker"])]
     listed = subprocess.run(["ps", "-o", "pid=,args=", "-p", ",".join(members)], capture_output=True, text=True).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "nuggets.devices.worker" in line]
@@ -228,7 +228,7 @@ def test_a_device_that_is_lost_costs_its_shard_a_retry_and_the_block_in_flight(
     run = api.start("curate/on-demand", environment=noting, **small_job(job, rows, 150, stalled_after=20))
     # Each of the two has stored its first block and computes the next one.
     wait_for(lambda: len({path.rpartition("/")[0] for path in list_blocks(store, "cells")}) == 2, seconds=200)
-    victim, other = device_processes(stack)
+    victim, other = worker_pool(stack)
     os.kill(victim, blow)
     (shard,) = wait_for(lambda: waiting(api, run), seconds=60)
     kept = shard_cells(store, shard)

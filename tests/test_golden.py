@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from nuggets.errors import UsageError
 from nuggets.runs.manifest import golden_path
-from nuggets.scores.golden import GoldenTable, golden_table, judged_cells
-from nuggets.scores.score_table import read_golden, write_golden
+from nuggets.scores.golden import ScoreTable, eligible_cells, score_table
+from nuggets.scores.score_table import read_score_table, write_score_table
 from nuggets.store.parquet import table_bytes
 from nuggets.store.store import Store
 
@@ -32,16 +32,16 @@ def judged(
     ids: list[str] | None = None,
     anchors: list[str] = ANCHORS,
     keep_own_cell: bool = False,
-) -> GoldenTable:
+) -> ScoreTable:
     keys = pa.array(ids or [f"c{row}" for row in range(len(cells))])
-    return golden_table(
+    return score_table(
         np.array(cells, dtype=np.float32),
         np.array(zero_shot, dtype=np.float32),
         np.array(tokens, dtype=np.int32),
         candidate_ids=keys,
         candidate_rows=np.arange(len(keys)) * 10,
         shard=7,
-        judged=judged_cells(keys, anchors, keep_own_cell=keep_own_cell),
+        eligible=eligible_cells(keys, anchors, keep_own_cell=keep_own_cell),
     )
 
 
@@ -100,8 +100,8 @@ def test_a_candidate_that_is_the_only_anchor_has_no_score():
 
 def test_who_is_set_aside_is_judged_on_nothing():
     ids, anchors = pa.array(["c0", "c1", "a0"]), ["a0", "a1"]
-    judged = judged_cells(ids, anchors, keep_own_cell=False, set_aside={"c1", "of another pool"})
-    assert judged.tolist() == [[True, True], [False, False], [False, True]]
+    eligible = eligible_cells(ids, anchors, keep_own_cell=False, set_aside={"c1", "of another pool"})
+    assert eligible.tolist() == [[True, True], [False, False], [False, True]]
 
 
 def test_an_anchor_without_response_is_a_loss_for_everybody_and_no_part_of_the_gain():
@@ -132,8 +132,8 @@ def test_a_candidate_with_missing_cells_has_an_interval_and_no_score_or_gain():
     assert found.wins.tolist() == [2, 0, 0, 0]
     assert found.cells.tolist() == [2, 0, 3, 4]
     assert found.anchors.tolist() == [4, 4, 4, 4]
-    assert found.standing.low.tolist() == [0.5, 0.0, 0.0, 0.0]
-    assert found.standing.high.tolist() == [1.0, 1.0, 0.25, 0.0]
+    assert found.bounds.low.tolist() == [0.5, 0.0, 0.0, 0.0]
+    assert found.bounds.high.tolist() == [1.0, 1.0, 0.25, 0.0]
     np.testing.assert_array_equal(found.golden_score, [NAN, NAN, NAN, 0.0])
     np.testing.assert_array_equal(found.mean_gain, [NAN, NAN, NAN, (-5 / 4 - 1 / 8 - 7 / 1 - 3 / 2) / 4])
 
@@ -145,20 +145,20 @@ def test_a_missing_cell_on_itself_is_not_missed():
 
 def test_candidates_are_judged_on_all_anchors_but_themselves():
     ids, anchors = pa.array(["b", "a", "c"]), ["a", "x", "a", "c"]
-    assert judged_cells(ids, anchors, keep_own_cell=False).tolist() == [
+    assert eligible_cells(ids, anchors, keep_own_cell=False).tolist() == [
         [True, True, True, True],
         [False, True, False, True],
         [True, True, True, False],
     ]
-    assert judged_cells(ids, anchors, keep_own_cell=True).all()
-    assert judged_cells(pa.array([], pa.string()), anchors, keep_own_cell=False).shape == (0, 4)
+    assert eligible_cells(ids, anchors, keep_own_cell=True).all()
+    assert eligible_cells(pa.array([], pa.string()), anchors, keep_own_cell=False).shape == (0, 4)
 
 
 # Stored
 
 
-def rows_of(tables: list[GoldenTable]) -> list[tuple[object, ...]]:
-    names = [item.name for item in fields(GoldenTable) if item.name != "candidate_ids"]
+def rows_of(tables: list[ScoreTable]) -> list[tuple[object, ...]]:
+    names = [item.name for item in fields(ScoreTable) if item.name != "candidate_ids"]
     return [
         (key, *(repr(getattr(table, name)[place]) for name in names))
         for table in tables
@@ -169,8 +169,8 @@ def rows_of(tables: list[GoldenTable]) -> list[tuple[object, ...]]:
 def test_a_table_is_read_as_it_was_written(tmp_path: Path):
     store = Store(str(tmp_path))
     parts = [judged([[-3.0, NAN, -1.0, NAN], [-3.0] * 4]), judged([[-9.0] * 4], ids=["a0"]), judged([[0.0] * 4])]
-    write_golden(store, "first", parts)
-    found = list(read_golden(store, "first"))
+    write_score_table(store, "first", parts)
+    found = list(read_score_table(store, "first"))
     assert rows_of(found) == rows_of(parts)
     assert {table.wins.dtype for table in found} == {np.dtype(np.int32)}
 
@@ -178,18 +178,18 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path):
 def test_a_large_table_comes_in_parts(tmp_path: Path):
     store = Store(str(tmp_path))
     shard = judged([[-3.0, NAN, -1.0, NAN]] * 512)
-    write_golden(store, "first", [shard] * 300)
-    assert [len(table) for table in read_golden(store, "first")] == [65_536, 65_536, 300 * 512 - 2 * 65_536]
+    write_score_table(store, "first", [shard] * 300)
+    assert [len(table) for table in read_score_table(store, "first")] == [65_536, 65_536, 300 * 512 - 2 * 65_536]
 
 
 def test_scores_of_an_earlier_version_are_refused_with_what_to_do(tmp_path: Path):
     store = Store(str(tmp_path))
-    write_golden(store, "first", [judged([[-3.0] * 4])])
+    write_score_table(store, "first", [judged([[-3.0] * 4])])
     table = pq.read_table(tmp_path / golden_path("first"))
     old = {name: table[name] for name in table.column_names if name not in ("shard", "cells")}
     store.write(golden_path("first"), table_bytes(old | {"golden_score": np.ones(1)}))
     with pytest.raises(UsageError) as refused:
-        list(read_golden(store, "first"))
+        list(read_score_table(store, "first"))
     assert str(refused.value) == (
         "the golden scores of run 'first' lack shard, cells: an earlier version of nuggets made them; "
         "run nuggets curate again, which computes no cell anew"
@@ -215,7 +215,7 @@ def tables(draw):
 @given(tables())
 def test_bounds_lie_between_0_and_1_and_agree_with_counting_one_by_one(given_table):
     found = judged(**given_table)
-    low, high, score = found.standing.low, found.standing.high, found.golden_score
+    low, high, score = found.bounds.low, found.bounds.high, found.golden_score
     assert ((low >= 0) & (low <= high) & (high <= 1)).all()
     for row, key in enumerate(found.candidate_ids.to_pylist()):
         pairs = [
@@ -243,8 +243,8 @@ def test_a_cell_that_comes_in_narrows_its_candidates_interval(given_table, value
     if np.isnan(cells[row, column]):
         cells[row, column] = value
     after = judged(**{**given_table, "cells": cells})
-    assert (after.standing.low >= before.standing.low).all()
-    assert (after.standing.high <= before.standing.high).all()
+    assert (after.bounds.low >= before.bounds.low).all()
+    assert (after.bounds.high <= before.bounds.high).all()
 
 
 @given(tables(), st.data())

@@ -33,8 +33,8 @@ import resource, sys
 from pathlib import Path
 
 from nuggets.errors import OutOfMemory
-from nuggets.language_model import describe_model, load_language_model
-from nuggets.model_files import ModelFiles
+from nuggets.models.language_model import describe_model, load_language_model
+from nuggets.models.files import ModelFiles
 
 folder, tiny, megabytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
 load_language_model(ModelFiles(tiny, tiny), dtype="float32")  # imports all that loading takes

@@ -123,7 +123,7 @@ def dask(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
         there = environment | {"DASK_TEMPORARY_DIRECTORY": str(folder)}
         stack.enter_context(started(workers, there, folder / "workers.log"))
         wait_for(lambda: (folder / "workers.log").read_text().count("Starting established connection") == 2)
-        yield ["--engine", "dask", "--engine-address", address]
+        yield ["--executor", "dask", "--executor-address", address]
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
         wait_for(lambda: "Ray runtime started" in (folder / "ray.log").read_text())
         os.environ.update(quiet)  # of whoever connects to it, too
         try:
-            yield ["--engine", "ray", "--engine-address", f"127.0.0.1:{port}"]
+            yield ["--executor", "ray", "--executor-address", f"127.0.0.1:{port}"]
         finally:
             for name in quiet:
                 del os.environ[name]
@@ -151,7 +151,7 @@ def test_a_cluster_that_is_not_there_is_named_before_anything_is_computed(
 ) -> None:
     monkeypatch.setattr("flows.execution.clusters._CONNECT_SECONDS", 1)
     address = f"{scheme}127.0.0.1:{free_port()}"
-    with pytest.raises(NuggetsError, match=f"no cluster answers at engine_address={address}.*start the cluster"):
+    with pytest.raises(NuggetsError, match=f"no cluster answers at executor_address={address}.*start the cluster"):
         with cluster(address, 1):
             pass
 

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from nuggets.scoring.door import Continuation
-from nuggets.scoring.engine import open_engine
+from nuggets.engine.interface import Continuation
+from nuggets.engine.choose import open_engine
 
 SIZES = dict(
     vocab_size=384, hidden_size=16, intermediate_size=8192, num_hidden_layers=1, num_attention_heads=2,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nuggets.racing.next_round import (
-    Choice,
-    Pace,
+    CellsToCompute,
     Part,
+    RaceSchedule,
     chosen_cells,
     losses_needed,
     next_round,
@@ -22,11 +22,11 @@ from nuggets.racing.next_round import (
     visit_sizes,
     whole_table,
 )
-from nuggets.scores.bounds import standing_of, undecided
+from nuggets.scores.bounds import score_bounds, undecided
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK, kept_count
-from nuggets.scores.golden import GoldenTable, golden_table
+from nuggets.scores.golden import ScoreTable, score_table
 from nuggets.scores.ranking import rank_keys
-from nuggets.scores.selection import count_levels, find_boundary
+from nuggets.scores.selection import count_scores, find_boundary
 
 NAN = float("nan")
 
@@ -36,7 +36,7 @@ class Pool:
     """Every cell of a pool, which of them count, and which columns are the same anchor; `shards` are their sizes."""
 
     gains: NDArray[np.float32]
-    judged: NDArray[np.bool_]
+    eligible: NDArray[np.bool_]
     same_anchor: tuple[int, ...]  # per column the first one of its anchor
     shards: tuple[int, ...]
 
@@ -50,25 +50,25 @@ class Pool:
             here = slice(start, start + size)
             start += size
             gains = np.where(known[here], self.gains[here], np.float32(NAN))
-            yield Part(index, pa.array(self.ids[here]), gains, self.judged[here], free=index not in busy)
+            yield Part(index, pa.array(self.ids[here]), gains, self.eligible[here], free=index not in busy)
 
-    def reveal(self, known: NDArray[np.bool_], choice: Choice) -> None:
+    def reveal(self, known: NDArray[np.bool_], choice: CellsToCompute) -> None:
         start = sum(self.shards[: choice.part.index])
         here = known[start : start + len(choice.cells)]
         for column, first in enumerate(self.same_anchor):
             same = [place for place, other in enumerate(self.same_anchor) if other == first]
             here[:, same] |= choice.cells[:, column : column + 1]
 
-    def table(self, known: NDArray[np.bool_]) -> GoldenTable:
+    def table(self, known: NDArray[np.bool_]) -> ScoreTable:
         anchors = self.gains.shape[1]
-        return golden_table(
+        return score_table(
             np.where(known, self.gains, np.float32(NAN)),
             np.zeros(anchors, dtype=np.float32),
             np.ones(anchors, dtype=np.int32),
             candidate_ids=pa.array(self.ids),
             candidate_rows=np.arange(len(self.gains)),
             shard=0,
-            judged=self.judged,
+            eligible=self.eligible,
         )
 
 
@@ -81,13 +81,13 @@ def pools(draw: st.DrawFn) -> Pool:
     same = [draw(st.sampled_from([column, *range(column)])) for column in range(anchors)]
     same = [same[first] if same[first] == first else column for column, first in enumerate(same)]
     gains = gains[:, same]
-    judged = np.ones(gains.shape, dtype=bool)
+    eligible = np.ones(gains.shape, dtype=bool)
     for column, first in enumerate(same):
         if first == column and draw(st.booleans()):
-            judged[draw(st.integers(0, candidates - 1)), [other == column for other in same]] = False
+            eligible[draw(st.integers(0, candidates - 1)), [other == column for other in same]] = False
     cuts = sorted(draw(st.sets(st.integers(1, candidates - 1), max_size=3))) if candidates > 1 else []
     shards = np.diff([0, *cuts, candidates]).tolist()
-    return Pool(gains, judged, tuple(same), tuple(shards))
+    return Pool(gains, eligible, tuple(same), tuple(shards))
 
 
 SHARES = st.integers(1, 8).flatmap(lambda below: st.integers(0, below).map(lambda above: above / below)) | st.floats(
@@ -96,8 +96,8 @@ SHARES = st.integers(1, 8).flatmap(lambda below: st.integers(0, below).map(lambd
 CUTS: st.SearchStrategy[Cut] = st.one_of(
     SHARES.map(Threshold), st.integers(1, 14).map(TopK), SHARES.map(TopFraction)
 )  # fmt: skip
-PACES = st.just(Pace()) | st.builds(
-    Pace,
+PACES = st.just(RaceSchedule()) | st.builds(
+    RaceSchedule,
     pilot=st.integers(1, 20),
     growth=st.floats(1, 4),
     stride=st.floats(0.05, 1),
@@ -118,14 +118,14 @@ def something(pool: Pool, random: random.Random, share: float) -> NDArray[np.boo
 
 
 def run_race(
-    pool: Pool, known: NDArray[np.bool_], cut: Cut, pace: Pace, random: random.Random, *, late: float = 0.0
+    pool: Pool, known: NDArray[np.bool_], cut: Cut, pace: RaceSchedule, random: random.Random, *, late: float = 0.0
 ) -> int:
     """Race to the end, filling `known`; returns how many cells were asked for.
 
     With probability `late` a shard's work is not there when the next round is planned; the shard is busy then.
     """
     tokens = np.array([random.choice([1.0, 1.0, 30.0, 400.0]) for _ in range(pool.gains.shape[1])])
-    waiting: dict[int, Choice] = {}
+    waiting: dict[int, CellsToCompute] = {}
     asked = 0
     while True:
         busy = frozenset(waiting)
@@ -133,13 +133,13 @@ def run_race(
         found = next_round(parts, cut, tokens, pace, round_number=random.randrange(9))
         choices = list(found.choices)
         gains = np.where(known, pool.gains, np.float32(NAN))
-        is_open = undecided(standing_of(gains, pool.judged), cut)
+        is_open = undecided(score_bounds(gains, pool.eligible), cut)
         assert (found.known, found.undecided) == (known.sum(), is_open.sum())
         free = np.repeat([shard not in busy for shard in range(len(pool.shards))], pool.shards)
         assert bool(choices) == bool((is_open & free).any())
         for choice in choices:
             assert choice.part.free and choice.cells.any()
-            assert not (choice.cells & ~choice.part.judged).any()
+            assert not (choice.cells & ~choice.part.eligible).any()
             assert not (choice.cells & ~np.isnan(choice.part.gains)).any()
             start = sum(pool.shards[: choice.part.index])
             assert is_open[start : start + len(choice.cells)][choice.cells.any(axis=1)].all()
@@ -152,9 +152,9 @@ def run_race(
             pool.reveal(known, waiting.pop(shard))
 
 
-def answer(table: GoldenTable, cut: Cut) -> list[str]:
+def answer(table: ScoreTable, cut: Cut) -> list[str]:
     """What the product keeps, best first."""
-    boundary, count = find_boundary(lambda: [table], count_levels([table]), cut, memory=1 << 20)
+    boundary, count = find_boundary(lambda: [table], count_scores([table]), cut, memory=1 << 20)
     keys = rank_keys(table)
     kept = np.flatnonzero(boundary.keeps(keys))
     assert len(kept) == count
@@ -164,10 +164,10 @@ def answer(table: GoldenTable, cut: Cut) -> list[str]:
 def answer_of_full_table(pool: Pool, cut: Cut) -> list[str]:
     """The definition: by golden score, then mean gain, then id."""
     rows = []
-    for key, gains, judged in zip(pool.ids, pool.gains.astype(float), pool.judged, strict=True):
-        count = max(1, int(judged.sum()))
-        if judged.any():  # who is judged on nothing has no score
-            rows.append((-((gains[judged] > 0).sum() / count), -(np.where(judged, gains, 0).sum() / count), key))
+    for key, gains, eligible in zip(pool.ids, pool.gains.astype(float), pool.eligible, strict=True):
+        count = max(1, int(eligible.sum()))
+        if eligible.any():  # who is judged on nothing has no score
+            rows.append((-((gains[eligible] > 0).sum() / count), -(np.where(eligible, gains, 0).sum() / count), key))
     rows.sort()
     if isinstance(cut, Threshold):
         return [key for score, _, key in rows if -score > cut.value]
@@ -178,14 +178,14 @@ def check_answer(pool: Pool, known: NDArray[np.bool_], cut: Cut) -> None:
     found = pool.table(known)
     expected = answer_of_full_table(pool, cut)
     assert answer(found, cut) == expected
-    standing = found.standing
+    bounds = found.bounds
     is_kept = np.isin(pool.ids, expected)
-    assert standing.complete[is_kept].all()
-    is_open = ~standing.complete
+    assert bounds.complete[is_kept].all()
+    is_open = ~bounds.complete
     if is_open.any() and isinstance(cut, Threshold):
-        assert standing.high[is_open].max() <= cut.value
+        assert bounds.high[is_open].max() <= cut.value
     elif is_open.any() and expected:
-        assert standing.high[is_open].max() < standing.low[is_kept].min()
+        assert bounds.high[is_open].max() < bounds.low[is_kept].min()
 
 
 @given(pools(), CUTS, PACES, RANDOM, st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.0, 0.2, 0.9]))
@@ -223,13 +223,13 @@ def test_a_looser_cut_goes_on_and_a_stricter_one_asks_for_nothing(pool, cuts, pa
 def test_without_a_cut_everything_that_is_missing_is_computed(pool, random, share):
     known = something(pool, random, share)
     found = whole_table(lambda: pool.parts(known))
-    judged = pool.judged.any(axis=1)
-    missing = ~known & judged[:, None]
+    eligible = pool.eligible.any(axis=1)
+    missing = ~known & eligible[:, None]
     assert (found.known, found.undecided, found.asked) == ((~missing).sum(), missing.any(axis=1).sum(), missing.sum())
     for choice in list(found.choices):
         assert choice.cells.any()
         pool.reveal(known, choice)
-    assert known[judged].all()
+    assert known[eligible].all()
     assert list(whole_table(lambda: pool.parts(known)).choices) == []
 
 
@@ -241,7 +241,7 @@ def test_without_a_cut_busy_shards_get_no_work():
 
 @pytest.mark.parametrize("cut", [Threshold(0.5), TopK(1), TopFraction(0.5)])
 def test_an_empty_pool_asks_for_nothing(cut: Cut):
-    found = next_round(lambda: [], cut, np.ones(3), Pace(), round_number=0)
+    found = next_round(lambda: [], cut, np.ones(3), RaceSchedule(), round_number=0)
     assert (found.known, found.undecided, list(found.choices)) == (0, 0, [])
 
 
@@ -258,7 +258,7 @@ def made_up(candidates: int, anchors: int) -> Pool:
 def test_a_race_saves_cells(cut: Cut, share: float):
     pool = made_up(300, 60)
     known = nothing(pool)
-    asked = run_race(pool, known, cut, Pace(), random.Random(0))
+    asked = run_race(pool, known, cut, RaceSchedule(), random.Random(0))
     check_answer(pool, known, cut)
     assert asked == known.sum() < share * known.size
 
@@ -268,7 +268,7 @@ def test_the_same_round_of_the_same_pool_is_always_the_same():
     known = something(pool, random.Random(0), 0.3)
 
     def cells() -> list[list[list[bool]]]:
-        found = next_round(lambda: pool.parts(known), TopK(5), np.ones(20), Pace(), round_number=3)
+        found = next_round(lambda: pool.parts(known), TopK(5), np.ones(20), RaceSchedule(), round_number=3)
         return [choice.cells.tolist() for choice in found.choices]
 
     assert cells() == cells()
@@ -276,7 +276,7 @@ def test_the_same_round_of_the_same_pool_is_always_the_same():
 
 def test_a_pilot_begins_alone():
     pool = made_up(300, 60)
-    found = next_round(lambda: pool.parts(nothing(pool)), TopK(5), np.ones(60), Pace(), round_number=0)
+    found = next_round(lambda: pool.parts(nothing(pool)), TopK(5), np.ones(60), RaceSchedule(), round_number=0)
     (choice,) = found.choices
     assert (choice.part.index, choice.cells.sum(axis=1).tolist()) == (0, [25] * 8 + [0] * 42)
     assert (found.known, found.undecided) == (0, 300)
@@ -287,8 +287,8 @@ def test_busy_shards_count_with_what_they_have_shown():
     known = nothing(pool)
     known[:50] = True  # all won: nobody of the others can be better, and nobody who loses once is as good
     parts = lambda: pool.parts(known, frozenset([0]))  # noqa: E731
-    assert next_round(parts, Threshold(1.0), np.ones(20), Pace(), round_number=0).undecided == 0
-    found = next_round(parts, TopK(5), np.ones(20), Pace(), round_number=0)
+    assert next_round(parts, Threshold(1.0), np.ones(20), RaceSchedule(), round_number=0).undecided == 0
+    found = next_round(parts, TopK(5), np.ones(20), RaceSchedule(), round_number=0)
     assert found.undecided == 50
     assert [choice.part.index for choice in found.choices] == [1]
 
@@ -317,8 +317,8 @@ def test_losses_needed_by_hand(high: float, anchors: int, aim: float, needed: in
 
 def test_a_visit_takes_a_share_of_the_losses_needed_but_not_too_few_and_never_more_than_are_missing():
     needed, missing = np.array([0, 1, 5, 20, 21, 40, 40]), np.array([9, 9, 9, 99, 99, 99, 7], dtype=np.int32)
-    assert visit_sizes(needed, missing, Pace(stride=0.5, least=4)).tolist() == [0, 4, 4, 10, 11, 20, 7]
-    assert visit_sizes(needed, missing, Pace(stride=1.0, least=1)).tolist() == [0, 1, 5, 20, 21, 40, 7]
+    assert visit_sizes(needed, missing, RaceSchedule(stride=0.5, least=4)).tolist() == [0, 4, 4, 10, 11, 20, 7]
+    assert visit_sizes(needed, missing, RaceSchedule(stride=1.0, least=1)).tolist() == [0, 1, 5, 20, 21, 40, 7]
 
 
 def test_the_likeliest_losses_per_token_are_chosen():

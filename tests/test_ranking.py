@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuggets.examples import EXAMPLE_ID_LENGTH
-from nuggets.scores.golden import GoldenTable
+from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import KEY_BYTES, Keys, nth_key, rank_keys
 
 NAN = float("nan")
 Row = tuple[str, int, int, int, float]
 
 
-def table(rows: list[Row]) -> GoldenTable:
+def table(rows: list[Row]) -> ScoreTable:
     """Of rows of (id, wins, cells, anchors, mean gain)."""
     ids, wins, cells, anchors, gains = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    return GoldenTable(
+    return ScoreTable(
         candidate_ids=pa.array(ids, pa.string()),
         candidate_rows=np.arange(len(rows), dtype=np.int64),
         shards=np.zeros(len(rows), dtype=np.int32),

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from nuggets.errors import InputError, UsageError
 from nuggets.examples import Example, PoolRow, Reject, RejectReason
-from nuggets.pools.readers.detect import PoolSource, find_source, fingerprint
+from nuggets.pools.readers.detect import PoolSource, find_source, source_digest
 from nuggets.pools.readers.json_rows import read_array, read_lines
 from nuggets.pools.readers.rows import read_pool
 
@@ -227,7 +227,7 @@ def test_every_format_behind_a_url(tmp_path: Path, memory: Any) -> None:
         assert find_source(url) == PoolSource(url.rstrip("/"), kind, (file,))  # type: ignore[arg-type]
         assert read(url) == USED
         local = find_source(url.replace("memory://bucket/pools", str(tmp_path)))
-        assert fingerprint(find_source(url)) == fingerprint(local)
+        assert source_digest(find_source(url)) == source_digest(local)
 
 
 def test_relative_paths_and_file_urls_mean_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +240,9 @@ def test_relative_paths_and_file_urls_mean_the_same_place(tmp_path: Path, monkey
 def test_fingerprint_is_the_hash_of_the_files_in_order(tmp_path: Path) -> None:
     folder = save_dataset(tmp_path / "saved", ROWS, files=2)
     stored = b"".join(path.read_bytes() for path in sorted(folder.glob("*.arrow")))
-    assert fingerprint(find_source(str(folder))) == hashlib.sha256(stored).hexdigest()
+    assert source_digest(find_source(str(folder))) == hashlib.sha256(stored).hexdigest()
     (folder / "dataset_info.json").write_text("{}")  # not content
-    assert fingerprint(find_source(str(folder))) == hashlib.sha256(stored).hexdigest()
+    assert source_digest(find_source(str(folder))) == hashlib.sha256(stored).hexdigest()
 
 
 # JSON Lines: a line with a fault costs only itself

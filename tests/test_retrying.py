@@ -35,7 +35,7 @@ from tasks.retry_policy import can_help
 @pytest.mark.parametrize(
     ("error", "helps"),
     [
-        (StoreError("the server is away", may_pass=True), True),
+        (StoreError("the server is away", is_transient=True), True),
         (StoreError("no permission"), False),
         (DamagedTable("not a table"), False),
         (InputError("no finite log-probability"), False),
@@ -106,7 +106,7 @@ class Failing:
 @pytest.mark.usefixtures("prefect_server", "short_pauses")
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), StoreError("the disk is full", may_pass=True)],
+    [torch.OutOfMemoryError("CUDA out of memory"), StoreError("the disk is full", is_transient=True)],
     ids=["out of memory", "disk full"],
 )
 def test_a_shard_that_fails_for_a_while_is_tried_again_and_the_run_ends_well(

@@ -25,16 +25,16 @@ from nuggets.runs.manifest import (
     RunState,
     list_runs,
     list_selections,
-    note_outcome,
     open_run,
     read_run,
+    record_state,
     save_run,
     versions,
 )
 from nuggets.scores.anchor_wins import ReportedAnchor
-from nuggets.scores.bounds import Standing
+from nuggets.scores.bounds import ScoreBounds
 from nuggets.scores.cuts import Threshold, TopK
-from nuggets.scores.selection import Levels, RankedRow
+from nuggets.scores.selection import RankedRow, ScoreCounts
 from nuggets.store.store import Store
 
 IDENTITY = {"pool": "1f", "model": "2e", "seed": 0}
@@ -67,8 +67,8 @@ def test_a_new_run_is_running_and_says_what_it_is_made_of(store):
 
 def test_an_outcome_is_added_to_what_is_known(store):
     opened(store)
-    note_outcome(store.url, "first", RunState.RUNNING, references={"pool": "x"}, counts={"rows": 3})
-    run = note_outcome(store.url, "first", RunState.FAILED, "the disk is full", seconds={"ingest": 0.5})
+    record_state(store.url, "first", RunState.RUNNING, references={"pool": "x"}, counts={"rows": 3})
+    run = record_state(store.url, "first", RunState.FAILED, "the disk is full", seconds={"ingest": 0.5})
     assert read_run(store, "first") == run
     assert (run.state, run.message) == (RunState.FAILED, "the disk is full")
     assert (run.references, run.counts, run.seconds) == ({"pool": "x"}, {"rows": 3}, {"ingest": 0.5})
@@ -76,7 +76,7 @@ def test_an_outcome_is_added_to_what_is_known(store):
 
 def test_a_run_goes_on_where_it_was_left(store):
     first = opened(store)
-    note_outcome(store.url, "first", RunState.INTERRUPTED, "stopped", references={"pool": "x"})
+    record_state(store.url, "first", RunState.INTERRUPTED, "stopped", references={"pool": "x"})
     again = open_run(store, "first", config={"pool": "moved.jsonl"}, identity=IDENTITY, inputs={"pool": "moved"})
     assert (again.state, again.message, again.references) == (RunState.RUNNING, "", {"pool": "x"})
     assert (again.config, again.inputs) == ({"pool": "moved.jsonl"}, {"pool": "moved"})
@@ -146,10 +146,10 @@ def example(rank: int, *, instruction: str = "Add.", output: str = "3", **known:
     )  # fmt: skip
 
 
-def levels(*rows: tuple[int, int, int, int]) -> Levels:
+def levels(*rows: tuple[int, int, int, int]) -> ScoreCounts:
     """Of rows of (candidates, wins, cells, anchors)."""
     count, wins, cells, anchors = np.array(rows, dtype=np.int32).reshape(-1, 4).T
-    return Levels(Standing(wins, cells - wins, anchors), count.astype(np.int64))
+    return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count.astype(np.int64))
 
 
 TINY_LEVELS = levels((2, 3, 20, 20), (1, 4, 20, 20), (1, 7, 20, 20))
@@ -326,10 +326,10 @@ LEVELS = st.lists(
 @given(LEVELS, st.data())
 def test_every_true_quantile_lies_between_its_bounds(rows, data):
     pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
-    judged = [row for row in rows if sum(row[1:])] or rows  # the others have no score
+    eligible = [row for row in rows if sum(row[1:])] or rows  # the others have no score
     scores = [
         (wins + data.draw(st.integers(0, left))) / max(1, wins + lost + left)
-        for count, wins, lost, left in judged
+        for count, wins, lost, left in eligible
         for _ in range(count)
     ]
     found = score_quantiles(pool)
@@ -341,8 +341,8 @@ def test_every_true_quantile_lies_between_its_bounds(rows, data):
 @given(LEVELS)
 def test_quantiles_of_known_scores_are_those_of_numpy(rows):
     pool = levels(*((count, wins, wins + lost, wins + lost) for count, wins, lost, _ in rows))
-    judged = [row for row in rows if row[1] + row[2]] or rows  # the others have no score
-    scores = [wins / max(1, wins + lost) for count, wins, lost, _ in judged for _ in range(count)]
+    eligible = [row for row in rows if row[1] + row[2]] or rows  # the others have no score
+    scores = [wins / max(1, wins + lost) for count, wins, lost, _ in eligible for _ in range(count)]
     low, high = zip(*score_quantiles(pool).values(), strict=True)
     assert low == high
     np.testing.assert_allclose(low, np.quantile(scores, QUANTILES), atol=1e-6)

@@ -23,7 +23,7 @@ from nuggets.store.store import Store, open_store
 _SMALL_FILES = """
 import resource, signal, sys
 from nuggets.errors import StoreError
-from nuggets.store import Store
+from nuggets.store.store import Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 store = Store(sys.argv[1])
@@ -36,7 +36,7 @@ except StoreError as error:
 _NOBODY = """
 import os, sys
 from nuggets.errors import StoreError
-from nuggets.store import Store
+from nuggets.store.store import Store
 store = Store(sys.argv[1])
 store.exists("object")  # imports the file system while Python's own files can surely be read
 if os.geteuid() == 0:
@@ -59,7 +59,7 @@ for attempt in (
 """
 _WRITE_FOR_EVER = """
 import sys
-from nuggets.store import Store
+from nuggets.store.store import Store
 store = Store(sys.argv[1])
 while True:
     for letter in (b"A", b"B"):

@@ -14,7 +14,7 @@ from flows.execution.signals import interrupted_exit_code
 from nuggets import __version__
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig, config_from_mapping
 from nuggets.errors import Interrupted, NuggetsError, UsageError
-from nuggets.progress import counted
+from nuggets.progress import pluralize
 from nuggets.scores.cuts import Cut, remark
 from nuggets.store.s3_endpoint import s3_endpoint
 
@@ -73,9 +73,8 @@ def score_shards(**options: Any) -> None:
 
     from flows.cli.runner import run_score_shards
 
-    typer.echo(
-        f"run {config.run}, part {config.part} of {config.parts}: {counted(run_score_shards(config), 'cell')} computed"
-    )
+    computed = pluralize(run_score_shards(config), "cell")
+    typer.echo(f"run {config.run}, part {config.part} of {config.parts}: {computed} computed")
 
 
 def _version(wanted: bool) -> None:

@@ -17,11 +17,7 @@ from nuggets.errors import NuggetsError
 from nuggets.progress import report_stage
 
 _STARTUP_SECONDS = 180
-
-
 _DRAIN_SECONDS = 30
-
-
 _PR_SET_PDEATHSIG = 1
 
 

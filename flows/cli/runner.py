@@ -32,7 +32,7 @@ def run_curate(config: CurateConfig) -> Selection:
     """Run the curate flow here, with the configured Prefect server or a temporary one."""
     with s3_endpoint(config.s3_endpoint):
         check_config(config)
-        if config.engine == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
+        if config.executor == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
             find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
         with _surroundings():
             from flows.curate import curate

@@ -12,7 +12,7 @@ import typer
 from nuggets.config.configs import DEFAULT_STORE
 from nuggets.config.fields import check_address, check_endpoint
 from nuggets.errors import NuggetsError, UsageError
-from nuggets.progress import counted
+from nuggets.progress import pluralize
 from nuggets.store.s3_endpoint import s3_endpoint
 
 if TYPE_CHECKING:
@@ -20,26 +20,16 @@ if TYPE_CHECKING:
 
 
 store_commands = typer.Typer()
-
-
 RunName = Annotated[
     str, typer.Argument(help="Name of the run, as `nuggets runs` shows it.", show_default=False, metavar="RUN")
 ]
-
-
 StoreUrl = Annotated[str, typer.Option("--store", help="Where runs live: a local folder or s3://bucket/prefix.")]
-
-
 S3Endpoint = Annotated[
     str | None, typer.Option("--s3-endpoint", help="URL of the server that s3:// addresses mean.", show_default=False)
 ]
-
-
 Out = Annotated[
     Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
 ]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.", metavar="")]
 
 
@@ -55,14 +45,14 @@ def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3E
     with _given_store(store, endpoint) as place:
         found = export_cells(place, run, out)
         is_complete = read_run(place, run).state is RunState.COMPLETE
-    text = f"{counted(found.written, 'cell')} in {out}"
+    text = f"{pluralize(found.written, 'cell')} in {out}"
     if rest := found.left_out - found.gone:
         needed = "did not need" if is_complete else "has not computed, or did not need,"
         text += f"; the run {needed} {rest} of its full table"
     typer.echo(text)
     if found.gone:
         raise NuggetsError(
-            f"{counted(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
+            f"{pluralize(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
             f"in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
         )
 
@@ -73,7 +63,7 @@ def anchors(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S
     from nuggets.steps.export import export_anchors
 
     with _given_store(store, endpoint) as place:
-        typer.echo(f"{counted(export_anchors(place, run, out), 'anchor')} in {out}")
+        typer.echo(f"{pluralize(export_anchors(place, run, out), 'anchor')} in {out}")
 
 
 @store_commands.command()
@@ -94,7 +84,7 @@ def scores(
     with _given_store(store, endpoint) as place:
         found = export_scores(place, run, out, selection)
     typer.echo(
-        f"scores of {counted(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
+        f"scores of {pluralize(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
     )
 
 
@@ -150,10 +140,10 @@ def gc(
         found = find_garbage(place, older_than=hours * 3600)
         kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
         typer.echo(
-            f"{counted(len(found.leftovers), 'file')} of killed writers, "
-            f"{counted(len(found.worklists), 'work list')} of ended runs, "
-            f"{counted(len(found.scattered), 'folder')} with blocks to join, "
-            f"{counted(len(found.damaged), 'damaged block')}{kept}"
+            f"{pluralize(len(found.leftovers), 'file')} of killed writers, "
+            f"{pluralize(len(found.worklists), 'work list')} of ended runs, "
+            f"{pluralize(len(found.scattered), 'folder')} with blocks to join, "
+            f"{pluralize(len(found.damaged), 'damaged block')}{kept}"
         )
         if not dry_run:
             sweep_garbage(place, found, damaged=damaged)

@@ -26,7 +26,7 @@ def tasks_end_with_flow() -> Iterator[None]:
         raise
 
 
-def tell_tasks_elsewhere() -> None:
+def notify_remote_tasks() -> None:
     """Have the flow run count as being cancelled: tasks in other processes ask for that, and hear of nothing else."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:

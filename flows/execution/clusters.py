@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.execution.executor import Engine
+from flows.execution.executor import Executor
 from nuggets.errors import NuggetsError, UsageError
 from nuggets.progress import report_stage
 
@@ -16,7 +16,7 @@ _CONNECT_SECONDS = 20
 
 
 @contextmanager
-def dask_cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
+def dask_cluster(address: str | None, workers: int | None) -> Iterator[Executor]:
     """The Dask cluster at an address, or one on this machine with so many workers of one thread each.
 
     Where workers were started with `--resources GPU=1`, a task takes one of these; else a thread.
@@ -36,11 +36,11 @@ def dask_cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
         gpus = int(sum(worker["resources"].get("GPU", 0) for worker in there))
         count = _counted("dask", address, gpus, sum(worker["nthreads"] for worker in there))
         resources = (lambda: annotate(resources={"GPU": 1})) if gpus else nullcontext
-        yield Engine(runner, workers or count, elsewhere=True, resources=resources)
+        yield Executor(runner, workers or count, remote=True, resources=resources)
 
 
 @contextmanager
-def ray_cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
+def ray_cluster(address: str | None, workers: int | None) -> Iterator[Executor]:
     """The Ray cluster at an address, or one on this machine with so many processes.
 
     A task takes a GPU where there is one, else a core; its process stays for the next task, with its model.
@@ -59,11 +59,11 @@ def ray_cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
         count = _counted("ray", address, gpus, int(there.get("CPU", 0)))
         # Without max_calls=0 Ray starts a new process, which loads the model again, for each task with a GPU.
         asked: dict[str, Any] = {"num_gpus": 1, "max_calls": 0} if gpus else {"num_cpus": 1}
-        yield Engine(runner, workers or count, elsewhere=True, resources=lambda: remote_options(**asked))
+        yield Executor(runner, workers or count, remote=True, resources=lambda: remote_options(**asked))
 
 
 @contextmanager
-def _entered(runner: Any, engine: str, address: str | None) -> Iterator[None]:
+def _entered(runner: Any, executor: str, address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             _wait_for_listener(address)
@@ -71,7 +71,7 @@ def _entered(runner: Any, engine: str, address: str | None) -> Iterator[None]:
             getattr(runner, "client", None)  # Dask's runner connects when it is first asked for its client
         except Exception as error:  # the packages have many types of their own for it
             raise NuggetsError(
-                f"engine {engine}: no cluster answers at engine_address={address or 'this machine'}: {error}. "
+                f"executor {executor}: no cluster answers at executor_address={address or 'this machine'}: {error}. "
                 "What is stored already is kept; start the cluster and run again"
             ) from error
         yield
@@ -98,19 +98,19 @@ def _wait_for_listener(address: str | None) -> None:
             time.sleep(1)
 
 
-def _counted(engine: str, address: str | None, gpus: int, threads: int) -> int:
+def _counted(executor: str, address: str | None, gpus: int, threads: int) -> int:
     """How many tasks a cluster takes at once."""
     if not (gpus or threads):
         raise NuggetsError(
-            f"engine {engine}: the cluster at engine_address={address} has no workers: start some and run again"
+            f"executor {executor}: the cluster at executor_address={address} has no workers: start some and run again"
         )
     what = f"{gpus} GPUs" if gpus else f"{threads} CPU workers"
-    report_stage(f"{engine} cluster at {address or 'this machine'}: {what}")
+    report_stage(f"{executor} cluster at {address or 'this machine'}: {what}")
     return gpus or threads
 
 
-def _not_installed(engine: str) -> UsageError:
-    return UsageError(f"engine={engine} needs a package that is not installed: pip install prefect-{engine}")
+def _not_installed(executor: str) -> UsageError:
+    return UsageError(f"executor={executor} needs a package that is not installed: pip install prefect-{executor}")
 
 
 def _cores() -> int:

@@ -27,20 +27,16 @@ from nuggets.steps.plan_round import Round
 from nuggets.stopping import check_stop
 
 _LOOK_SECONDS = 2.0
-
-
 _PATIENCE_SECONDS = 300.0  # until somebody has to be told that nothing starts, and told again
-
-
 _PAGE = 200  # flow runs that the API names at once
 
 
 def score_everywhere(scoring: Scoring, first: Round) -> Scored:
-    """Score until the cut is certain: by flow runs of the engine's deployment, if it has one, and then in rounds here.
+    """Score until the cut is certain: by flow runs of the executor's deployment, if it has one, then in rounds here.
 
     Each of them races alone against what the others have stored, so that some cells may be left for the rounds here.
     """
-    if scoring.engine.deployment is None or not first.units:
+    if scoring.executor.deployment is None or not first.units:
         return score_in_rounds(scoring, first)
     _score_in_parts(scoring)
     rest = scoring.plan(0)
@@ -49,9 +45,9 @@ def score_everywhere(scoring: Scoring, first: Round) -> Scored:
 
 
 def _score_in_parts(scoring: Scoring) -> None:
-    deployment, count = scoring.engine.deployment, min(scoring.engine.flow_runs, len(scoring.pool.shards))
+    deployment, count = scoring.executor.deployment, min(scoring.executor.flow_runs, len(scoring.pool.shards))
     assert deployment is not None
-    scoring.engine.let_go()  # the flow runs may come to this machine
+    scoring.executor.release()  # the flow runs may come to this machine
     report_stage(f"{len(scoring.pool.shards)} shards go to {count} flow runs of {deployment}")
     configs = [_config(scoring, part, count) for part in range(count)]
     waiting: dict[UUID, FlowRun] = {}
@@ -118,7 +114,7 @@ def _begun(client: SyncPrefectClient, deployment: str, configs: Sequence[dict[st
         known = client.read_deployment_by_name(deployment)
     except ObjectNotFound as error:
         raise UsageError(
-            f"engine_address={deployment}: there is no such deployment on this Prefect server: deploy it with "
+            f"executor_address={deployment}: there is no such deployment on this Prefect server: deploy it with "
             "'prefect --no-prompt deploy --all', or name another"
         ) from error
     unfinished = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
@@ -140,7 +136,7 @@ def _config(scoring: Scoring, part: int, parts: int) -> dict[str, Any]:
     config = {"run": prepared.name, "store": prepared.store, "part": part, "parts": parts, **_option(scoring.cut)}
     if prepared.s3_endpoint is not None:
         config["s3_endpoint"] = prepared.s3_endpoint
-    return {**config, "stalled_after": scoring.engine.stalled_after}
+    return {**config, "stalled_after": scoring.executor.stalled_after}
 
 
 def _start(deployment: str, config: dict[str, Any]) -> FlowRun:

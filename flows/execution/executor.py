@@ -15,17 +15,17 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Engine:
-    """Places tasks, `workers` at once; `elsewhere` they hear no signal of this process, nor it their progress."""
+class Executor:
+    """Places tasks, `workers` at once; `remote` they hear no signal of this process, nor it their progress."""
 
     runner: TaskRunner[Any]
     workers: int
-    elsewhere: bool = False
+    remote: bool = False
     resources: Callable[[], AbstractContextManager[Any]] = nullcontext  # what a task is to have for itself
     deployment: str | None = None  # whose flow runs score first; what they leave is done here
     flow_runs: int = 0
     stalled_after: int = 0  # seconds, for these
-    let_go: Callable[[], None] = _nothing  # of this machine's devices, until the next task
+    release: Callable[[], None] = _nothing  # of this machine's devices, until the next task
 
     def map(self, task: "Task[..., Any]", **parameters: Any) -> list[PrefectFuture[Any]]:
         """A task run for each element of those parameters that are not `unmapped`."""

@@ -7,27 +7,23 @@ from typing import Any, TypeVar
 
 from prefect.futures import PrefectFuture, wait
 
-from flows.execution.cancelling import tell_tasks_elsewhere
-from flows.execution.executor import Engine
+from flows.execution.cancelling import notify_remote_tasks
+from flows.execution.executor import Executor
 from flows.execution.progress_artifact import shown
 from nuggets.errors import Interrupted, NuggetsError
 from nuggets.stopping import check_stop, stop_requested
 
 T = TypeVar("T")
-
-
 _LOOK_SECONDS = 1.0  # between two looks at whether someone asked to stop
-
-
-# For tasks elsewhere: they look every few seconds whether their run is over; a cancelled run has 30.
+# For tasks remote: they look every few seconds whether their run is over; a cancelled run has 30.
 _END_SECONDS = 20.0
 
 
 class TasksInHand:
     """Tasks that have been started and have not ended."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, executor: Executor) -> None:
+        self._engine = executor
         self._running: set[PrefectFuture[Any]] = set()
         self._ended: queue.SimpleQueue[PrefectFuture[Any]] = queue.SimpleQueue()
 
@@ -56,19 +52,19 @@ class TasksInHand:
         return found
 
     def let_end(self) -> None:
-        """Give tasks elsewhere the time to store what they have: some clusters end them together with their client.
+        """Give tasks remote the time to store what they have: some clusters end them together with their client.
 
-        Those of this machine hear of a wish to stop as the flow does, and its engine waits for them.
+        Those of this machine hear of a wish to stop as the flow does, and its executor waits for them.
         """
-        if self._engine.elsewhere and self._running:
+        if self._engine.remote and self._running:
             if stop_requested():
-                tell_tasks_elsewhere()
+                notify_remote_tasks()
             wait(list(self._running), timeout=_END_SECONDS)
 
 
-def results_of(stage: str, engine: Engine, futures: Sequence[PrefectFuture[T]]) -> list[T]:
+def results_of(stage: str, executor: Executor, futures: Sequence[PrefectFuture[T]]) -> list[T]:
     """All results of a stage's tasks; if some fail, the others are finished first and the error says which and why."""
-    done, tasks = 0, TasksInHand(engine)
+    done, tasks = 0, TasksInHand(executor)
     tasks.add(futures)
 
     def look() -> tuple[float, str]:

@@ -13,14 +13,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from flows.execution.cells_meter import CellsMeter
 
 _SECONDS = 5.0  # between two updates; each costs the server a write
-
-
 _LAST_SECONDS = 10.0  # for what is shown at the end
-
-
 logger = logging.getLogger(__name__)
-
-
 Look = Callable[[], tuple[float, str]]  # how a stage stands: 0 to 100, and words
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from prefect import unmapped
 from prefect.futures import PrefectFuture
 
-from flows.execution.executor import Engine
+from flows.execution.executor import Executor
 from flows.execution.futures import TasksInHand, cause_of, failure
 from flows.execution.progress_artifact import scoring_shown
 from nuggets.errors import Interrupted
 from nuggets.pools.shards import Pool
-from nuggets.progress import counted, report_cells, report_stage
+from nuggets.progress import pluralize, report_cells, report_stage
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut
 from nuggets.steps.plan_round import Round, ScoringUnit
@@ -28,13 +28,13 @@ class Scoring:
     pool: Pool
     anchors: str
     cut: Cut | None
-    engine: Engine
+    executor: Executor
     others: tuple[int, ...] = ()  # shards that some other flow run scores
 
     def plan(self, number: int, busy: Collection[int] = ()) -> Round:
         """The next round; `busy` shards are being scored already, or can't be."""
         left_out = {*self.others, *busy}
-        return plan(self.prepared, self.pool, self.anchors, self.cut, number, left_out, self.engine.workers)
+        return plan(self.prepared, self.pool, self.anchors, self.cut, number, left_out, self.executor.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,14 @@ def score_in_rounds(scoring: Scoring, first: Round) -> Scored:
         scored = _score_in_rounds(scoring, first)
     there = 100 * (first.found + scored.computed) / max(1, first.table)
     report_stage(
-        f"cells: {scored.computed} computed in {counted(scored.rounds, 'round')}, "
+        f"cells: {scored.computed} computed in {pluralize(scored.rounds, 'round')}, "
         f"{there:.0f} % of the full table are there"
     )
     return scored
 
 
 def _score_in_rounds(scoring: Scoring, first: Round) -> Scored:
-    tasks = _Tasks(scoring.engine)
+    tasks = _Tasks(scoring.executor)
     rounds = 0
     plan_now = first
     try:
@@ -86,12 +86,12 @@ def _score_in_rounds(scoring: Scoring, first: Round) -> Scored:
 class _Tasks:
     """The scoring tasks of a run: those that run, those that have failed, and what the others have computed."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.in_hand = TasksInHand(engine)
+    def __init__(self, executor: Executor) -> None:
+        self.in_hand = TasksInHand(executor)
         self.failed: dict[PrefectFuture[Any], ScoringUnit] = {}
         self.computed = 0
         self._units: dict[PrefectFuture[Any], ScoringUnit] = {}  # of those in hand
-        self._engine = engine
+        self._engine = executor
         self._pausing = 0
 
     def start(self, prepared: PreparedRun, planned: Round, anchors: str) -> None:
@@ -101,7 +101,7 @@ class _Tasks:
             prepared=unmapped(prepared),
             unit=list(planned.units),
             anchors_path=unmapped(anchors),
-            elsewhere=unmapped(self._engine.elsewhere),
+            remote=unmapped(self._engine.remote),
         )
         self._units |= dict(zip(futures, planned.units, strict=True))
         self.in_hand.add(futures)
@@ -127,7 +127,7 @@ class _Tasks:
         if future.state.is_completed():
             computed = future.result()
             self.computed += computed
-            if self._engine.elsewhere:
+            if self._engine.remote:
                 report_cells(computed=computed)
         else:
             cause = cause_of(future)

@@ -9,11 +9,7 @@ from types import FrameType
 from nuggets.stopping import request_stop, stop_requested
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 _received = signal.SIGINT  # the last of them; a process has one of each, whoever asks
-
-
 _armed = False  # whether a command asked for this
 
 

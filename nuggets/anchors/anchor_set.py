@@ -13,8 +13,6 @@ from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
 ANCHOR_VERSION = 1  # raised when the same pool and settings would give other anchors
-
-
 DEFAULT_ANCHORS = 100
 
 

@@ -15,8 +15,6 @@ from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
 EMBEDDING_VERSION = 1  # raised when the same encoder and example would give another embedding
-
-
 # Of what np.load can say about bytes that are not what np.savez has written.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),

@@ -9,20 +9,10 @@ from numpy.typing import NDArray
 from nuggets.errors import InputError
 
 Vectors = NDArray[np.float32]
-
-
 Batches = Callable[[], Iterable[Vectors]]  # reads the pool's embeddings from the start, in its order, in pieces
-
-
 FULL_KMEANS_ROWS = 50_000  # up to here k-means sees all rows at once; above it, MiniBatchKMeans streams them
-
-
 _MINI_BATCH = 4096
-
-
 _MINI_BATCH_PASSES = 3
-
-
 _NOT_OWN = 1e6  # added to the distance of another cluster's members: they are taken only when no own one is left
 
 

@@ -32,23 +32,11 @@ from nuggets.store.parquet import read_chosen, read_table, short_of_memory_named
 from nuggets.store.store import Store
 
 logger = logging.getLogger(__name__)
-
-
 FORMAT_VERSION = "2"
-
-
 _EARLIER = "1"  # without digest, in folders that tell no range
-
-
 _CANDIDATE = "candidate_id"
-
-
 _DIGEST = "digest"  # the block's name once more
-
-
 _DIGESTS = "column_digests"  # JSON: name of a column -> digest; blocks of earlier versions have none
-
-
 _NAN = np.float32(np.nan)
 
 

@@ -15,13 +15,13 @@ from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
 
-def note_set_aside(store: Store, scoring_key: str, anchors_of: Mapping[str, Collection[str]]) -> None:
+def record_unscorable(store: Store, scoring_key: str, anchors_of: Mapping[str, Collection[str]]) -> None:
     """Note some candidates, each with the anchors that gave no number; those that are noted already stay."""
     note = {candidate: sorted(set(anchors)) for candidate, anchors in sorted(anchors_of.items())}
     store.write(f"{_folder(scoring_key)}/{digest(note)}.json", json.dumps(note).encode())
 
 
-def read_set_aside(store: Store, scoring_key: str, anchor_ids: Collection[str]) -> frozenset[str]:
+def read_unscorable(store: Store, scoring_key: str, anchor_ids: Collection[str]) -> frozenset[str]:
     """The candidates, of whatever pool, that were ever noted under a scoring key with one of these anchors."""
     asked = set(anchor_ids)
     found: set[str] = set()

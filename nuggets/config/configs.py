@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from nuggets.config.fields import (
     DEVICES,
-    ENGINE,
-    ENGINE_ADDRESS,
+    EXECUTOR,
+    EXECUTOR_ADDRESS,
     FIELD,
     MEMORY,
     S3_ENDPOINT,
     STALLED_AFTER,
     WORKERS,
-    Engine,
+    Executor,
     check_address,
     check_choice,
     check_devices,
@@ -31,29 +31,13 @@ from nuggets.models.prompts import Profile
 from nuggets.scores.cuts import Cut, TopFraction, cut_from_options
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
 Racing = Literal["on", "off"]
-
-
 CUTS = ("threshold", "top_k", "top_fraction")
-
-
 EXCLUSIVE = (CUTS, ("anchors", "anchor_file"), ("anchor_set", "anchor_file"))  # at most one of each
-
-
 DEFAULT_STORE = "./nuggets-store"
-
-
 SHARD_SIZE = 512
-
-
 MAX_ROW_BYTES = 1_000_000
-
-
 DEFAULT_CUT = TopFraction(0.05)
-
-
 MEMORY_MIB = 512
 
 
@@ -141,8 +125,8 @@ class CurateConfig:
     s3_endpoint: str | None = option(None, S3_ENDPOINT)
     devices: str = option("auto", DEVICES)
     workers: int | None = option(None, WORKERS, ge=1)
-    engine: Engine = option("local", ENGINE)
-    engine_address: str | None = option(None, ENGINE_ADDRESS)
+    executor: Executor = option("local", EXECUTOR)
+    executor_address: str | None = option(None, EXECUTOR_ADDRESS)
     stalled_after: int = option(900, STALLED_AFTER, ge=1)
     trust_remote_code: str | None = option(
         None, "Name of the one model or encoder whose own Python code may be run. Default: none."
@@ -164,10 +148,10 @@ class CurateConfig:
         check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         check_choice("racing", self.racing, ("on", "off"))
         _check_anchors(self)
-        if self.engine != "local" and self.dtype == "auto":
+        if self.executor != "local" and self.dtype == "auto":
             raise UsageError(
-                f"dtype=auto depends on the machine, and engine {self.engine} has several: give float32, bfloat16 or "
-                "float16, so that all cells are computed alike"
+                f"dtype=auto depends on the machine, and executor {self.executor} has several: give float32, bfloat16 "
+                "or float16, so that all cells are computed alike"
             )
         if self.profile == "released" and self.anchor_tokens not in (None, 200):
             raise UsageError(
@@ -230,8 +214,8 @@ class ReselectConfig:
     s3_endpoint: str | None = option(None, S3_ENDPOINT)
     devices: str = option("auto", DEVICES)
     workers: int | None = option(None, WORKERS, ge=1)
-    engine: Engine = option("local", ENGINE)
-    engine_address: str | None = option(None, ENGINE_ADDRESS)
+    executor: Executor = option("local", EXECUTOR)
+    executor_address: str | None = option(None, EXECUTOR_ADDRESS)
     stalled_after: int = option(900, STALLED_AFTER, ge=1)
 
     def __post_init__(self) -> None:
@@ -255,8 +239,8 @@ class ScoreShardsConfig:
     """A share of a run's shards to score, and for which cut; nothing is published."""
 
     __pydantic_config__ = refused(CUTS)
-    engine = "local"
-    engine_address = None
+    executor = "local"
+    executor_address = None
 
     run: str = field(metadata={"description": "Name of a run that has begun to score, as `nuggets runs` shows it."})
     store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")

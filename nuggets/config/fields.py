@@ -8,48 +8,30 @@ from nuggets.checks import check_range
 from nuggets.errors import UsageError
 from nuggets.examples import FieldNames
 
-Engine = Literal["local", "dask", "ray", "deployment"]
-
-
+Executor = Literal["local", "dask", "ray", "deployment"]
 S3_ENDPOINT = "URL of the server that s3:// addresses mean. Default: AWS_ENDPOINT_URL or the AWS profile's, else AWS."
-
-
 DEVICES = (
-    "Where models run with engine local: auto (every GPU, else CPU), cpu, or numbers of GPUs such as 0,1,3. A process "
-    "on each; two on a GPU only where its number is given twice."
+    "Where models run with executor local: auto (every GPU, else CPU), cpu, or numbers of GPUs such as 0,1,3. A "
+    "process on each; two on a GPU only where its number is given twice."
 )
-
-
 WORKERS = (
     "Scoring tasks at once: on CPU the number of processes, which share its cores; on a cluster how many it is to have "
     "in hand; flow runs of a deployment. Default: 1 on CPU, all that a cluster has, 1 of a deployment."
 )
-
-
-ENGINE = (
+EXECUTOR = (
     "What places scoring tasks: local (this machine), a dask or ray cluster, or deployment: `workers` flow runs of "
     "one that scores shards, on whatever machines its work pool has."
 )
-
-
-ENGINE_ADDRESS = (
+EXECUTOR_ADDRESS = (
     "Address of the cluster, such as tcp://host:8786 (dask) or ray://host:10001; default: one on this machine for as "
     "long as the run. Or the deployment's name; default: score-shards/on-demand."
 )
-
-
 STALLED_AFTER = (
     "Seconds without a sign of life after which a scoring process counts as hung and is replaced. Not of a dask or ray "
     "cluster, whose workers are its own to watch."
 )
-
-
 FIELD = "Field of the pool's rows, and of the anchor file's, that holds the {}. Default: recognised by its name ({})."
-
-
 MEMORY = "MiB that rows may take while a pool is ingested and a selection made; more is sorted by way of the disk."
-
-
 _BOUNDS = ("ge", "gt", "le", "lt")
 
 
@@ -116,27 +98,27 @@ class Placed(Protocol):
     @property
     def devices(self) -> str: ...
     @property
-    def engine(self) -> Engine: ...
+    def executor(self) -> Executor: ...
     @property
-    def engine_address(self) -> str | None: ...
+    def executor_address(self) -> str | None: ...
 
 
 def check_placing(config: Placed) -> None:
-    """Raise UsageError for devices, workers and engine that do not go together."""
-    check_choice("engine", config.engine, get_args(Engine))
+    """Raise UsageError for devices, workers and executor that do not go together."""
+    check_choice("executor", config.executor, get_args(Executor))
     check_devices(config.devices)
-    if config.engine == "local" and config.engine_address is not None:
+    if config.executor == "local" and config.executor_address is not None:
         raise UsageError(
-            f"engine_address='{config.engine_address}' belongs to engine dask, ray or deployment: give one of them, or "
-            "leave it out"
+            f"executor_address='{config.executor_address}' belongs to executor dask, ray or deployment: give one of "
+            "them, or leave it out"
         )
-    if config.engine != "local" and config.devices != "auto":
+    if config.executor != "local" and config.devices != "auto":
         raise UsageError(
-            f"devices={config.devices} belongs to engine local, and engine is {config.engine}: its workers say which "
-            "devices they have"
+            f"devices={config.devices} belongs to executor local, and executor is {config.executor}: its workers say "
+            "which devices they have"
         )
-    if config.engine_address is not None:
-        check_address("engine_address", config.engine_address)
+    if config.executor_address is not None:
+        check_address("executor_address", config.executor_address)
 
 
 def check_devices(devices: str) -> None:

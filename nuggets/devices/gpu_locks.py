@@ -13,8 +13,8 @@ from nuggets.stopping import check_stop
 _LOOK_SECONDS = 1.0
 
 
-def claim_gpus(names: Iterable[str], *, folder: Path | None = None) -> list[int]:
-    """Wait until no other process has one of these GPUs, and have them until `release_gpus` or this process's end.
+def lock_gpus(names: Iterable[str], *, folder: Path | None = None) -> list[int]:
+    """Wait until no other process has one of these GPUs, and have them until `unlock_gpus` or this process's end.
 
     `names` as in CUDA_VISIBLE_DEVICES: a GPU that one run calls 0 and another by its UUID is two to us. Raises
     Interrupted if someone asks to stop meanwhile.
@@ -24,12 +24,12 @@ def claim_gpus(names: Iterable[str], *, folder: Path | None = None) -> list[int]
         for name in sorted(set(names)):  # in one order, or two runs could wait for each other
             claims.append(_claim(name, folder or Path(tempfile.gettempdir())))
     except BaseException:
-        release_gpus(claims)
+        unlock_gpus(claims)
         raise
     return claims
 
 
-def release_gpus(claims: Iterable[int]) -> None:
+def unlock_gpus(claims: Iterable[int]) -> None:
     """Let others have them."""
     for claim in claims:
         os.close(claim)

@@ -21,8 +21,6 @@ from typing import Any
 from nuggets.stopping import request_stop
 
 _LOGGERS = ("nuggets", "nuggets.progress.cells")  # what people and progress bars read
-
-
 _GRACE_SECONDS = 30.0  # for storing what is computed when whoever started us has gone; then a hung device is let go
 
 

@@ -17,19 +17,13 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from nuggets.devices.devices import Device
-from nuggets.devices.gpu_locks import claim_gpus, release_gpus
+from nuggets.devices.gpu_locks import lock_gpus, unlock_gpus
 from nuggets.errors import Interrupted, NuggetsError, OutOfMemory
 from nuggets.stopping import stop_requested
 
 T = TypeVar("T")
-
-
 _LOOK_SECONDS = 0.5  # between two looks at whether someone asked to stop
-
-
 _FAILURES = 3  # in a row; then a device gets no more jobs, or it would fail all that others could do
-
-
 logger = getLogger(__name__)
 
 
@@ -38,7 +32,7 @@ class ProcessLost(RuntimeError):
 
 
 @dataclass
-class _Seat:
+class _Worker:
     """A device and, once it was needed, the process there."""
 
     device: Device
@@ -135,19 +129,19 @@ class _Seat:
 
 
 @dataclass
-class DeviceProcesses:
+class WorkerPool:
     """Does jobs on devices, one at a time on each; threads that ask for more wait."""
 
     devices: Sequence[Device]
     stalled_after: float  # seconds without a sign of life after which a process is hung; loading a model is silent, too
-    _free: "queue.SimpleQueue[_Seat]" = field(default_factory=queue.SimpleQueue, init=False)
-    _seats: list[_Seat] = field(default_factory=list, init=False)
+    _free: "queue.SimpleQueue[_Worker]" = field(default_factory=queue.SimpleQueue, init=False)
+    _seats: list[_Worker] = field(default_factory=list, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _claims: list[int] | None = field(default=None, init=False)
     _claiming: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
-        self._seats = [_Seat(device) for device in self.devices]
+        self._seats = [_Worker(device) for device in self.devices]
         for seat in self._seats:
             self._free.put(seat)
 
@@ -171,7 +165,7 @@ class DeviceProcesses:
             if self._stays(seat):
                 self._free.put(seat)
 
-    def _stays(self, seat: _Seat) -> bool:
+    def _stays(self, seat: _Worker) -> bool:
         """Whether a device goes on being used: not after several failures in a row, unless it is the last."""
         with self._lock:
             if seat.failures < _FAILURES or len(self._seats) == 1:
@@ -190,27 +184,25 @@ class DeviceProcesses:
         with self._claiming:
             if self._claims is None:
                 names = (device.environment.get("CUDA_VISIBLE_DEVICES", "") for device in self.devices)
-                self._claims = claim_gpus(filter(None, names))
+                self._claims = lock_gpus(filter(None, names))
 
     def close(self) -> None:
         """End all processes, and let others have their GPUs. Another call begins anew."""
         for seat in self._seats:
             seat.end()
         with self._claiming:
-            release_gpus(self._claims or ())
+            unlock_gpus(self._claims or ())
             self._claims = None
 
 
-_current: ContextVar[DeviceProcesses | None] = ContextVar("device_processes", default=None)
-
-
+_current: ContextVar[WorkerPool | None] = ContextVar("worker_pool", default=None)
 _here = threading.Lock()
 
 
 @contextmanager
-def device_processes(devices: Sequence[Device], *, stalled_after: float) -> Iterator[DeviceProcesses]:
+def worker_pool(devices: Sequence[Device], *, stalled_after: float) -> Iterator[WorkerPool]:
     """While this lasts, `on_device` means a process on one of these devices, in this thread and those begun from it."""
-    processes = DeviceProcesses(devices, stalled_after)
+    processes = WorkerPool(devices, stalled_after)
     token = _current.set(processes)
     try:
         yield processes

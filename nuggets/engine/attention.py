@@ -21,8 +21,6 @@ from transformers import AttentionInterface
 from nuggets.engine.attention_kernels import Attend, longest_reach
 
 PACKED_ATTENTION = "nuggets_packed"
-
-
 KeysValues = dict[nn.Module, tuple[Tensor, Tensor]]  # per attention layer, each (1, key heads, tokens, head size)
 
 

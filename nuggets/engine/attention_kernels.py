@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 _FLASH_HEAD_SIZE = 256  # the largest that flash-attention is made for
-
-
 _TILE_ENTRIES = 1 << 26  # logits that exist at a time where the formula is used, in float32: 256 MiB
 
 

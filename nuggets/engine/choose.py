@@ -14,18 +14,12 @@ from nuggets.engine.kv_refinement import refine
 from nuggets.engine.memory import cpu_token_budget, gpu_token_budget
 from nuggets.engine.packed import PackedEngine
 from nuggets.engine.plain import PlainEngine
-from nuggets.engine.self_check import longest_continuation, probe, why_not_packed, why_not_this_kernel
+from nuggets.engine.self_check import longest_continuation, probe, why_not_kernel, why_not_packed
 from nuggets.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-
 _KEYS_VALUES_SHARE = 0.25  # of a GPU's free memory, beside the half that activations may take
-
-
 _CPU_KEYS_VALUES = 4 << 30  # bytes; what is free is not known on a CPU that is shared
-
-
 _TRIAL_TOKENS = 2048  # of the pass that a GPU's memory is measured with
 
 
@@ -78,7 +72,7 @@ def _packed_engine(plain: PlainEngine) -> PackedEngine | None:
 
 def _why_not_this_kernel(packed: PackedEngine) -> str | None:
     try:
-        return why_not_this_kernel(packed)
+        return why_not_kernel(packed)
     except Exception as error:  # a kernel may not know the device or the size of a head: the next one may
         reason = _said(error)
     logger.info("%s failed for %s: %s", packed.kernel.__name__, type(packed.model).__name__, reason)

@@ -16,8 +16,6 @@ from nuggets.engine.attention import KeysValues
 from nuggets.errors import InputError
 
 STEP_SIZE = 0.01
-
-
 MOMENTUM = 0.9
 
 

@@ -9,17 +9,9 @@ from torch import nn
 from nuggets.errors import OutOfMemory
 
 _CACHED_ACTIVATION = 4 << 20  # bytes of the widest activation on a CPU: what a core's share of the cache can hold
-
-
 _CPU_TOKENS = (256, 4096)  # fewer make matrix products slow, more bring nothing
-
-
 _GPU_TOKENS = 32_768  # beyond it matrix products get no faster and a lost pass costs more
-
-
 _GPU_SHARE = 0.5  # of the free memory: the rest is for keys and values, logits and fragmentation
-
-
 # In the order: the CPU's allocator; a file that was to be mapped; a driver that was not asked by torch's allocator; a
 # library that found no room for its workspace. None of them is a torch.OutOfMemoryError.
 _EXHAUSTED = ("can't allocate memory", "Cannot allocate memory", "error: out of memory", "_STATUS_ALLOC_FAILED")

@@ -40,22 +40,14 @@ from nuggets.engine.packing import (
     share_opening,
     tokens_of,
 )
-from nuggets.engine.pass_threads import open_lanes
+from nuggets.engine.pass_threads import open_pass_threads
 from nuggets.engine.plain import PlainEngine
 from nuggets.errors import OutOfMemory
 
 logger = logging.getLogger(__name__)
-
-
 _CROWDED = 4  # times a pass's tokens: of more keys and values, it is these that have to become fewer
-
-
 Prefixes = Sequence[Sequence[int]]
-
-
 Row = NDArray[np.float64]
-
-
 # A demonstration's keys and values, and the pass that computes them once more behind given ones, to others.
 Update = Callable[[KeysValues, Callable[[KeysValues], KeysValues]], KeysValues]
 
@@ -113,7 +105,7 @@ class PackedEngine:
             laid_out.layout, each_with_wanted(prefixes, wanted, len(continuations)), context=self.context
         )
         flight: deque[_Group] = deque()
-        with open_lanes(self.model.device) as lanes:
+        with open_pass_threads(self.model.device) as lanes:
             for group in self._groups(requests, laid_out.layout, lanes):
                 flight.append(group)
                 # A group's demonstrations before the packs of the group in front of it: so their keys and values are

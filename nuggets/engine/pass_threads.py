@@ -11,7 +11,7 @@ _settling = Lock()  # how many threads torch gives to new ones is everyone's: on
 
 
 @contextmanager
-def open_lanes(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+def open_pass_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     """As many lanes as torch would use threads, each computing on one core; on a GPU a single one, which launches.
 
     Passes side by side beat one pass on all cores: no core waits at the end of every operation for the slowest. On a

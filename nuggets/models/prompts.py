@@ -23,11 +23,7 @@ from nuggets.examples import Example
 Profile = Literal["released", "plain", "chat"]
 
 RELEASED_ANCHOR_TOKENS = 200
-
-
 _ONE_EXCHANGE = "profile=chat: the model's chat template can't hold two exchanges in turn"
-
-
 _SENTINEL = "nuggets"  # stands for an anchor's text while a chat template is taken apart
 
 

@@ -8,20 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nuggets.examples import PoolRow, example_id
-from nuggets.store.disk_buckets import Spill
+from nuggets.store.disk_buckets import DiskBuckets
 
 BUCKETS = 256  # by the first two digits of an id; one is in memory at a time
-
-
 _ROWS_AT_ONCE = 4096
-
-
 _WAITING_SHARE = 8  # rows that wait to be put into buckets take an eighth of the memory; as tables, as much again
-
-
 _BYTES_PER_ID = 1024  # of memory for each id that is remembered, which takes a seventh of that
-
-
 _COLUMNS = pa.schema(
     [
         ("example_id", pa.string()),
@@ -37,7 +29,7 @@ _COLUMNS = pa.schema(
 class DistinctRows:
     """Rows put in one at a time, taken out as tables in the order of example ids; of equal examples the first row."""
 
-    def __init__(self, buckets: Spill, *, memory: int) -> None:
+    def __init__(self, buckets: DiskBuckets, *, memory: int) -> None:
         self._buckets = buckets
         self._waiting_bytes = memory // _WAITING_SHARE
         self._remembered = memory // _BYTES_PER_ID
@@ -75,7 +67,7 @@ class DistinctRows:
         self._rows = self._bytes = 0
 
 
-def _distinct(buckets: Spill) -> Iterator[Any]:
+def _distinct(buckets: DiskBuckets) -> Iterator[Any]:
     """The buckets' rows by id, of each id the one that came first."""
     for bucket in range(buckets.buckets):
         table = buckets.take(bucket)

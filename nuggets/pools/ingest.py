@@ -17,24 +17,20 @@ from nuggets.pools.readers.detect import PoolSource, check_unchanged
 from nuggets.pools.readers.rows import read_pool
 from nuggets.pools.shards import Pool, read_pool_record
 from nuggets.store.addresses import digest
-from nuggets.store.disk_buckets import MEMORY, spill
+from nuggets.store.disk_buckets import MEMORY, disk_buckets
 from nuggets.store.parquet import table_bytes
 from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
 POOL_VERSION = 3  # raised when the same source would give other shards
-
-
 READING = 2  # raised when rows are read that were rejected before; see _address
-
-
 _NOT_RECOGNISED = {str(RejectReason.MISSING_INSTRUCTION), str(RejectReason.MISSING_OUTPUT)}
 
 
 def ingest_pool(
     store: Store,
     source: PoolSource,
-    fingerprint: str,
+    source_digest: str,
     *,
     shard_size: int,
     max_row_bytes: int,
@@ -46,11 +42,11 @@ def ingest_pool(
 
     Rows beyond `memory` bytes are sorted by way of the disk. Of equal examples the first row is kept. Raises InputError
     if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that. Raises it, and
-    stores nothing, if the source is not what `fingerprint` was taken of.
+    stores nothing, if the source is not what `source_digest` was taken of.
     """
     identity = {
         "version": POOL_VERSION,
-        "fingerprint": fingerprint,
+        "fingerprint": source_digest,
         "kind": source.kind,
         "shard_size": shard_size,
         "max_row_bytes": max_row_bytes,
@@ -63,7 +59,7 @@ def ingest_pool(
         pool_id = digest({**identity, "reading": READING})
         pool = _stored(store, pool_id)
     if pool is None:
-        rows = _rows(source, fingerprint, max_row_bytes=max_row_bytes, names=names)
+        rows = _rows(source, source_digest, max_row_bytes=max_row_bytes, names=names)
         pool = _ingest(store, f"pools/{pool_id}", rows, shard_size=shard_size, memory=memory)
         # Last, because its presence says that the shards are all there.
         record = replace(pool, source=source.url)
@@ -90,9 +86,11 @@ def _first_reject(pool: Pool) -> str:
     return f"; the first{kind} is {pool.first_rejects[most]}" if most in pool.first_rejects else ""
 
 
-def _rows(source: PoolSource, fingerprint: str, *, max_row_bytes: int, names: FieldNames) -> Iterator[PoolRow | Reject]:
+def _rows(
+    source: PoolSource, source_digest: str, *, max_row_bytes: int, names: FieldNames
+) -> Iterator[PoolRow | Reject]:
     yield from read_pool(source, max_row_bytes=max_row_bytes, names=names)
-    check_unchanged(source, fingerprint)
+    check_unchanged(source, source_digest)
 
 
 def _stored(store: Store, pool_id: str) -> Pool | None:
@@ -111,7 +109,7 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
     shards: list[str] = []
     sizes: list[int] = []
     rejects_path = f"{folder}/rejects.jsonl"
-    with spill(buckets=BUCKETS, memory=memory // 2) as buckets, temporary_folder() as temporary:
+    with disk_buckets(buckets=BUCKETS, memory=memory // 2) as buckets, temporary_folder() as temporary:
         distinct = DistinctRows(buckets, memory=memory)
         rejects_file = temporary / "rejects.jsonl"
         with rejects_file.open("wb") as file:

@@ -19,17 +19,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 FACTORS = 12
-
-
 _PASSES = 4
-
-
 _PRIOR_ROWS = 8  # how many candidates' worth of trust the pool-wide spread has against an anchor's own
-
-
 _DOUBT = 1e-6  # no loss is taken to be more certain than by this: a sample in which all gains are alike shows no chance
-
-
 _TRUST_ROWS = 20  # with so many candidates, half of the variance in common is believed; the rest may be chance
 
 

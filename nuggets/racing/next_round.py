@@ -3,7 +3,7 @@
 A round gives every candidate that is in play the anchors it will most probably lose per token, as many of them as it
 has to lose before it is out, or a share of that: so many it needs anyway if it is to be dropped. In play is who may
 still reach the aim, the score at which the bar is expected to end. An aim that turns out too high costs a round, one
-that is too low costs cells. Whatever is chosen here, the answer is exact, because `standing` alone says who is out.
+that is too low costs cells. Whatever is chosen here, the answer is exact, because `bounds` alone says who is out.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,20 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.racing.gain_model import GainModel, fit_gains, loss_probabilities
-from nuggets.scores.bounds import Standing, bar, joined, standing_of, undecided
+from nuggets.scores.bounds import ScoreBounds, cutoff, joined, score_bounds, undecided
 from nuggets.scores.cuts import Cut, Threshold, kept_count
 
 SAMPLE = 2048  # candidates that the gain model is learnt from
-
-
 _PILOT_SHARE = 256
-
-
 _FIRST_AIM = 0.6  # where the bar is taken to be while nothing is known; costs one round at most
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RaceSchedule:
     """How boldly a race proceeds.
 
     `pilot`: how many candidates begin alone, so that anchors are learnt cheaply, or one in 256 of a large pool.
@@ -46,7 +42,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A shard's candidates: gains `(candidates, anchors)` in nats, NaN where not computed, and on what they are judged.
+    """A shard's candidates: gains `(candidates, anchors)` in nats, NaN where not computed, and their eligible cells.
 
     `free`: whether they can be given work now; those that a task is busy with stay in the count and get none.
     """
@@ -54,7 +50,7 @@ class Part:
     index: int
     candidate_ids: Any  # a pyarrow array of strings
     gains: NDArray[np.float32]
-    judged: NDArray[np.bool_]
+    eligible: NDArray[np.bool_]
     free: bool = True
 
 
@@ -62,7 +58,7 @@ Parts = Callable[[], Iterable[Part]]  # a pool's shards in its order, as often a
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CellsToCompute:
     """What a part has to compute next: `cells` `(candidates, anchors)` is True there."""
 
     part: Part
@@ -76,7 +72,7 @@ class Race:
     known: int
     undecided: int
     asked: int  # cells that the choices ask for
-    choices: Iterator[Choice]
+    choices: Iterator[CellsToCompute]
 
 
 def whole_table(parts: Parts) -> Race:
@@ -87,38 +83,38 @@ def whole_table(parts: Parts) -> Race:
         known += missing.size - int(missing.sum())
         undecided += int(missing.any(axis=1).sum())
         asked += int(missing.sum()) if part.free else 0
-    choices = (Choice(part, _missing(part)) for part in parts() if part.free)
+    choices = (CellsToCompute(part, _missing(part)) for part in parts() if part.free)
     return Race(known, undecided, asked, (choice for choice in choices if choice.cells.any()))
 
 
-def next_round(parts: Parts, cut: Cut, tokens: NDArray[np.float64], pace: Pace, *, round_number: int) -> Race:
+def next_round(parts: Parts, cut: Cut, tokens: NDArray[np.float64], pace: RaceSchedule, *, round_number: int) -> Race:
     """The next cells to compute for a cut of the whole pool; no choices once its answer is certain.
 
     `tokens` `(anchors,)` is what a cell of each anchor costs.
     """
     rng = np.random.default_rng(round_number)
-    standings, free, sample, known = [], [], _Sample(rng, len(tokens)), 0
+    bounds_of_parts, free, sample, known = [], [], _Sample(rng, len(tokens)), 0
     for part in parts():
-        standings.append(standing_of(part.gains, part.judged))
+        bounds_of_parts.append(score_bounds(part.gains, part.eligible))
         free.append(np.full(len(part.gains), part.free))
         sample.add(part.gains)
         known += int((~np.isnan(part.gains)).sum())
-    standing = joined(standings)
-    is_open = undecided(standing, cut)
+    bounds = joined(bounds_of_parts)
+    is_open = undecided(bounds, cut)
     if not is_open.any():
         return Race(known, 0, 0, iter(()))
     model = fit_gains(sample.rows())
-    active = _joined(standing, pace)
-    plausible = _plausible(parts, model, standing.low[:active], rng)
-    aim = _aim(standing, cut, plausible, pace)
+    active = _joined(bounds, pace)
+    plausible = _plausible(parts, model, bounds.low[:active], rng)
+    aim = _aim(bounds, cut, plausible, pace)
     can_play = is_open & np.concatenate(free)
-    high = standing.high
+    high = bounds.high
     in_play = can_play & (np.arange(len(high)) < active) & (high >= aim)
     if not in_play.any() and can_play.any():  # nobody who is free may reach the aim: it comes down to the best of them
         aim = float(high[can_play].max())
         in_play = can_play & (high >= aim)
-    needed = np.where(in_play, losses_needed(high, standing.anchors, aim), 0)
-    missing = standing.anchors - standing.cells
+    needed = np.where(in_play, losses_needed(high, bounds.anchors, aim), 0)
+    missing = bounds.anchors - bounds.cells
     sizes = visit_sizes(needed, missing, pace)
     return Race(known, int(is_open.sum()), int(sizes.sum()), _choices(parts, model, tokens, sizes))
 
@@ -136,7 +132,7 @@ def _plausible(
             break
         here = slice(start, start + size)
         some = _first(part, size)
-        scores.append(plausible_scores(low[here], some.judged.sum(axis=1), _lost(model, some), luck[here]))
+        scores.append(plausible_scores(low[here], some.eligible.sum(axis=1), _lost(model, some), luck[here]))
         start += size
     return np.concatenate(scores)
 
@@ -161,7 +157,7 @@ def losses_needed(high: NDArray[np.float64], anchors: NDArray[np.int32], aim: fl
     return np.where(high < aim, 0, np.maximum(more, 1))
 
 
-def visit_sizes(needed: NDArray[np.int64], missing: NDArray[np.int32], pace: Pace) -> NDArray[np.int64]:
+def visit_sizes(needed: NDArray[np.int64], missing: NDArray[np.int32], pace: RaceSchedule) -> NDArray[np.int64]:
     """How many cells each candidate gets in this round."""
     wanted = np.maximum(np.ceil(needed * pace.stride).astype(np.int64), pace.least)
     return np.where(needed > 0, np.minimum(wanted, missing), 0)
@@ -178,7 +174,7 @@ def chosen_cells(lost: NDArray[np.float64], tokens: NDArray[np.float64], sizes: 
 
 def _missing(part: Part) -> NDArray[np.bool_]:
     """What a table of everything lacks; it does not hold those who are judged on nothing."""
-    missing: NDArray[np.bool_] = np.isnan(part.gains) & part.judged.any(axis=1, keepdims=True)
+    missing: NDArray[np.bool_] = np.isnan(part.gains) & part.eligible.any(axis=1, keepdims=True)
     return missing
 
 
@@ -203,42 +199,44 @@ class _Sample:
         return np.array(self._kept, dtype=np.float32).reshape(len(self._kept), self._anchors)
 
 
-def _joined(standing: Standing, pace: Pace) -> int:
+def _joined(bounds: ScoreBounds, pace: RaceSchedule) -> int:
     """How many candidates of the pool, in its order, take part: a pilot, then more each round.
 
     Ids are hashes, so the first of them are a random sample.
     """
-    pool = len(standing.wins)
-    begun = int((standing.cells > 0).sum())
+    pool = len(bounds.wins)
+    begun = int((bounds.cells > 0).sum())
     return min(pool, max(pace.pilot, ceil(pool / _PILOT_SHARE), ceil(begun * pace.growth)))
 
 
-def _aim(standing: Standing, cut: Cut, plausible: NDArray[np.float64], pace: Pace) -> float:
+def _aim(bounds: ScoreBounds, cut: Cut, plausible: NDArray[np.float64], pace: RaceSchedule) -> float:
     """The score at which the bar is expected to end: who falls below it waits, and may never be looked at again."""
-    certain = bar(standing.low, cut)
+    certain = cutoff(bounds.low, cut)
     if isinstance(cut, Threshold):
         return certain
-    if not standing.cells.any():
+    if not bounds.cells.any():
         return max(certain, _FIRST_AIM)
-    pool, active = len(standing.wins), len(plausible)
+    pool, active = len(bounds.wins), len(plausible)
     among = max(1, int(np.ceil(kept_count(cut, pool) * active / pool)))
     expected = float(np.partition(plausible, active - among)[active - among] + pace.optimism * plausible.std())
     # Whoever has one of the best upper bounds needs further cells whatever the others do, so the aim can't be higher.
-    reachable = float(np.partition(standing.high[:active], active - among)[active - among])
+    reachable = float(np.partition(bounds.high[:active], active - among)[active - among])
     return max(certain, min(expected, reachable))
 
 
 def _lost(model: GainModel, part: Part) -> NDArray[np.float64]:
     found = loss_probabilities(model, part.gains)
-    found[~np.isnan(part.gains) | ~part.judged] = np.nan
+    found[~np.isnan(part.gains) | ~part.eligible] = np.nan
     return found
 
 
 def _first(part: Part, size: int) -> Part:
-    return replace(part, gains=part.gains[:size], judged=part.judged[:size])
+    return replace(part, gains=part.gains[:size], eligible=part.eligible[:size])
 
 
-def _choices(parts: Parts, model: GainModel, tokens: NDArray[np.float64], sizes: NDArray[np.int64]) -> Iterator[Choice]:
+def _choices(
+    parts: Parts, model: GainModel, tokens: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> Iterator[CellsToCompute]:
     start = 0
     for part in parts():
         wanted = sizes[start : start + len(part.gains)]
@@ -246,6 +244,6 @@ def _choices(parts: Parts, model: GainModel, tokens: NDArray[np.float64], sizes:
         playing = np.flatnonzero(wanted)
         if len(playing):
             cells = np.zeros(part.gains.shape, dtype=bool)
-            some = replace(part, gains=part.gains[playing], judged=part.judged[playing])
+            some = replace(part, gains=part.gains[playing], eligible=part.eligible[playing])
             cells[playing] = chosen_cells(_lost(model, some), tokens, wanted[playing])
-            yield Choice(part, cells)
+            yield CellsToCompute(part, cells)

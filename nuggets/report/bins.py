@@ -10,18 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.scores.cuts import Cut, Threshold
-from nuggets.scores.selection import Levels
+from nuggets.scores.selection import ScoreCounts
 
 MOST_BINS = 25
-
-
 _WIDTH = 60  # characters of a line of the histogram
-
-
 _BAR = _WIDTH - 22
-
-
-_NOBODYS_ANCHORS = 20  # where nobody is judged, an axis with some bins all the same
+_NOBODYS_ANCHORS = 20  # where nobody is eligible, an axis with some bins all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +37,14 @@ class ScoreBins:
         return self.kept + self.dropped + self.early
 
 
-def score_bins(levels: Levels, kept: NDArray[np.int64], cut: Cut, *, most: int = MOST_BINS) -> ScoreBins:
+def score_bins(levels: ScoreCounts, kept: NDArray[np.int64], cut: Cut, *, most: int = MOST_BINS) -> ScoreBins:
     """How many candidates of which score a cut keeps and drops, in `most` bins (3 or more) at most.
 
     `kept` goes with `levels`. Who is judged on nothing has no score, and is in no bin. Where candidates of the same
     score are parted by their mean gain, the cut stands below all of them.
     """
-    kept, levels = kept[levels.standing.anchors > 0], levels.judged
-    standing = levels.standing
+    kept, levels = kept[levels.bounds.anchors > 0], levels.eligible
+    bounds = levels.bounds
     anchors = _usual_anchors(levels)
     place = _cut_place(levels, kept, cut, anchors)
     steps = _steps(anchors, place, most)
@@ -59,33 +53,33 @@ def score_bins(levels: Levels, kept: NDArray[np.int64], cut: Cut, *, most: int =
         edges[steps == _nearest_step(anchors, place)] = place
     bins = len(edges) - 1
     # Who is itself an anchor is judged on one less, and its score lies somewhere between those of the others.
-    where = np.clip(np.searchsorted(edges, standing.high, side="right") - 1, 0, bins - 1)
+    where = np.clip(np.searchsorted(edges, bounds.high, side="right") - 1, 0, bins - 1)
     lowest, highest = steps[:-1] / anchors, (steps[1:] - 1) / anchors
-    np.minimum.at(lowest, where, standing.high)
-    np.maximum.at(highest, where, standing.high)
-    complete = standing.complete
+    np.minimum.at(lowest, where, bounds.high)
+    np.maximum.at(highest, where, bounds.high)
+    complete = bounds.complete
     parts = (kept, np.where(complete, levels.count - kept, 0), np.where(complete, 0, levels.count))
     counts = [np.bincount(where, weights=part, minlength=bins).astype(np.int64) for part in parts]
     return ScoreBins(anchors, place, edges, lowest, highest, *counts)
 
 
-def _usual_anchors(levels: Levels) -> int:
-    """On how many anchors most candidates are judged."""
-    numbers, place = np.unique(levels.standing.anchors, return_inverse=True)
+def _usual_anchors(levels: ScoreCounts) -> int:
+    """On how many anchors most candidates are eligible."""
+    numbers, place = np.unique(levels.bounds.anchors, return_inverse=True)
     if not len(numbers):
         return _NOBODYS_ANCHORS
     counts = np.bincount(place, weights=levels.count)
     return int(numbers[np.flatnonzero(counts == counts.max())[-1]])
 
 
-def _cut_place(levels: Levels, kept: NDArray[np.int64], cut: Cut, anchors: int) -> float | None:
+def _cut_place(levels: ScoreCounts, kept: NDArray[np.int64], cut: Cut, anchors: int) -> float | None:
     """Halfway between the highest score that a cut drops and the lowest that it keeps, of all scores there can be."""
-    numbers = {anchors, *np.unique(levels.standing.anchors).tolist()}
+    numbers = {anchors, *np.unique(levels.bounds.anchors).tolist()}
     possible = np.unique(np.concatenate([np.arange(number + 1) / number for number in numbers]))
     if isinstance(cut, Threshold):
         dropped = int((possible <= cut.value).sum())
     elif kept.any():
-        dropped = int((possible < levels.standing.low[kept > 0].min()).sum())
+        dropped = int((possible < levels.bounds.low[kept > 0].min()).sum())
     else:
         return None
     bounds = np.concatenate([[-1 / anchors], possible, [1 + 1 / anchors]])

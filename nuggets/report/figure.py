@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nuggets.report.bins import ScoreBins, score_bins
 from nuggets.scores.cuts import Cut, Threshold, describe_cut
-from nuggets.scores.selection import Levels
+from nuggets.scores.selection import ScoreCounts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,39 +23,19 @@ if TYPE_CHECKING:
 
 
 WIDTH, HEIGHT = 800, 600  # pixels; on a telephone half of that, so letters are twice as large as elsewhere
-
-
 _LEFT = 0.1  # of the width: where the scores begin
-
-
 _TEXT = 16.0  # points
-
-
 _DPI = 100
-
-
 _LINE = 0.6  # points
-
-
 _BAR = 0.96  # of a bin's width
-
-
 _KEPT, _DROPPED, _EARLY = "#0072b2", "#9c9c9c", "#f5d98b"  # as far apart in lightness as in colour
-
-
 _INK, _FAINT = "#222222", "#666666"
-
-
 _HEADROOM = 1.2  # of the longest bar: the cut's label stands above all bars
-
-
 _LEAST = 0.01  # of the longest bar: two or three pixels, so that no bin with somebody in it looks empty
-
-
 _LONGEST = 3.0  # times the longest bar of known scores; what is longer is broken off, and says how many it holds
 
 
-def scores_picture(levels: Levels, kept: NDArray[np.int64], *, run: str, cut: Cut) -> bytes:
+def scores_picture(levels: ScoreCounts, kept: NDArray[np.int64], *, run: str, cut: Cut) -> bytes:
     """A histogram of golden scores as PNG: who is kept, who is dropped, and where the cut parts them.
 
     `kept` goes with `levels`. Candidates that were dropped before they met all anchors stand at the highest score that
@@ -184,13 +164,13 @@ def _draw_cut(axes: "Axes", fonts: _Fonts, place: float, label: str) -> None:
     )
 
 
-def _cut_label(levels: Levels, kept: NDArray[np.int64], cut: Cut) -> str:
+def _cut_label(levels: ScoreCounts, kept: NDArray[np.int64], cut: Cut) -> str:
     """What the line of the cut means, in one line or two."""
     if isinstance(cut, Threshold):
         return f"cut: above {cut.value:g}"
-    standing = levels.standing
-    lowest = standing.low[kept > 0].min()
-    tied = (standing.anchors > 0) & standing.complete & (standing.low == lowest)
+    bounds = levels.bounds
+    lowest = bounds.low[kept > 0].min()
+    tied = (bounds.anchors > 0) & bounds.complete & (bounds.low == lowest)
     some, all_of_them = int(kept[tied].sum()), int(levels.count[tied].sum())
     said = f"lowest kept: {lowest:.3f}"
     return said if some == all_of_them else f"{said}\n({_short(some)} of {_short(all_of_them)} that have it)"
@@ -249,7 +229,7 @@ def _draw_legend(figure: "Figure", fonts: _Fonts, bins: ScoreBins) -> None:
         text.set(usetex=False)
 
 
-def _outcome(bins: ScoreBins, levels: Levels, cut: Cut) -> str:
-    judged = int(bins.total.sum())
+def _outcome(bins: ScoreBins, levels: ScoreCounts, cut: Cut) -> str:
+    eligible = int(bins.total.sum())
     said = f"{describe_cut(cut)}: {int(bins.kept.sum()):,} of {levels.candidates:,} candidates kept"
-    return said if judged == levels.candidates else f"{said}, {levels.candidates - judged:,} without a score"
+    return said if eligible == levels.candidates else f"{said}, {levels.candidates - eligible:,} without a score"

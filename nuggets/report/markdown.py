@@ -9,14 +9,10 @@ from numpy.typing import NDArray
 
 from nuggets.report.bins import ScoreBins, histogram
 from nuggets.scores.anchor_wins import ReportedAnchor
-from nuggets.scores.selection import Levels, RankedRow
+from nuggets.scores.selection import RankedRow, ScoreCounts
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-
-
 ANCHOR_ENDS = 20  # so many of the most and of the least won anchors are shown
-
-
 _ANCHOR_HEADER = ("anchor", "win rate", "wins/cells", "zero-shot loss", "remark", "pool row", "instruction", "output")
 
 
@@ -49,7 +45,7 @@ class ReportData:
     facts: Mapping[str, Any]
     rejects: Mapping[str, int]  # rows by reason
     rejects_file: str  # where they stand one by one, full address
-    levels: Levels
+    levels: ScoreCounts
     bins: ScoreBins
     cells: Mapping[int, int]
     best: Sequence[RankedExample]
@@ -63,7 +59,7 @@ class ReportData:
 def render_report(data: ReportData) -> str:
     """The whole report."""
     quantiles = score_quantiles(data.levels)
-    certain = bool(data.levels.standing.complete.all())
+    certain = bool(data.levels.bounds.complete.all())
     names = {"0": "least", "1": "most"}
     parts = [
         f"# {data.title}",
@@ -97,10 +93,10 @@ def render_report(data: ReportData) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def score_quantiles(levels: Levels) -> dict[str, tuple[float, float]]:
+def score_quantiles(levels: ScoreCounts) -> dict[str, tuple[float, float]]:
     """Quantiles of a pool's golden scores, each with the bounds between which it lies; equal where scores are known."""
-    levels = levels.judged if levels.judged.candidates else levels
-    low, high = (_quantiles(values, levels.count) for values in (levels.standing.low, levels.standing.high))
+    levels = levels.eligible if levels.eligible.candidates else levels
+    low, high = (_quantiles(values, levels.count) for values in (levels.bounds.low, levels.bounds.high))
     return {f"{q:g}": (round(a, 6), round(b, 6)) for q, a, b in zip(QUANTILES, low, high, strict=True)}
 
 

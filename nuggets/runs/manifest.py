@@ -25,8 +25,6 @@ from nuggets.errors import StoreError, UsageError
 from nuggets.store.store import Store, open_store
 
 logger = logging.getLogger(__name__)
-
-
 PACKAGES = ("nuggets", "torch", "transformers", "sentence-transformers", "scikit-learn", "numpy", "pandas", "prefect")
 
 
@@ -102,7 +100,7 @@ def save_run(store: Store, run: Run) -> Run:
     return run
 
 
-def note_outcome(store_url: str, name: str, state: RunState, message: str = "", **facts: Any) -> Run:
+def record_state(store_url: str, name: str, state: RunState, message: str = "", **facts: Any) -> Run:
     """Write a run's state and what is known of it (references, counts, seconds) into its manifest.
 
     What is known of references and counts already stays, unless it is given anew.
@@ -137,7 +135,7 @@ def list_runs(store: Store) -> list[Run]:
         try:
             runs.append(read_run(store, name))
         except StoreError as error:
-            if error.may_pass:  # the store is away, not the manifest damaged
+            if error.is_transient:  # the store is away, not the manifest damaged
                 raise
             logger.warning("run '%s' is left out: %s", name, error)
     return runs

@@ -16,7 +16,7 @@ class PreparedRun:
     encoder: ModelFiles | None  # None where an anchor file makes it unnecessary
     encoder_digest: str
     trust_encoder_code: bool
-    pool_fingerprint: str
+    pool_digest: str
     max_bad_candidates: int = 0
     s3_endpoint: str | None = None
-    anchor_fingerprint: str | None = None  # of the anchor file
+    anchor_file_digest: str | None = None  # of the anchor file

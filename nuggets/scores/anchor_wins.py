@@ -1,4 +1,4 @@
-"""How often each anchor of a run is won: counted while candidates are judged, stored beside their golden scores.
+"""How often each anchor of a run is won: counted while candidates are eligible, stored beside their golden scores.
 
 ```
 runs/<name>/anchors.parquet     one row per anchor, most won first; a run that was judged before it was counted has none
@@ -54,13 +54,13 @@ def anchor_wins_path(run: str) -> str:
 
 
 def count_wins(
-    cells: NDArray[np.float32], zero_shot: NDArray[np.float32], judged: NDArray[np.bool_]
+    cells: NDArray[np.float32], zero_shot: NDArray[np.float32], eligible: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Per anchor, wins and cells `(2, anchors)` among cells `(candidates, anchors)` in nats, NaN where not computed.
 
     Only cells count on which a candidate is `judged`. A tie is a loss.
     """
-    known = judged & ~np.isnan(cells)
+    known = eligible & ~np.isnan(cells)
     return np.stack([((cells > zero_shot) & known).sum(axis=0), known.sum(axis=0)]).astype(np.int64)
 
 

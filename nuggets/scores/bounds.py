@@ -18,7 +18,7 @@ from nuggets.scores.cuts import Cut, Threshold, kept_count
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ScoreBounds:
     """Wins and losses so far, and the anchors that each candidate is judged on; arrays `(candidates,)`."""
 
     wins: NDArray[np.int32]
@@ -46,31 +46,31 @@ class Standing:
         return np.equal(self.cells, self.anchors)
 
 
-def standing_of(gains: NDArray[np.float32], judged: NDArray[np.bool_]) -> Standing:
+def score_bounds(gains: NDArray[np.float32], eligible: NDArray[np.bool_]) -> ScoreBounds:
     """The standing that gains `(candidates, anchors)` give: cell minus baseline in nats, NaN where not computed.
 
     `judged` is False where a candidate is not judged on an anchor, because it is that anchor. A tie is a loss.
     """
-    wins = (gains > 0) & judged
-    losses = (gains <= 0) & judged
-    return Standing(
-        wins.sum(axis=1, dtype=np.int32), losses.sum(axis=1, dtype=np.int32), judged.sum(axis=1, dtype=np.int32)
+    wins = (gains > 0) & eligible
+    losses = (gains <= 0) & eligible
+    return ScoreBounds(
+        wins.sum(axis=1, dtype=np.int32), losses.sum(axis=1, dtype=np.int32), eligible.sum(axis=1, dtype=np.int32)
     )
 
 
-def joined(parts: list[Standing]) -> Standing:
-    """Several standings as one, in order."""
+def joined(parts: list[ScoreBounds]) -> ScoreBounds:
+    """Several bounds_of_parts as one, in order."""
     if not parts:
         empty = np.empty(0, dtype=np.int32)
-        return Standing(empty, empty, empty)
-    return Standing(
+        return ScoreBounds(empty, empty, empty)
+    return ScoreBounds(
         np.concatenate([part.wins for part in parts]),
         np.concatenate([part.losses for part in parts]),
         np.concatenate([part.anchors for part in parts]),
     )
 
 
-def bar(low: NDArray[np.float64], cut: Cut, count: NDArray[np.int64] | None = None) -> float:
+def cutoff(low: NDArray[np.float64], cut: Cut, count: NDArray[np.int64] | None = None) -> float:
     """The score that a candidate has to reach to be kept, for all that is known now; it can only rise.
 
     For a threshold the next number above it; for a cut by rank the k-th highest of the pool's lower bounds, above 1 if
@@ -86,6 +86,6 @@ def bar(low: NDArray[np.float64], cut: Cut, count: NDArray[np.int64] | None = No
     return float(low[order[np.searchsorted(np.cumsum(counts[order]), kept)]])
 
 
-def undecided(standing: Standing, cut: Cut, count: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+def undecided(bounds: ScoreBounds, cut: Cut, count: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
     """Whose missing cells the cut still needs, the whole pool given; nobody's once its answer is certain."""
-    return ~standing.complete & (standing.high >= bar(standing.low, cut, count))
+    return ~bounds.complete & (bounds.high >= cutoff(bounds.low, cut, count))

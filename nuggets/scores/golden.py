@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nuggets.scores.bounds import Standing
+from nuggets.scores.bounds import ScoreBounds
 
 
 @dataclass(frozen=True, slots=True)
-class GoldenTable:
+class ScoreTable:
     """What was found about some candidates of a pool, in its order.
 
     `candidate_ids` is a pyarrow array of strings, `shards` the pool's shard in which each stands. `cells`: how many of
@@ -38,17 +38,17 @@ class GoldenTable:
         return len(self.wins)
 
     @property
-    def standing(self) -> Standing:
+    def bounds(self) -> ScoreBounds:
         """Wins, losses and anchors."""
-        return Standing(self.wins, self.cells - self.wins, self.anchors)
+        return ScoreBounds(self.wins, self.cells - self.wins, self.anchors)
 
     @property
     def golden_score(self) -> NDArray[np.float64]:
         """Wins over anchors, 0 to 1; NaN where cells are missing, and for a candidate that is judged on no anchor."""
-        return np.where((self.cells == self.anchors) & (self.anchors > 0), self.standing.low, np.nan)
+        return np.where((self.cells == self.anchors) & (self.anchors > 0), self.bounds.low, np.nan)
 
 
-def golden_table(
+def score_table(
     cells: NDArray[np.float32],
     zero_shot: NDArray[np.float32],
     response_tokens: NDArray[np.int32],
@@ -56,39 +56,39 @@ def golden_table(
     candidate_ids: Any,
     candidate_rows: NDArray[np.int64],
     shard: int,
-    judged: NDArray[np.bool_],
-) -> GoldenTable:
+    eligible: NDArray[np.bool_],
+) -> ScoreTable:
     """Judge a shard's candidates by their cells `(candidates, anchors)` in nats, NaN where not computed."""
-    known = judged & ~np.isnan(cells)
+    known = eligible & ~np.isnan(cells)
     gains = (cells.astype(np.float64) - zero_shot) / np.maximum(response_tokens, 1)
     # Anchors that the token limit left without response (profile released) are losses, but have no gain per token.
     measured = known & (response_tokens > 0)
     mean_gain = np.where(measured, gains, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
-    return GoldenTable(
+    return ScoreTable(
         candidate_ids,
         candidate_rows,
         np.full(len(cells), shard, dtype=np.int32),
         ((cells > zero_shot) & known).sum(axis=1, dtype=np.int32),
         known.sum(axis=1, dtype=np.int32),
-        judged.sum(axis=1, dtype=np.int32),
-        np.where(known.sum(axis=1) == judged.sum(axis=1), mean_gain, np.nan),
+        eligible.sum(axis=1, dtype=np.int32),
+        np.where(known.sum(axis=1) == eligible.sum(axis=1), mean_gain, np.nan),
     )
 
 
-def judged_cells(
+def eligible_cells(
     candidate_ids: Any, anchor_ids: Sequence[str], *, keep_own_cell: bool, set_aside: Collection[str] = ()
 ) -> NDArray[np.bool_]:
-    """On which anchors `(candidates, anchors)` candidates are judged: all, but for a candidate that is the anchor.
+    """On which anchors `(candidates, anchors)` candidates are eligible: all, but for a candidate that is the anchor.
 
     `keep_own_cell`: profile `released` judges it on itself too, as the authors' program does. Who is in `set_aside` is
     judged on none.
     """
-    judged = np.ones((len(candidate_ids), len(anchor_ids)), dtype=bool)
+    eligible = np.ones((len(candidate_ids), len(anchor_ids)), dtype=bool)
     if not keep_own_cell:
         row = pc.index_in(pa.array(anchor_ids, pa.string()), value_set=candidate_ids)
         for anchor, candidate in enumerate(row.to_pylist()):
             if candidate is not None:
-                judged[candidate, anchor] = False
+                eligible[candidate, anchor] = False
     if set_aside:
-        judged[pc.is_in(candidate_ids, value_set=pa.array(sorted(set_aside), pa.string())).to_numpy(False)] = False
-    return judged
+        eligible[pc.is_in(candidate_ids, value_set=pa.array(sorted(set_aside), pa.string())).to_numpy(False)] = False
+    return eligible

@@ -6,24 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.examples import EXAMPLE_ID_LENGTH
-from nuggets.scores.golden import GoldenTable
+from nuggets.scores.golden import ScoreTable
 
 KEY_BYTES = 24 + EXAMPLE_ID_LENGTH
-
-
 Keys = NDArray[np.bytes_]
 
 
-def rank_keys(table: GoldenTable) -> Keys:
+def rank_keys(table: ScoreTable) -> Keys:
     """One key per candidate, the best candidate's the smallest.
 
     By golden score, then mean gain, then example id. A candidate that was dropped with cells missing stands by the
     highest score that it could have had, behind those that have this score.
     """
-    standing = table.standing
+    bounds = table.bounds
     gain = np.where(np.isnan(table.mean_gain), -np.inf, table.mean_gain)
-    high = np.where(table.anchors > 0, standing.high, -1.0)  # who is judged on nothing stands behind everybody
-    parts = [_falling(high), _falling(standing.low), _falling(gain), _letters(table)]
+    high = np.where(table.anchors > 0, bounds.high, -1.0)  # who is judged on nothing stands behind everybody
+    parts = [_falling(high), _falling(bounds.low), _falling(gain), _letters(table)]
     return np.ascontiguousarray(np.concatenate(parts, axis=1)).view(f"S{KEY_BYTES}").ravel()
 
 
@@ -69,6 +67,6 @@ def _falling(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return (~rising).astype(">u8").view(np.uint8).reshape(len(values), 8)
 
 
-def _letters(table: GoldenTable) -> NDArray[np.uint8]:
+def _letters(table: ScoreTable) -> NDArray[np.uint8]:
     ids = np.array(table.candidate_ids.to_pylist(), dtype=f"S{EXAMPLE_ID_LENGTH}")
     return ids.view(np.uint8).reshape(len(ids), EXAMPLE_ID_LENGTH)

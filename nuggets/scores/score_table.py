@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from nuggets.errors import UsageError
 from nuggets.runs.manifest import Run, golden_path
-from nuggets.scores.golden import GoldenTable
+from nuggets.scores.golden import ScoreTable
 from nuggets.scores.selection import Tables
 from nuggets.store.parquet import read_batches, save_tables
 from nuggets.store.store import Store
@@ -18,7 +18,7 @@ from nuggets.store.temporary import temporary_folder
 _ROWS_AT_ONCE = 1 << 16
 
 
-def write_golden(store: Store, run: str, tables: Iterable[GoldenTable]) -> None:
+def write_score_table(store: Store, run: str, tables: Iterable[ScoreTable]) -> None:
     """Store a run's golden scores."""
     with temporary_folder() as folder:
         file = folder / "golden.parquet"
@@ -26,12 +26,12 @@ def write_golden(store: Store, run: str, tables: Iterable[GoldenTable]) -> None:
         store.write_file(golden_path(run), file)
 
 
-def read_golden(store: Store, run: str) -> Iterator[GoldenTable]:
+def read_score_table(store: Store, run: str) -> Iterator[ScoreTable]:
     """A run's golden scores, some tens of thousands of candidates at a time, in the order of the pool.
 
     Raises FileNotFoundError if it was never scored to the end, UsageError if an earlier version judged it.
     """
-    names = [item.name for item in fields(GoldenTable)]
+    names = [item.name for item in fields(ScoreTable)]
     for batch in read_batches(store, golden_path(run)):
         if missing := [name for name in _stored(names) if name not in batch.column_names]:
             raise UsageError(
@@ -39,7 +39,7 @@ def read_golden(store: Store, run: str) -> Iterator[GoldenTable]:
                 "run nuggets curate again, which computes no cell anew"
             )
         ids, *arrays = (batch[name] for name in _stored(names))
-        yield GoldenTable(ids.combine_chunks(), *(array.to_numpy() for array in arrays))
+        yield ScoreTable(ids.combine_chunks(), *(array.to_numpy() for array in arrays))
 
 
 def golden_digest(store: Store, run: str) -> str:
@@ -56,7 +56,7 @@ def _stored(names: list[str]) -> list[str]:
     return [singular.get(name, name) for name in names]
 
 
-def _in_groups(tables: Iterable[GoldenTable]) -> Iterator[Any]:
+def _in_groups(tables: Iterable[ScoreTable]) -> Iterator[Any]:
     """Shards' tables as pyarrow tables of some size: a row group for each small shard would swell the file's footer."""
     waiting: list[Any] = []
     for table in tables:
@@ -70,14 +70,14 @@ def _in_groups(tables: Iterable[GoldenTable]) -> Iterator[Any]:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def golden_tables(store: Store, run: Run) -> Tables:
+def score_tables(store: Store, run: Run) -> Tables:
     """A run's golden scores, as often as asked. Raises UsageError if there are none yet."""
     if not store.exists(golden_path(run.name)):
         raise UsageError(
             f"run '{run.name}' is {run.state} and has no golden scores yet: finish it with nuggets curate first"
         )
 
-    def tables() -> Iterator[GoldenTable]:
-        return read_golden(store, run.name)
+    def tables() -> Iterator[ScoreTable]:
+        return read_score_table(store, run.name)
 
     return tables

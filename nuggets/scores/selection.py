@@ -9,22 +9,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nuggets.scores.bounds import Standing, bar, undecided
+from nuggets.scores.bounds import ScoreBounds, cutoff, undecided
 from nuggets.scores.cuts import Cut, Threshold, kept_count
-from nuggets.scores.golden import GoldenTable
+from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import KEY_BYTES, Keys, nth_key, rank_keys
 
-Tables = Callable[[], Iterable[GoldenTable]]  # a pool's shards, from the first again at every call
-
-
+Tables = Callable[[], Iterable[ScoreTable]]  # a pool's shards, from the first again at every call
 _EVERYBODY = b"\xff" * KEY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class ScoreCounts:
     """How many candidates of a pool stand where: a pool of any size in a few thousand numbers."""
 
-    standing: Standing  # one entry per level
+    bounds: ScoreBounds  # one entry per level
     count: NDArray[np.int64]
 
     @property
@@ -33,14 +31,14 @@ class Levels:
         return int(self.count.sum())
 
     @property
-    def judged(self) -> "Levels":
+    def eligible(self) -> "ScoreCounts":
         """Those of candidates that are judged on something: who was set aside has no score, and is never kept."""
-        some = self.standing.anchors > 0
-        standing = self.standing
-        return Levels(Standing(standing.wins[some], standing.losses[some], standing.anchors[some]), self.count[some])
+        some = self.bounds.anchors > 0
+        bounds = self.bounds
+        return ScoreCounts(ScoreBounds(bounds.wins[some], bounds.losses[some], bounds.anchors[some]), self.count[some])
 
 
-def count_levels(tables: Iterable[GoldenTable]) -> Levels:
+def count_scores(tables: Iterable[ScoreTable]) -> ScoreCounts:
     """The levels of a pool."""
     counted: Counter[tuple[int, int, int]] = Counter()
     for table in tables:
@@ -50,20 +48,20 @@ def count_levels(tables: Iterable[GoldenTable]) -> Levels:
             counted[tuple(row)] += number
     wins, cells, anchors = np.array(sorted(counted), dtype=np.int32).reshape(-1, 3).T
     count = np.array([counted[level] for level in sorted(counted)], dtype=np.int64)
-    return Levels(Standing(wins, cells - wins, anchors), count)
+    return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count)
 
 
-def candidates_by_cells(levels: Levels) -> dict[int, int]:
+def candidates_by_cells(levels: ScoreCounts) -> dict[int, int]:
     """How many candidates have how many of their cells."""
     counted: Counter[int] = Counter()
-    for cells, count in zip(levels.standing.cells.tolist(), levels.count.tolist(), strict=True):
+    for cells, count in zip(levels.bounds.cells.tolist(), levels.count.tolist(), strict=True):
         counted[cells] += count
     return dict(counted)
 
 
-def undecided_count(levels: Levels, cut: Cut) -> int:
+def undecided_count(levels: ScoreCounts, cut: Cut) -> int:
     """How many candidates lack cells that the cut needs; 0 if its answer is certain."""
-    return int(levels.count[undecided(levels.standing, cut, levels.count)].sum())
+    return int(levels.count[undecided(levels.bounds, cut, levels.count)].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class Boundary:
         return kept
 
 
-def find_boundary(tables: Tables, levels: Levels, cut: Cut, *, memory: int) -> tuple[Boundary, int]:
+def find_boundary(tables: Tables, levels: ScoreCounts, cut: Cut, *, memory: int) -> tuple[Boundary, int]:
     """The boundary of a cut, and how many it keeps; `memory` bytes are taken at most.
 
     Raises ValueError if cells that the cut needs are missing.
@@ -86,9 +84,9 @@ def find_boundary(tables: Tables, levels: Levels, cut: Cut, *, memory: int) -> t
     if missing := undecided_count(levels, cut):
         raise ValueError(f"{missing} candidates lack cells that the cut needs: compute them first")
     if isinstance(cut, Threshold):
-        kept = int(levels.count[levels.standing.low >= bar(levels.standing.low, cut)].sum())
+        kept = int(levels.count[levels.bounds.low >= cutoff(levels.bounds.low, cut)].sum())
     else:
-        kept = min(kept_count(cut, levels.candidates), levels.judged.candidates)
+        kept = min(kept_count(cut, levels.candidates), levels.eligible.candidates)
     if kept in (0, levels.candidates):
         return Boundary(_EVERYBODY if kept else b""), kept
     limit = max(1024, memory // (8 * KEY_BYTES))  # keys, their draws, and what sorting takes
@@ -111,16 +109,16 @@ class RankedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class SelectionSummary:
     """What a selection comes to: its levels, how many of each are kept, and the candidates at both ends."""
 
-    levels: Levels
+    levels: ScoreCounts
     kept: NDArray[np.int64]  # per level
     ends: tuple[RankedRow, ...]  # the best and the worst, in the order of rank
     set_aside: tuple[str, ...]  # example ids of those that are judged on nothing, at most as many as there are ends
 
 
-def survey(tables: Tables, levels: Levels, boundary: Boundary, *, ends: int) -> Survey:
+def summarize_selection(tables: Tables, levels: ScoreCounts, boundary: Boundary, *, ends: int) -> SelectionSummary:
     """Look over a pool once: `ends` candidates of each end are kept in memory."""
     places = {level: place for place, level in enumerate(zip(*_triples(levels), strict=True))}
     kept = np.zeros(len(levels.count), dtype=np.int64)
@@ -142,15 +140,17 @@ def survey(tables: Tables, levels: Levels, boundary: Boundary, *, ends: int) -> 
     total = levels.candidates
     top = [replace(row, rank=rank) for rank, (_, row) in enumerate(best, start=1)]
     bottom = [replace(row, rank=total - place) for place, (_, row) in enumerate(worst)]
-    return Survey(levels, kept, (*top, *(row for row in reversed(bottom) if row.rank > len(top))), tuple(aside[:ends]))
+    return SelectionSummary(
+        levels, kept, (*top, *(row for row in reversed(bottom) if row.rank > len(top))), tuple(aside[:ends])
+    )
 
 
-def _triples(levels: Levels) -> tuple[list[int], list[int], list[int]]:
-    standing = levels.standing
-    return standing.wins.tolist(), (standing.wins + standing.losses).tolist(), standing.anchors.tolist()
+def _triples(levels: ScoreCounts) -> tuple[list[int], list[int], list[int]]:
+    bounds = levels.bounds
+    return bounds.wins.tolist(), (bounds.wins + bounds.losses).tolist(), bounds.anchors.tolist()
 
 
-def _ranked(table: GoldenTable, place: int, *, kept: bool) -> RankedRow:
+def _ranked(table: ScoreTable, place: int, *, kept: bool) -> RankedRow:
     return RankedRow(
         rank=0,  # known when all tables have been seen
         candidate_id=table.candidate_ids[place].as_py(),

@@ -82,7 +82,7 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
         digest(
             {
                 "version": ANCHOR_VERSION,
-                "pool": prepared.pool_fingerprint,
+                "pool": prepared.pool_digest,
                 "max_row_bytes": config.max_row_bytes,
                 **config.field_names.identity,
                 "encoder": prepared.encoder_digest,
@@ -101,8 +101,8 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
 def _take_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet:
     source = find_source(str(config.anchor_file))
     anchors = anchors_from_file(source, max_row_bytes=config.max_row_bytes, names=config.field_names)
-    if prepared.anchor_fingerprint is not None:
-        check_unchanged(source, prepared.anchor_fingerprint)
+    if prepared.anchor_file_digest is not None:
+        check_unchanged(source, prepared.anchor_file_digest)
     check_scorable(anchors, open_profile(prepared.setup))
     path = anchor_set_path(anchor_set_digest(anchors))
     if not store.exists(path):

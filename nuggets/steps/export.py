@@ -21,8 +21,8 @@ from nuggets.errors import DamagedTable, StoreError, UsageError
 from nuggets.pools.shards import read_pool_record
 from nuggets.runs.manifest import Run, golden_path, list_selections, read_run
 from nuggets.scores.cuts import cut_name, describe_cut
-from nuggets.scores.score_table import golden_tables
-from nuggets.scores.selection import count_levels, find_boundary
+from nuggets.scores.score_table import score_tables
+from nuggets.scores.selection import count_scores, find_boundary
 from nuggets.steps.publish import published_cut
 from nuggets.steps.selection_files import save_scores
 from nuggets.store.disk_buckets import MEMORY
@@ -96,14 +96,14 @@ def export_scores(
     """
     extension = table_extension(out)
     run = read_run(store, run_name)
-    tables = golden_tables(store, run)
+    tables = score_tables(store, run)
     selections = list_selections(store, run_name)
     if not selections:
         raise UsageError(
             f"run '{run_name}' has no selection yet, and the column kept shows one: make it with nuggets reselect"
         )
     cut = published_cut(selections, run_name, selection)
-    boundary, _ = find_boundary(tables, count_levels(tables()), cut, memory=memory)
+    boundary, _ = find_boundary(tables, count_scores(tables()), cut, memory=memory)
     with _replaced(out, extension) as pending:
         return ExportedScores(save_scores(pending, tables, boundary), cut_name(cut), describe_cut(cut))
 
@@ -111,13 +111,13 @@ def export_scores(
 def _gone(store: Store, run: Run, met: NDArray[np.int32]) -> int:
     """How many cells the run has counted and the store does not hold; `met`: each candidate's that were found now."""
     try:
-        judged = np.concatenate(
+        eligible = np.concatenate(
             [batch["cells"].to_numpy() for batch in read_batches(store, golden_path(run.name), ["cells"])]
         )
     except (FileNotFoundError, DamagedTable):  # not judged yet, or by an earlier version
-        judged = None
-    if judged is not None and len(judged) == len(met):
-        return int(np.maximum(judged - met, 0).sum())
+        eligible = None
+    if eligible is not None and len(eligible) == len(met):
+        return int(np.maximum(eligible - met, 0).sum())
     if run.config.get("max_bad_candidates"):  # such a run counts cells that candidates which were set aside lack
         return 0
     counted: int = run.counts.get("cells_found", 0) + run.counts.get("cells_computed", 0)
@@ -170,8 +170,6 @@ def _replaced(out: Path, extension: str) -> Iterator[Path]:
 
 
 EXTENSIONS = (".parquet", ".csv", ".jsonl")
-
-
 _ROWS_AT_ONCE = 1 << 15
 
 

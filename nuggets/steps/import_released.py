@@ -20,11 +20,11 @@ from nuggets.anchors.anchor_set import Anchor, anchor_set_digest, anchor_set_pat
 from nuggets.config.configs import MAX_ROW_BYTES, SHARD_SIZE
 from nuggets.errors import InputError, UsageError
 from nuggets.pools.ingest import ingest_pool
-from nuggets.pools.readers.detect import check_unchanged, find_source, fingerprint
+from nuggets.pools.readers.detect import check_unchanged, find_source, source_digest
 from nuggets.pools.shards import read_ids
-from nuggets.runs.manifest import Run, RunState, note_outcome, open_run
-from nuggets.scores.golden import GoldenTable
-from nuggets.scores.score_table import write_golden
+from nuggets.runs.manifest import Run, RunState, open_run, record_state
+from nuggets.scores.golden import ScoreTable
+from nuggets.scores.score_table import write_score_table
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
@@ -68,11 +68,11 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     """
     scores = read_released_scores(folder)
     anchor_source = find_source(anchor_file)
-    anchor_print = fingerprint(anchor_source)
+    anchor_print = source_digest(anchor_source)
     anchors = anchors_from_file(anchor_source, max_row_bytes=MAX_ROW_BYTES)
     check_unchanged(anchor_source, anchor_print)
     source = find_source(pool)
-    pool_print = fingerprint(source)
+    pool_print = source_digest(source)
     ingested = ingest_pool(
         store, source, pool_print, shard_size=SHARD_SIZE, max_row_bytes=MAX_ROW_BYTES, max_rejected_share=1.0
     )
@@ -107,8 +107,8 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
         identity=identity,
         inputs=inputs,
     )
-    write_golden(store, name, [table])
-    return note_outcome(
+    write_score_table(store, name, [table])
+    return record_state(
         store.url,
         name,
         RunState.COMPLETE,
@@ -124,7 +124,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     )
 
 
-def _table(scores: ReleasedScores, anchors: Sequence[Anchor], parts: Sequence[tuple[int, Any, Any]]) -> GoldenTable:
+def _table(scores: ReleasedScores, anchors: Sequence[Anchor], parts: Sequence[tuple[int, Any, Any]]) -> ScoreTable:
     scored = [
         (key, row, shard)
         for shard, ids, rows in parts
@@ -144,7 +144,7 @@ def _table(scores: ReleasedScores, anchors: Sequence[Anchor], parts: Sequence[tu
                 "that was their --test_path as anchor file"
             )
     met = np.full(len(scored), count, dtype=np.int32)
-    return GoldenTable(
+    return ScoreTable(
         candidate_ids=pa.array([key for key, _, _ in scored], pa.string()),
         candidate_rows=np.array([row for _, row, _ in scored], dtype=np.int64),
         shards=np.array([shard for _, _, shard in scored], dtype=np.int32),

@@ -4,7 +4,7 @@ from nuggets.config.configs import CurateConfig
 from nuggets.pools.ingest import described_rejects, ingest_pool
 from nuggets.pools.readers.detect import find_source
 from nuggets.pools.shards import Pool
-from nuggets.progress import counted, report_stage
+from nuggets.progress import pluralize, report_stage
 from nuggets.runs.prepared import PreparedRun
 from nuggets.store.store import open_store
 
@@ -15,7 +15,7 @@ def ingest_run_pool(prepared: PreparedRun, config: CurateConfig) -> Pool:
     pool = ingest_pool(
         store,
         find_source(config.pool),
-        prepared.pool_fingerprint,
+        prepared.pool_digest,
         shard_size=config.shard_size,
         max_row_bytes=config.max_row_bytes,
         max_rejected_share=config.max_rejected_share,
@@ -23,9 +23,9 @@ def ingest_run_pool(prepared: PreparedRun, config: CurateConfig) -> Pool:
         names=config.field_names,
     )
     report_stage(
-        f"pool: {counted(pool.rows, 'row')}, {counted(pool.examples, 'distinct example')}, "
-        f"{counted(pool.duplicates, 'duplicate')} merged, {described_rejects(store, pool)}, "
-        f"{counted(pool.dropped_turns, 'later turn')} dropped, "
-        f"{counted(pool.system_messages, 'system message')} not used"
+        f"pool: {pluralize(pool.rows, 'row')}, {pluralize(pool.examples, 'distinct example')}, "
+        f"{pluralize(pool.duplicates, 'duplicate')} merged, {described_rejects(store, pool)}, "
+        f"{pluralize(pool.dropped_turns, 'later turn')} dropped, "
+        f"{pluralize(pool.system_messages, 'system message')} not used"
     )
     return pool

@@ -13,18 +13,18 @@ from nuggets.anchors.anchor_set import Anchor, read_anchors
 from nuggets.anchors.baseline import read_baseline
 from nuggets.cells.folders import cells_folder
 from nuggets.cells.sweep import sweep_cells
-from nuggets.cells.unscorable import read_set_aside
+from nuggets.cells.unscorable import read_unscorable
 from nuggets.errors import InputError
 from nuggets.models.prompts import PromptProfile
 from nuggets.models.scoring_setup import open_profile
 from nuggets.pools.shards import Candidate, Pool, read_candidates
-from nuggets.progress import counted, report_round, report_stage
-from nuggets.racing.next_round import Choice, Pace, Part, next_round, whole_table
+from nuggets.progress import pluralize, report_round, report_stage
+from nuggets.racing.next_round import CellsToCompute, Part, RaceSchedule, next_round, whole_table
 from nuggets.racing.work_list import WorkItem, count_cells, work_items, write_worklist
 from nuggets.runs.manifest import run_folder
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut
-from nuggets.scores.golden import judged_cells
+from nuggets.scores.golden import eligible_cells
 from nuggets.store.store import Store, open_store
 
 _MEASURED = 64  # candidates from which the usual length of a demonstration is taken
@@ -76,15 +76,15 @@ def plan_round(
     anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
     keep_own_cell = prepared.setup.profile == "released"
-    aside = read_set_aside(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
+    aside = read_unscorable(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
     bad: set[str] = set()
 
     def parts() -> Iterator[Part]:
         for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
-            judged = judged_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell, set_aside=aside)
+            eligible = eligible_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell, set_aside=aside)
             bad.update(aside.intersection(shard.candidate_ids.to_pylist()) if aside else ())
             gains = shard.values - baseline.zero_shot
-            yield Part(shard.index, shard.candidate_ids, gains, judged, free=shard.index not in busy)
+            yield Part(shard.index, shard.candidate_ids, gains, eligible, free=shard.index not in busy)
 
     # Small products: shared among threads they gain little, and wait long where something else is running.
     with threadpool_limits(1):
@@ -93,7 +93,7 @@ def plan_round(
         else:
             profile = open_profile(prepared.setup)
             tokens = _tokens(profile, anchors)
-            pace = Pace(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
+            pace = RaceSchedule(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
             race = next_round(parts, cut, tokens, pace, round_number=number)
         _check_bad(bad, prepared.max_bad_candidates)
         share = max(1, min(pool.shard_examples[0] * len(anchors), ceil(race.asked / workers)))
@@ -128,7 +128,7 @@ class _ShardWork:
         return sum(len(item.anchors) for item in self.items)
 
 
-def _tasks(choices: Iterable[Choice], *, cells_at_most: int) -> Iterator[list[_ShardWork]]:
+def _tasks(choices: Iterable[CellsToCompute], *, cells_at_most: int) -> Iterator[list[_ShardWork]]:
     """Neighbouring shards' work together, as much as makes a task: late rounds ask for little of each shard."""
     task: list[_ShardWork] = []
     cells = 0
@@ -142,7 +142,7 @@ def _tasks(choices: Iterable[Choice], *, cells_at_most: int) -> Iterator[list[_S
         yield task
 
 
-def _pieces(choices: Iterable[Choice], cells_at_most: int) -> Iterator[_ShardWork]:
+def _pieces(choices: Iterable[CellsToCompute], cells_at_most: int) -> Iterator[_ShardWork]:
     """The shards' work, in even pieces where a shard asks for more than one task is to do: a pilot is of one shard."""
     for choice in choices:
         ids = choice.part.candidate_ids
@@ -197,8 +197,8 @@ def _report(plan: Round, *, racing: bool) -> None:
     if racing and plan.units:
         candidates = sum(unit.candidates for unit in plan.units)
         report_stage(
-            f"round {plan.number}: {plan.undecided} of {counted(plan.candidates, 'candidate')} undecided, "
-            f"{counted(cells, 'cell')} of {counted(candidates, 'candidate')} next"
+            f"round {plan.number}: {plan.undecided} of {pluralize(plan.candidates, 'candidate')} undecided, "
+            f"{pluralize(cells, 'cell')} of {pluralize(candidates, 'candidate')} next"
         )
     report_round(plan.number, to_compute=cells, at_most=at_most)
 

@@ -11,7 +11,7 @@ from nuggets.models.files import files_digest, find_encoder, find_language_model
 from nuggets.models.language_model import ModelCard, describe_model, resolve_dtype
 from nuggets.models.prompts import Profile, token_limits
 from nuggets.models.scoring_setup import ScoringSetup
-from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.runs.manifest import Run, open_run, read_run
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut, recorded_cut
@@ -53,12 +53,12 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     store = open_store(config.store)
     store.check_writable()
     setup = resolve_scoring(store, config)
-    pool_fingerprint = fingerprint(find_source(config.pool))
+    pool_digest = source_digest(find_source(config.pool))
     encoder = None if config.anchor_file else find_encoder(config.encoder)
     encoder_digest = files_digest(encoder) if encoder else ""
-    anchor_fingerprint = fingerprint(find_source(config.anchor_file)) if config.anchor_file else None
+    anchor_file_digest = source_digest(find_source(config.anchor_file)) if config.anchor_file else None
     identity = {
-        "pool": pool_fingerprint,
+        "pool": pool_digest,
         "max_row_bytes": config.max_row_bytes,
         **config.field_names.identity,
         "model": setup.model_digest,
@@ -67,11 +67,11 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         "anchor_tokens": setup.limits.anchor,
         "dtype": setup.dtype,
         **({"kv_iter": setup.kv_iter} if setup.kv_iter > 1 else {}),
-        "anchors": _anchors_identity(config, encoder_digest, anchor_fingerprint),
+        "anchors": _anchors_identity(config, encoder_digest, anchor_file_digest),
     }
     name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"
     inputs = {
-        "pool": {"source": config.pool, "sha256": pool_fingerprint},
+        "pool": {"source": config.pool, "sha256": pool_digest},
         "model": {"name": setup.files.name, "digest": setup.model_digest},
         "encoder": {"name": encoder.name, "digest": encoder_digest} if encoder else None,
         "anchor_file": config.anchor_file,
@@ -85,14 +85,14 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         encoder,
         encoder_digest,
         trust_encoder_code,
-        pool_fingerprint,
+        pool_digest,
         config.max_bad_candidates,
         config.s3_endpoint,
-        anchor_fingerprint,
+        anchor_file_digest,
     )
 
 
-def reopen_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> PreparedRun:
+def resume_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> PreparedRun:
     """A run as it was prepared, to compute more of its cells.
 
     Raises UsageError if its model is not there any more, or if this version would compute other cells.
@@ -130,9 +130,9 @@ def own_cut(run: Run) -> Cut | None:
     return recorded_cut(run.config) or DEFAULT_CUT if run.config.get("racing", "on") == "on" else None
 
 
-def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_fingerprint: str | None) -> str:
-    if anchor_fingerprint is not None:
-        return f"file {anchor_fingerprint}"
+def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_file_digest: str | None) -> str:
+    if anchor_file_digest is not None:
+        return f"file {anchor_file_digest}"
     if config.anchor_set is not None:
         return f"set {config.anchor_set}"
     return f"{config.anchors or 'default'} by k-means, encoder {encoder_digest}, seed {config.seed}"

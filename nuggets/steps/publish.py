@@ -15,22 +15,22 @@ from nuggets.report.markdown import RankedExample, files_table, picture, score_q
 from nuggets.runs.manifest import Run, list_selections, read_run, selection_folder
 from nuggets.scores.anchor_wins import anchor_wins_path, read_anchor_wins
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK, cut_name, describe_cut
-from nuggets.scores.score_table import golden_digest, golden_tables
+from nuggets.scores.score_table import golden_digest, score_tables
 from nuggets.scores.selection import (
     Boundary,
-    Survey,
+    SelectionSummary,
     Tables,
     candidates_by_cells,
-    count_levels,
+    count_scores,
     find_boundary,
-    survey,
+    summarize_selection,
     undecided_count,
 )
 from nuggets.steps.selection_files import (
     ANCHORS,
     PICTURE,
     SHOWN,
-    Exhibits,
+    ReportInputs,
     report_markdown,
     save_picture,
     save_scores,
@@ -70,7 +70,7 @@ def undecided_candidates(store_url: str, run_name: str, cut: Cut) -> int:
     Raises UsageError if the run has no golden scores yet.
     """
     store = open_store(store_url)
-    return undecided_count(count_levels(golden_tables(store, read_run(store, run_name))()), cut)
+    return undecided_count(count_scores(score_tables(store, read_run(store, run_name))()), cut)
 
 
 def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = MEMORY) -> Selection:
@@ -82,17 +82,17 @@ def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = 
     """
     store = open_store(store_url)
     run = read_run(store, run_name)
-    tables = golden_tables(store, run)
+    tables = score_tables(store, run)
     # Before the scores are read: if others take their place meanwhile, the selection counts as outdated, not as new.
     golden = golden_digest(store, run_name)
-    levels = count_levels(tables())
+    levels = count_scores(tables())
     if missing := undecided_count(levels, cut):
         raise UsageError(
             f"{missing} candidates of run '{run_name}' lack cells that the cut '{describe_cut(cut)}' needs: "
             "nuggets reselect computes them"
         )
     boundary, kept = find_boundary(tables, levels, cut, memory=memory)
-    found = survey(tables, levels, boundary, ends=SHOWN)
+    found = summarize_selection(tables, levels, boundary, ends=SHOWN)
     pool = read_pool_record(store, run.references["pool"])
     folder = selection_folder(run_name, cut_name(cut))
     selection = Selection(
@@ -178,7 +178,7 @@ class _Decided:
     cut: Cut
     tables: Tables
     boundary: Boundary
-    found: Survey
+    found: SelectionSummary
 
 
 def _write_files(store: Store, folder: str, decided: _Decided, selection: Selection, *, memory: int) -> None:
@@ -191,7 +191,7 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         if ANCHORS in files:
             files[ANCHORS].write_bytes(store.read(anchor_wins_path(run.name)))
         anchors = read_anchor_wins(store, run.name)
-        shown = Exhibits(selection.shown, anchors, selection.folder, store.uri(pool.rejects_path))
+        shown = ReportInputs(selection.shown, anchors, selection.folder, store.uri(pool.rejects_path))
         report = report_markdown(run, pool, cut, found, shown)
         files["report.md"].write_text(report, encoding="utf-8")
         hashes = {name: _sha256(file) for name, file in files.items()}

@@ -7,43 +7,43 @@ import numpy as np
 from nuggets.anchors.anchor_set import read_anchors
 from nuggets.anchors.baseline import read_baseline
 from nuggets.cells.sweep import sweep_cells
-from nuggets.cells.unscorable import read_set_aside
+from nuggets.cells.unscorable import read_unscorable
 from nuggets.pools.shards import Pool
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.anchor_wins import count_wins, write_anchor_wins
-from nuggets.scores.golden import GoldenTable, golden_table, judged_cells
-from nuggets.scores.score_table import write_golden
+from nuggets.scores.golden import ScoreTable, eligible_cells, score_table
+from nuggets.scores.score_table import write_score_table
 from nuggets.store.store import open_store
 
 
-def judge_run(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
+def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
     """Compute and store a run's golden scores, intervals where a race left cells out, and its anchors' wins."""
     store = open_store(prepared.store)
     anchors = read_anchors(store, anchors_path)
     anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)
-    aside = read_set_aside(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
+    aside = read_unscorable(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
 
-    def tables() -> Iterator[GoldenTable]:
+    def tables() -> Iterator[ScoreTable]:
         counted = np.zeros((2, len(anchors)), dtype=np.int64)
         for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
-            judged = judged_cells(
+            eligible = eligible_cells(
                 shard.candidate_ids,
                 anchor_ids,
                 keep_own_cell=prepared.setup.profile == "released",
                 set_aside=aside,
             )
-            counted += count_wins(shard.values, baseline.zero_shot, judged)
-            yield golden_table(
+            counted += count_wins(shard.values, baseline.zero_shot, eligible)
+            yield score_table(
                 shard.values,
                 baseline.zero_shot,
                 baseline.response_tokens,
                 candidate_ids=shard.candidate_ids,
                 candidate_rows=shard.candidate_rows,
                 shard=shard.index,
-                judged=judged,
+                eligible=eligible,
             )
         # Before the golden scores take their place: killed in between, the run is judged again, as it was before.
         write_anchor_wins(store, prepared.name, anchors, baseline, counted)
 
-    write_golden(store, prepared.name, tables())
+    write_score_table(store, prepared.name, tables())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nuggets.anchors.anchor_set import Anchor, read_anchors
 from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.cells.folders import compact, read_cells
-from nuggets.cells.unscorable import note_set_aside
+from nuggets.cells.unscorable import record_unscorable
 from nuggets.engine.interface import LanguageModel
 from nuggets.errors import InputError, Interrupted
 from nuggets.examples import Example
@@ -26,11 +26,7 @@ from nuggets.store.store import Store, open_store
 
 # What a killed process loses at most; each commit is an object in the store until the task's end, which joins them.
 COMMIT_SECONDS = 30.0
-
-
 COMMIT_CANDIDATES = 64
-
-
 _BROKEN_AT_MOST = 10  # candidates without a number: beyond it is the model that is broken, and GPU hours are at stake
 
 
@@ -138,7 +134,7 @@ def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor
     if len(broken) > scorer.max_bad_candidates:
         raise _no_numbers(broken)
     if broken:
-        note_set_aside(scorer.store, scorer.scoring_key, {row.candidate: row.anchors for row in broken})
+        record_unscorable(scorer.store, scorer.scoring_key, {row.candidate: row.anchors for row in broken})
         report_stage(f"set aside, because the model gives no number: {', '.join(row.candidate for row in broken)}")
 
 

@@ -17,22 +17,16 @@ from nuggets.report.markdown import RankedExample, ReportData, render_report
 from nuggets.runs.manifest import Run
 from nuggets.scores.anchor_wins import ReportedAnchor
 from nuggets.scores.cuts import Cut, describe_cut
-from nuggets.scores.golden import GoldenTable
+from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import Keys, rank_keys
-from nuggets.scores.selection import Boundary, Survey, Tables, candidates_by_cells
-from nuggets.store.disk_buckets import spill
+from nuggets.scores.selection import Boundary, SelectionSummary, Tables, candidates_by_cells
+from nuggets.store.disk_buckets import disk_buckets
 from nuggets.store.parquet import save_tables
 from nuggets.store.store import Store
 
 SHOWN = 10  # best and worst candidates in report and artifacts
-
-
 PICTURE = "scores.png"
-
-
 ANCHORS = "anchors.parquet"
-
-
 FILES = {
     "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
     "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
@@ -41,14 +35,8 @@ FILES = {
     "manifest.json": "configuration, hashes, versions, counts and timings",
     "report.md": "this page",
 }
-
-
 _BUCKETS = 64
-
-
 _SAMPLE = 1 << 14
-
-
 _LINES = pa.schema([("key", pa.binary()), ("head", pa.large_string()), ("tail", pa.large_string())])
 
 
@@ -58,7 +46,7 @@ def save_selected(file: Path, store: Store, pool: Pool, tables: Tables, boundary
     They are met in the order of the pool: what takes more than `memory` bytes is sorted by way of the disk.
     """
     splits = _splits(tables, boundary)
-    with spill(buckets=_BUCKETS, memory=memory) as buckets, file.open("wb") as lines:
+    with disk_buckets(buckets=_BUCKETS, memory=memory) as buckets, file.open("wb") as lines:
         for table in tables():
             keys = rank_keys(table)
             kept = np.flatnonzero(boundary.keeps(keys))
@@ -78,17 +66,17 @@ def save_scores(file: Path, tables: Tables, boundary: Boundary) -> int:
     return save_tables(file, (_scores(table, boundary) for table in tables()))
 
 
-def _scores(table: GoldenTable, boundary: Boundary) -> Any:
-    standing = table.standing
-    judged = table.anchors > 0
-    unknown = ~standing.complete | ~judged
+def _scores(table: ScoreTable, boundary: Boundary) -> Any:
+    bounds = table.bounds
+    eligible = table.anchors > 0
+    unknown = ~bounds.complete | ~eligible
     return pa.table(
         {
             "candidate_id": table.candidate_ids,
             "candidate_row": table.candidate_rows,
             "golden_score": pa.array(table.golden_score, mask=unknown),
-            "score_low": pa.array(standing.low, mask=~judged),
-            "score_high": pa.array(standing.high, mask=~judged),
+            "score_low": pa.array(bounds.low, mask=~eligible),
+            "score_high": pa.array(bounds.high, mask=~eligible),
             "wins": table.wins,
             "cells": table.cells,
             "anchors": table.anchors,
@@ -98,13 +86,13 @@ def _scores(table: GoldenTable, boundary: Boundary) -> Any:
     )
 
 
-def save_picture(file: Path, run: Run, cut: Cut, found: Survey) -> None:
+def save_picture(file: Path, run: Run, cut: Cut, found: SelectionSummary) -> None:
     """The golden scores as a picture."""
     file.write_bytes(scores_picture(found.levels, found.kept, run=run.name, cut=cut))
 
 
 @dataclass(frozen=True, slots=True)
-class Exhibits:
+class ReportInputs:
     """What a report shows and points to besides what a survey found."""
 
     ends: Sequence[RankedExample]  # the best and the worst
@@ -113,7 +101,7 @@ class Exhibits:
     rejects_file: str  # full address
 
 
-def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Exhibits) -> str:
+def report_markdown(run: Run, pool: Pool, cut: Cut, found: SelectionSummary, shown: ReportInputs) -> str:
     """The report for people."""
     kept = int(found.kept.sum())
     facts = {
@@ -150,15 +138,15 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: Survey, shown: Exhibi
     )
 
 
-def _set_aside(found: Survey) -> dict[str, str]:
-    count = found.levels.candidates - found.levels.judged.candidates
+def _set_aside(found: SelectionSummary) -> dict[str, str]:
+    count = found.levels.candidates - found.levels.eligible.candidates
     if not count:
         return {}
     named = ", ".join(found.set_aside) + (", ..." if count > len(found.set_aside) else "")
     return {"set aside": f"{count} candidates for which the model gives no number, never kept: {named}"}
 
 
-def shown_examples(store: Store, pool: Pool, found: Survey) -> tuple[RankedExample, ...]:
+def shown_examples(store: Store, pool: Pool, found: SelectionSummary) -> tuple[RankedExample, ...]:
     """The candidates at both ends, with their texts."""
     texts: dict[str, Candidate] = {}
     for shard, ids in _by_shard((row.shard, row.candidate_id) for row in found.ends).items():
@@ -183,7 +171,7 @@ def _splits(tables: Tables, boundary: Boundary) -> Keys:
 
 
 def _lines(
-    store: Store, pool: Pool, table: GoldenTable, kept: Any, keys: Keys, bucket_of: Any
+    store: Store, pool: Pool, table: ScoreTable, kept: Any, keys: Keys, bucket_of: Any
 ) -> Iterator[tuple[int, list[tuple[bytes, str, str]]]]:
     """Per bucket and shard: key, and the JSON line before and after the rank, which is known in the end."""
     place_of = dict(zip((table.candidate_ids[place].as_py() for place in kept), range(len(kept)), strict=True))

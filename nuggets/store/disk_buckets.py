@@ -14,7 +14,7 @@ import pyarrow as pa
 from nuggets.store.temporary import temporary_folder
 
 
-class Spill:
+class DiskBuckets:
     """Buckets 0 to `buckets` - 1 of rows of one schema."""
 
     def __init__(self, folder: Path, *, buckets: int, memory: int) -> None:
@@ -61,10 +61,10 @@ class Spill:
 
 
 @contextmanager
-def spill(*, buckets: int, memory: int) -> Iterator[Spill]:
-    """A Spill that holds `memory` bytes at most outside its files, which are gone afterwards."""
+def disk_buckets(*, buckets: int, memory: int) -> Iterator[DiskBuckets]:
+    """A DiskBuckets that holds `memory` bytes at most outside its files, which are gone afterwards."""
     with temporary_folder() as folder:
-        yield Spill(folder, buckets=buckets, memory=memory)
+        yield DiskBuckets(folder, buckets=buckets, memory=memory)
 
 
 MEMORY = 512 << 20  # bytes

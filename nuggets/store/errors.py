@@ -8,7 +8,7 @@ from typing import Any
 
 from nuggets.errors import StoreError
 from nuggets.store.file_systems import is_local
-from nuggets.store.retries import may_pass
+from nuggets.store.retries import is_transient
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -27,7 +27,7 @@ def explained(action: str, url: str, path: str, filesystem: Any) -> Iterator[Non
         advice, passing = (_of_a_disk if is_local(filesystem) else _of_a_server)(error, action, f"{url}/{path}")
         cause = str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
         said = f"{advice} ({cause})" if advice else f"{cause}; mend this and run again, what is stored already is kept"
-        raise StoreError(f"could not {action} {where}: {said}", may_pass=passing or may_pass(error)) from error
+        raise StoreError(f"could not {action} {where}: {said}", is_transient=passing or is_transient(error)) from error
 
 
 def _of_a_disk(error: Exception, action: str, address: str) -> tuple[str, bool]:

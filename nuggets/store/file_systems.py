@@ -10,7 +10,7 @@ from nuggets.store.s3_endpoint import current_s3_endpoint
 
 S3_OPTIONS = {
     "use_listings_cache": False,  # it never expires, and would hide what other writers add
-    # Short pauses here; `insist` makes the long ones, and says so. A stalled connection is given up and opened again.
+    # Short pauses here; `call_with_retries` makes the long ones. A stalled connection is closed and opened again.
     "config_kwargs": {
         "connect_timeout": 10,
         "read_timeout": 30,

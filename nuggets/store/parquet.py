@@ -121,7 +121,7 @@ def _named_if_damaged(store: Store, path: str) -> Iterator[None]:
             raise StoreError(
                 f"could not read {store.uri(path)}: {error.strerror}. It is left as it is: run again, and have a look "
                 "at the disk or network below the store if it fails in the same way",
-                may_pass=True,
+                is_transient=True,
             ) from error
         raise DamagedTable(
             f"{store.uri(path)} is damaged and can't be read as Parquet ({error}): delete this file and run again; "
@@ -134,5 +134,5 @@ def _short_of_memory(store: Store, path: str) -> StoreError:
         f"could not read {store.uri(path)}: memory is short. Have fewer tasks or other programs at a time on this "
         "machine; if it fails where memory is plenty, this file is damaged: delete it, and only what it held is "
         "computed anew",
-        may_pass=True,
+        is_transient=True,
     )

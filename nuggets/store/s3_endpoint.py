@@ -6,8 +6,6 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
-
-
 # Of the context and not of the process: on a cluster tasks of several runs may share one.
 _current: ContextVar[str | None] = ContextVar("s3_endpoint", default=None)
 

@@ -17,7 +17,7 @@ from nuggets.errors import StoreError
 from nuggets.store.errors import explained
 from nuggets.store.file_systems import is_local, locate
 from nuggets.store.local_files import PENDING, ages_of, files_below, is_there, replace_file
-from nuggets.store.retries import insist
+from nuggets.store.retries import call_with_retries
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Store:
         with explained(action, self.url, path, filesystem):
             if is_local(filesystem):
                 return call(filesystem, target)
-            return insist(lambda: call(filesystem, target), what=f"could not {action} {self.uri(path)}")
+            return call_with_retries(lambda: call(filesystem, target), what=f"could not {action} {self.uri(path)}")
 
     def read(self, path: str) -> bytes:
         """Content of an object. Raises FileNotFoundError with its full address if it is not there."""

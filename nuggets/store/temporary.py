@@ -22,5 +22,5 @@ def temporary_folder() -> Iterator[Path]:
             raise StoreError(
                 f"no space left for temporary files in {Path(name).parent}: free some, or set TMPDIR to a folder with "
                 f"room ({os.strerror(error.errno)})",
-                may_pass=True,
+                is_transient=True,
             ) from error

@@ -14,8 +14,6 @@ from nuggets.pools.readers.remote_file import StoredFile
 
 # What damaged bytes raise: also from a column's name that isn't UTF-8, and from a length that no memory can hold.
 _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)
-
-
 _BATCH_ROWS = 64  # how many rows are Python objects at a time
 
 

@@ -12,20 +12,12 @@ from nuggets.pools.readers.remote_file import GZIP_ERRORS, ask, open_text, sha25
 from nuggets.store.file_systems import locate
 
 Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
-
-
 KNOWN_FORMATS = (
     ".json, .jsonl, .ndjson, .csv or .tsv (each also with .gz), .parquet, a folder of .parquet files, "
     "or a folder saved by Hugging Face datasets (save_to_disk)"
 )
-
-
 _PIECE_BYTES = 64 << 10
-
-
 _JSON_SPACE = b" \t\r\n"
-
-
 _FOREIGN_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts like UTF-16-LE
 
 
@@ -48,7 +40,7 @@ def find_source(url: str) -> PoolSource:
     except GZIP_ERRORS as error:
         raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
     except StoreError as error:
-        if error.may_pass:
+        if error.is_transient:
             raise
         raise UsageError(
             f"'{url}' can't be read: {_cause(error)}. Check address, credentials and permissions"
@@ -146,17 +138,17 @@ def _read_json(address: str) -> dict[str, Any]:
     return content
 
 
-def fingerprint(source: PoolSource) -> str:
+def source_digest(source: PoolSource) -> str:
     """SHA-256, in hex, over the stored bytes of the files in order: the same wherever the same pool lies."""
     return sha256_of(source.files)
 
 
 def check_unchanged(source: PoolSource, expected: str) -> None:
-    """Raise InputError if the files, which have just been read, are not those that `expected` is the fingerprint of.
+    """Raise InputError if the files, which have just been read, are not those that `expected` is the digest of.
 
     What was read would else be kept as what it is not, and found again by everybody who has the original.
     """
-    found = fingerprint(source)
+    found = source_digest(source)
     if found != expected:
         raise InputError(
             f"'{source.url}' was changed while it was read (SHA-256 {expected} before, {found} now): let nobody write "

@@ -7,20 +7,10 @@ count only where nothing else could be meant: a wrong column would be scored wit
 from nuggets.examples import Fault, FieldNames, RejectReason
 
 TURN_FIELDS = ("conversations", "messages")  # ShareGPT's name, OpenAI's name
-
-
 _INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query")
-
-
 _INPUT_FIELDS = ("input", "context")  # Alpaca's name, Dolly's name
-
-
 _OUTPUT_FIELDS = ("output", "response", "completion", "answer")
-
-
 _OWN_OUTPUT_FIELDS = ("output", "response")  # beside 'instruction': Alpaca's name, Dolly's name
-
-
 _SHOWN_FIELDS = 8
 
 

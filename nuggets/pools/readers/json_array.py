@@ -8,14 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 NEXT_ELEMENT, ARRAY_END, CUT_OFF, AFTER_ARRAY = ",", "]", "", "after"  # what ended an element
-
-
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[\[{\]},]', re.DOTALL)  # a string and its end, if seen; or a mark
-
-
 _QUOTE, _COMMA = ord('"'), ord(",")
-
-
 _OPENING = b"[{"
 
 

@@ -12,8 +12,6 @@ from nuggets.examples import too_large, undecodable
 from nuggets.pools.readers.json_array import ARRAY_END, CUT_OFF, NEXT_ELEMENT, split_array
 
 _DECODER = json.JSONDecoder(strict=False)
-
-
 _LONGEST_TOKEN = len("-Infinity")
 
 

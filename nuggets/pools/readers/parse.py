@@ -14,23 +14,11 @@ from nuggets.pools.readers.fields import (
 )
 
 USER_ROLES = frozenset({"user", "human"})
-
-
 ASSISTANT_ROLES = frozenset({"assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai", "claude"})
-
-
 SYSTEM_ROLES = frozenset({"system", "developer"})
-
-
 _SYSTEM_FIELDS = ("system", "system_prompt")  # beside an instruction or turns: LLaMA-Factory's name, OpenOrca's name
-
-
 _EXCHANGE_TURNS = 2
-
-
 _EXCERPT_LENGTH = 80  # characters of a value in a detail: what was wanted must still fit behind it
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -11,11 +11,9 @@ from typing import Any, TypeVar
 
 from nuggets.errors import InputError, NuggetsError, StoreError
 from nuggets.store.file_systems import locate
-from nuggets.store.retries import insist, may_pass
+from nuggets.store.retries import call_with_retries, is_transient
 
 T = TypeVar("T")
-
-
 _BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would buffer 50 MB
 
 
@@ -110,11 +108,11 @@ def ask(address: str, call: Callable[[Any, str], T]) -> T:
     try:
         if is_local:
             return call(filesystem, path)
-        return insist(lambda: call(filesystem, path), what=f"could not read {address}")
+        return call_with_retries(lambda: call(filesystem, path), what=f"could not read {address}")
     except (NuggetsError, TypeError, AttributeError, MemoryError):  # explained already, or no fault of the file
         raise
     except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
-        passing = not is_local and may_pass(error)
+        passing = not is_local and is_transient(error)
         if not passing and _is_damage(error):
             raise
         client = getattr(filesystem, "_s3", None)
@@ -124,7 +122,7 @@ def ask(address: str, call: Callable[[Any, str], T]) -> T:
             advice = "look whether the server is there, and run again: what is stored already is kept"
         else:
             advice = "check address, credentials and permissions"
-        raise StoreError(f"could not read {where}: {cause}. {advice}", may_pass=passing) from error
+        raise StoreError(f"could not read {where}: {cause}. {advice}", is_transient=passing) from error
 
 
 def _is_damage(error: Exception) -> bool:
@@ -133,11 +131,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 GZIP_ERRORS = (gzip.BadGzipFile, zlib.error, EOFError)
-
-
 _PIECE_BYTES = 256 << 10  # small enough for memory, large enough that Python's work per piece doesn't show
-
-
 _HASH_BYTES = 1 << 20
 
 

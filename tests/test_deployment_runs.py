@@ -20,7 +20,7 @@ SCORING = "score-shards/on-demand"
 
 @pytest.fixture
 def shared(job: dict[str, Any]) -> dict[str, Any]:
-    return {**job, "engine": "deployment", "workers": 2, "dtype": "float32"}
+    return {**job, "executor": "deployment", "workers": 2, "dtype": "float32"}
 
 
 def parts_of(api: Api, run: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import nuggets.steps.score_cells
 from nuggets.anchors.anchor_set import Anchor
 from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.cells.folders import list_blocks, read_cells
-from nuggets.cells.unscorable import read_set_aside
+from nuggets.cells.unscorable import read_unscorable
 from nuggets.engine.interface import Continuation
 from nuggets.errors import InputError, Interrupted, StoreError
 from nuggets.examples import Example
@@ -252,7 +252,7 @@ def test_sums_that_are_no_numbers_are_counted_and_named_and_everything_else_is_s
         EXPECTED[3],
         [None, EXPECTED[4][1], None],
     ]
-    assert read_set_aside(store, "key", ANCHORS) == frozenset()
+    assert read_unscorable(store, "key", ANCHORS) == frozenset()
     mended = SummingModel()
     assert score(store, mended) == 3
     assert mended.computed == [(300, 2), (500, 1), (500, 3)]
@@ -263,8 +263,8 @@ def test_as_many_candidates_as_allowed_are_set_aside_and_the_task_goes_on(store)
     broken = {(300, 2): np.nan, (500, 1): np.inf, (500, 3): -np.inf}
     scorer = Scorer(store, FOLDER, PROFILE, SummingModel(broken=broken), lambda: False, "key", max_bad_candidates=2)
     assert score_worklist(scorer, worklist(), anchors=[anchor(name) for name in ANCHORS]) == 15
-    assert [read_set_aside(store, "key", [name]) for name in ANCHORS] == [{"c5"}, {"c3"}, {"c5"}]
-    assert read_set_aside(store, "other", ANCHORS) == frozenset()
+    assert [read_unscorable(store, "key", [name]) for name in ANCHORS] == [{"c5"}, {"c3"}, {"c5"}]
+    assert read_unscorable(store, "other", ANCHORS) == frozenset()
     assert stored(store)[:2] == EXPECTED[:2] and stored(store)[2] == [EXPECTED[2][0], None, EXPECTED[2][2]]
     with pytest.raises(InputError, match="3 of the cells, which are not stored: candidate c3 with"):
         score_worklist(replace(scorer, max_bad_candidates=1), worklist(), anchors=[anchor(name) for name in ANCHORS])

@@ -16,8 +16,8 @@ from nuggets.examples import Example, example_id
 from nuggets.pools.shards import read_ids, read_pool_record
 from nuggets.runs.manifest import Run, RunState, list_runs, list_selections
 from nuggets.scores.cuts import Threshold, TopK
-from nuggets.scores.golden import GoldenTable
-from nuggets.scores.score_table import read_golden
+from nuggets.scores.golden import ScoreTable
+from nuggets.scores.score_table import read_score_table
 from nuggets.steps.import_released import ReleasedScores, import_scores, read_released_scores
 from nuggets.steps.publish import publish_selection
 from nuggets.store.store import Store
@@ -57,12 +57,12 @@ class Files:
         anchors = str(self.root / "anchors.json")
         return import_scores(self.store, self.folder, pool=str(self.root / "pool.json"), anchor_file=anchors, **options)
 
-    def golden(self, name: str | None = None) -> GoldenTable:
+    def golden(self, name: str | None = None) -> ScoreTable:
         """The golden scores of a run, or of what is imported now, in the order of the pool's rows."""
-        (table,) = read_golden(self.store, name or self.imported().name)
+        (table,) = read_score_table(self.store, name or self.imported().name)
         order = np.argsort(table.candidate_rows)
         columns = (getattr(table, column.name)[order] for column in fields(table)[1:])
-        return GoldenTable(table.candidate_ids.take(pa.array(order)), *columns)
+        return ScoreTable(table.candidate_ids.take(pa.array(order)), *columns)
 
     def refusal(self) -> str:
         with pytest.raises(InputError) as refused:
@@ -99,14 +99,14 @@ def test_imported_scores_are_a_complete_run_with_exactly_their_scores(files):
     assert golden.candidate_rows.tolist() == [0, 1]
     assert golden.candidate_ids.to_pylist() == [key_of(POOL[0]), key_of(POOL[1])]
     assert (golden.wins.tolist(), golden.cells.tolist(), golden.anchors.tolist()) == ([1, 2], [2, 2], [2, 2])
-    assert golden.standing.complete.tolist() == [True, True]
+    assert golden.bounds.complete.tolist() == [True, True]
 
 
 def test_golden_scores_are_in_the_order_of_the_pool_and_know_their_shard(files, monkeypatch):
     monkeypatch.setattr("nuggets.steps.import_released.SHARD_SIZE", 2)
     files.put(at_0_4_score={"0": [0.5], "1": [1.0], "2": [0.0], "3": [0.5]})
     run = files.imported()
-    (golden,) = read_golden(files.store, run.name)
+    (golden,) = read_score_table(files.store, run.name)
     rows = sorted(range(4), key=lambda row: key_of(POOL[row]))
     assert golden.candidate_ids.type == pa.string()
     assert golden.candidate_ids.to_pylist() == [key_of(POOL[row]) for row in rows]

@@ -16,7 +16,7 @@ from nuggets.config.configs import CurateConfig
 from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source
 from nuggets.pools.shards import Pool, read_candidates
-from nuggets.racing.next_round import Choice, Part
+from nuggets.racing.next_round import CellsToCompute, Part
 from nuggets.racing.work_list import read_worklist
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut, Threshold, TopK
@@ -41,7 +41,7 @@ def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[Prepared
     pool = ingest_pool(
         open_store(config.store),
         find_source(config.pool),
-        prepared.pool_fingerprint,
+        prepared.pool_digest,
         shard_size=8,
         max_row_bytes=10_000,
         max_rejected_share=0.5,
@@ -86,8 +86,8 @@ def test_cells_that_another_run_has_stored_in_the_meantime_are_nobodys_work() ->
     ids, gains = pa.array(["a", "b"]), np.zeros((2, 3), dtype=np.float32)
     part = Part(0, ids, gains, np.ones((2, 3), dtype=bool))
     some = np.array([[True, False, True], [False, False, False]])
-    assert list(_tasks([Choice(part, np.zeros((2, 3), dtype=bool))], cells_at_most=2)) == []
-    (task,) = _tasks([Choice(part, np.zeros((2, 3), dtype=bool)), Choice(part, some)], cells_at_most=2)
+    assert list(_tasks([CellsToCompute(part, np.zeros((2, 3), dtype=bool))], cells_at_most=2)) == []
+    (task,) = _tasks([CellsToCompute(part, np.zeros((2, 3), dtype=bool)), CellsToCompute(part, some)], cells_at_most=2)
     assert [(item.candidate_id, item.anchors) for work in task for item in work.items] == [("a", (0, 2))]
 
 

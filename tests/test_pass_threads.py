@@ -9,7 +9,7 @@ from time import monotonic, sleep
 import pytest
 import torch
 
-from nuggets.engine.pass_threads import open_lanes
+from nuggets.engine.pass_threads import open_pass_threads
 
 CPU = torch.device("cpu")
 PATIENCE = 20.0  # seconds after which something that should happen at once is taken not to happen
@@ -44,7 +44,7 @@ def test_each_lane_computes_with_one_thread_and_everyone_else_as_before(threads:
         everyone.wait(PATIENCE)
         return torch.get_num_threads()
 
-    with open_lanes(CPU) as lanes:
+    with open_pass_threads(CPU) as lanes:
         jobs = [lanes.submit(threads_in_lane) for _ in range(threads)]
         assert [job.result() for job in jobs] == [1] * threads
         assert torch.get_num_threads() == threads
@@ -61,7 +61,7 @@ def test_there_are_as_many_lanes_as_torch_would_use_threads(threads: int) -> Non
         begun.append(threading.get_ident())
         assert release.wait(PATIENCE)
 
-    with open_lanes(CPU) as lanes:
+    with open_pass_threads(CPU) as lanes:
         jobs = [lanes.submit(job) for _ in range(threads + 1)]
         deadline = monotonic() + PATIENCE
         while len(begun) < threads and monotonic() < deadline:
@@ -75,7 +75,7 @@ def test_there_are_as_many_lanes_as_torch_would_use_threads(threads: int) -> Non
 
 
 def test_a_gpu_has_one_lane_and_torchs_threads_are_let_be(threads: int) -> None:
-    with open_lanes(torch.device("cuda")) as lanes:
+    with open_pass_threads(torch.device("cuda")) as lanes:
         idents = {lanes.submit(threading.get_ident).result() for _ in range(5)}
         assert lanes.submit(torch.get_num_threads).result() == threads
     assert len(idents) == 1
@@ -90,7 +90,7 @@ def test_what_the_caller_lets_out_cancels_what_waits_and_ends_the_threads() -> N
         assert release.wait(PATIENCE)
         done.append("begun before")
 
-    with pytest.raises(KeyError, match="the caller's"), open_lanes(CPU) as lanes:
+    with pytest.raises(KeyError, match="the caller's"), open_pass_threads(CPU) as lanes:
         count = torch.get_num_threads()
         running = [lanes.submit(job) for _ in range(count)]
         waiting = [lanes.submit(done.append, "begun after") for _ in range(5)]
@@ -105,7 +105,7 @@ def test_what_the_caller_lets_out_cancels_what_waits_and_ends_the_threads() -> N
 
 
 def test_a_job_that_fails_leaves_the_lanes_usable() -> None:
-    with open_lanes(CPU) as lanes:
+    with open_pass_threads(CPU) as lanes:
         failing = [lanes.submit(lambda: 1 // 0) for _ in range(5)]
         for job in failing:
             with pytest.raises(ZeroDivisionError):
@@ -133,7 +133,7 @@ def test_lanes_opened_at_the_same_time_leave_torchs_number_of_threads_as_it_was(
 
     def open_them() -> None:
         torch.get_num_threads()  # the first call in a thread takes over the number that holds for new threads then
-        with open_lanes(CPU) as lanes:
+        with open_pass_threads(CPU) as lanes:
             lanes.submit(torch.get_num_threads).result(PATIENCE)
 
     try:
@@ -148,7 +148,7 @@ _NO_ROOM_FOR_A_SECOND_THREAD = """
 import resource, threading
 from pathlib import Path
 import torch
-from nuggets.scoring.lanes import open_lanes
+from nuggets.engine.pass_threads import open_pass_threads
 
 torch.set_num_threads(2)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -156,7 +156,7 @@ threading.stack_size(1 << 30)  # address space only
 limit = pages * resource.getpagesize() + 3 * (1 << 29)  # a stack and a half
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
-    with open_lanes(torch.device("cpu")) as lanes:
+    with open_pass_threads(torch.device("cpu")) as lanes:
         print("opened", lanes.submit(torch.get_num_threads).result())
 except RuntimeError as error:
     print(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nuggets.racing.work_list import WorkItem, read_worklist, write_worklist
-from nuggets.runs.manifest import RunState, note_outcome, open_run
+from nuggets.runs.manifest import RunState, open_run, record_state
 from nuggets.steps.gc import find_garbage, sweep_garbage
 from nuggets.store.store import Store
 
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
     store = Store(str(tmp_path))
     for name in ("ended", "going"):
         open_run(store, name, config={}, identity={}, inputs={})
-    note_outcome(store.url, "ended", RunState.COMPLETE)
+    record_state(store.url, "ended", RunState.COMPLETE)
     return store
 
 

@@ -18,7 +18,7 @@ import pytest
 import nuggets.devices.devices
 from deployments.processes import lives
 from nuggets.devices.devices import Device, find_devices
-from nuggets.devices.worker_pool import DeviceProcesses, ProcessLost, device_processes, on_device
+from nuggets.devices.worker_pool import ProcessLost, WorkerPool, on_device, worker_pool
 from nuggets.errors import InputError, Interrupted, StoreError, UsageError
 from nuggets.stopping import clear_stop, request_stop
 
@@ -30,8 +30,8 @@ def devices(count: int) -> list[Device]:
 
 
 @pytest.fixture
-def one() -> Iterator[DeviceProcesses]:
-    processes = DeviceProcesses(devices(1), stalled_after=30)
+def one() -> Iterator[WorkerPool]:
+    processes = WorkerPool(devices(1), stalled_after=30)
     yield processes
     processes.close()
 
@@ -76,14 +76,14 @@ def test_workers_on_cpu_share_its_cores() -> None:
     assert threads == [str(max(1, cores // 2))] * 2
 
 
-def test_a_process_is_pinned_and_kept_from_job_to_job(one: DeviceProcesses) -> None:
+def test_a_process_is_pinned_and_kept_from_job_to_job(one: WorkerPool) -> None:
     first, seen = one.call(jobs.where, "PLACE", "PATH")
     second, _ = one.call(jobs.where)
     assert first == second != os.getpid() and seen == ["0", os.environ["PATH"]]
 
 
 def test_devices_work_at_the_same_time_and_no_two_jobs_on_one(tmp_path: Path) -> None:
-    processes = DeviceProcesses(devices(2), stalled_after=60)
+    processes = WorkerPool(devices(2), stalled_after=60)
     with ThreadPoolExecutor(4) as threads:
         pair = [threads.submit(processes.call, jobs.meet, tmp_path, a, b) for a, b in (("a", "b"), ("b", "a"))]
         pids = {future.result() for future in pair}
@@ -93,7 +93,7 @@ def test_devices_work_at_the_same_time_and_no_two_jobs_on_one(tmp_path: Path) ->
     assert not any(lives(pid) for pid in pids)
 
 
-def test_a_process_that_is_killed_fails_its_job_alone(one: DeviceProcesses) -> None:
+def test_a_process_that_is_killed_fails_its_job_alone(one: WorkerPool) -> None:
     before, _ = one.call(jobs.where)
     with pytest.raises(ProcessLost, match=r"the process on place 0 has ended with exit code -9 \(killed: out of mem"):
         one.call(jobs.die)
@@ -103,7 +103,7 @@ def test_a_process_that_is_killed_fails_its_job_alone(one: DeviceProcesses) -> N
     assert after != before and not lives(before)
 
 
-def test_a_process_that_dies_between_two_jobs_is_replaced(one: DeviceProcesses) -> None:
+def test_a_process_that_dies_between_two_jobs_is_replaced(one: WorkerPool) -> None:
     before, _ = one.call(jobs.where)
     os.kill(before, signal.SIGKILL)
     time.sleep(0.5)
@@ -111,7 +111,7 @@ def test_a_process_that_dies_between_two_jobs_is_replaced(one: DeviceProcesses) 
 
 
 def test_a_process_without_a_sign_of_life_is_replaced_and_a_slow_one_is_not() -> None:
-    processes = DeviceProcesses(devices(1), stalled_after=4)
+    processes = WorkerPool(devices(1), stalled_after=4)
     first, _ = processes.call(jobs.where)
     assert processes.call(jobs.work_on, 6, 0.5) == first
     with pytest.raises(ProcessLost, match="has shown no sign of life for 4 seconds"):
@@ -121,13 +121,13 @@ def test_a_process_without_a_sign_of_life_is_replaced_and_a_slow_one_is_not() ->
     processes.close()
 
 
-def test_errors_come_as_they_are_and_only_those_of_the_device_cost_its_process(one: DeviceProcesses) -> None:
+def test_errors_come_as_they_are_and_only_those_of_the_device_cost_its_process(one: WorkerPool) -> None:
     first, _ = one.call(jobs.where)
     with pytest.raises(InputError, match="bad pool"):
         one.call(jobs.fail, InputError("bad pool"))
     with pytest.raises(StoreError) as away:
-        one.call(jobs.fail, StoreError("away", may_pass=True))
-    assert away.value.may_pass and "device_jobs.py" in away.value.__notes__[0]
+        one.call(jobs.fail, StoreError("away", is_transient=True))
+    assert away.value.is_transient and "device_jobs.py" in away.value.__notes__[0]
     assert one.call(jobs.where)[0] == first
     with pytest.raises(RuntimeError, match="illegal memory access"):
         one.call(jobs.fail, RuntimeError("CUDA error: an illegal memory access"))
@@ -137,7 +137,7 @@ def test_errors_come_as_they_are_and_only_those_of_the_device_cost_its_process(o
         one.call(jobs.fail_unsendably)
 
 
-def test_what_a_process_reports_is_reported_here(one: DeviceProcesses, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_process_reports_is_reported_here(one: WorkerPool, caplog: pytest.LogCaptureFixture) -> None:
     cells = logging.getLogger("nuggets.progress.cells")
     cells.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO, logger="nuggets"), caplog.at_level(logging.INFO, logger=cells.name):
@@ -146,7 +146,7 @@ def test_what_a_process_reports_is_reported_here(one: DeviceProcesses, caplog: p
     assert [getattr(record, "cells_to_compute", record.getMessage()) for record in caplog.records] == [5, "halfway"]
 
 
-def test_a_wish_to_stop_reaches_the_process_which_stores_what_it_has(tmp_path: Path, one: DeviceProcesses) -> None:
+def test_a_wish_to_stop_reaches_the_process_which_stores_what_it_has(tmp_path: Path, one: WorkerPool) -> None:
     threading.Timer(2, request_stop).start()
     try:
         with pytest.raises(Interrupted, match="all of it is stored"):
@@ -161,9 +161,9 @@ def test_a_wish_to_stop_reaches_the_process_which_stores_what_it_has(tmp_path: P
 def test_a_process_whose_starter_is_killed_stores_what_it_has_and_ends(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, device_jobs\n"
-        "from nuggets.devices.worker_pool import DeviceProcesses\n"
+        "from nuggets.devices.worker_pool import WorkerPool\n"
         "from nuggets.devices.devices import Device\n"
-        "processes = DeviceProcesses([Device('place', {})], stalled_after=60)\n"
+        "processes = WorkerPool([Device('place', {})], stalled_after=60)\n"
         "processes.call(device_jobs.work_until_told, pathlib.Path(sys.argv[1]))\n"
     )
     starter = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=os.environ | {"PYTHONPATH": HERE})
@@ -181,7 +181,7 @@ def test_a_process_whose_starter_is_killed_stores_what_it_has_and_ends(tmp_path:
 
 
 def test_a_device_that_fails_again_and_again_gets_no_more_work(caplog: pytest.LogCaptureFixture) -> None:
-    processes = DeviceProcesses(devices(2), stalled_after=60)
+    processes = WorkerPool(devices(2), stalled_after=60)
     for _ in range(6):
         with pytest.raises(ProcessLost):
             processes.call(jobs.die)
@@ -204,7 +204,7 @@ def test_without_processes_jobs_are_done_here_one_after_another(tmp_path: Path) 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(lambda _: on_device(job), range(3)))
     assert at_once == [1, 1, 1]
-    with device_processes(devices(1), stalled_after=30):
+    with worker_pool(devices(1), stalled_after=30):
         assert on_device(jobs.where)[0] != os.getpid()
     assert on_device(jobs.where)[0] == os.getpid()
 
@@ -212,7 +212,7 @@ def test_without_processes_jobs_are_done_here_one_after_another(tmp_path: Path) 
 def test_a_gpu_is_of_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     gpu = [Device("GPU 0", {"CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": HERE})] * 2
-    first, second = DeviceProcesses(gpu, stalled_after=30), DeviceProcesses(gpu, stalled_after=30)
+    first, second = WorkerPool(gpu, stalled_after=30), WorkerPool(gpu, stalled_after=30)
     try:
         assert first.call(jobs.where)[0] != os.getpid()
         with ThreadPoolExecutor(1) as threads:

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from nuggets.report.bins import score_bins
 from nuggets.report.figure import HEIGHT, WIDTH, data_address, scores_picture
-from nuggets.scores.bounds import Standing
+from nuggets.scores.bounds import ScoreBounds
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK
-from nuggets.scores.selection import Levels
+from nuggets.scores.selection import ScoreCounts
 
 KEPT, DROPPED, EARLY = "#0072b2", "#9c9c9c", "#f5d98b"
 Level = tuple[int, int, int, int, int]  # candidates, wins, cells, anchors, kept
 
 
-def pool(*rows: Level) -> tuple[Levels, NDArray[np.int64]]:
+def pool(*rows: Level) -> tuple[ScoreCounts, NDArray[np.int64]]:
     count, wins, cells, anchors, kept = np.array(rows, dtype=np.int64).reshape(-1, 5).T
     wins, cells, anchors = (values.astype(np.int32) for values in (wins, cells, anchors))
-    return Levels(Standing(wins, cells - wins, anchors), count), kept
+    return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count), kept
 
 
 FULL = [(10 * (20 - abs(12 - wins)), wins, 20, 20, 0 if wins < 17 else 150 if wins > 17 else 40) for wins in range(20)]
@@ -44,7 +44,7 @@ POOLS: dict[str, tuple[list[Level], Cut]] = {
 
 
 @pytest.fixture(params=POOLS.values(), ids=POOLS)
-def case(request: pytest.FixtureRequest) -> tuple[Levels, NDArray[np.int64], Cut]:
+def case(request: pytest.FixtureRequest) -> tuple[ScoreCounts, NDArray[np.int64], Cut]:
     rows, cut = request.param
     return (*pool(*rows), cut)
 
@@ -194,13 +194,14 @@ def test_nothing_is_loaded_before_something_is_drawn_and_never_pyplot():
 import sys
 import numpy as np
 import nuggets.steps.publish
-from nuggets.cuts import TopK
-from nuggets.pictures import scores_picture
-from nuggets.selection import Levels
-from nuggets.standing import Standing
+from nuggets.scores.cuts import TopK
+from nuggets.report.figure import scores_picture
+from nuggets.scores.selection import ScoreCounts
+from nuggets.scores.bounds import ScoreBounds
 loaded = ["matplotlib" in sys.modules]
 one = np.array([1], dtype=np.int32)
-scores_picture(Levels(Standing(one, one, one + one), one.astype(np.int64)), one.astype(np.int64), run="r", cut=TopK(1))
+count = one.astype(np.int64)
+scores_picture(ScoreCounts(ScoreBounds(one, one, one + one), count), count, run="r", cut=TopK(1))
 print(*loaded, *(name in sys.modules for name in ("matplotlib", "matplotlib.pyplot", "torch")))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

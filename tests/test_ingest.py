@@ -19,7 +19,7 @@ import nuggets.pools.distinct_rows
 from nuggets.errors import InputError, StoreError
 from nuggets.examples import RECOGNISED, Example, FieldNames, example_id
 from nuggets.pools.ingest import READING, described_rejects, ingest_pool
-from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Candidate, Pool, read_candidates, read_ids, read_pool_record, read_records
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
@@ -78,7 +78,7 @@ def ingested(
     return ingest_pool(
         store,
         source,
-        fingerprint(source),
+        source_digest(source),
         shard_size=shard_size,
         max_row_bytes=row_bytes,
         max_rejected_share=share,
@@ -207,15 +207,15 @@ def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_
 
 PEAK = """
 import resource, sys
-from nuggets.pool import ingest_pool
-from nuggets.readers import find_source, fingerprint
-from nuggets.store import Store
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source, source_digest
+from nuggets.store.store import Store
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 source = find_source(sys.argv[1])
-content = fingerprint(source)
+content = source_digest(source)
 before = peak()
 asked = {"shard_size": 4, "max_row_bytes": 1_000_000, "max_rejected_share": 0.0, "memory": 16 << 20}
 print(ingest_pool(Store(sys.argv[2]), source, content, **asked).examples, peak() - before)
@@ -293,7 +293,7 @@ def test_an_ingest_that_was_cut_short_is_done_again(store, tmp_path):
 def test_a_file_that_changes_before_it_is_read_is_refused_and_leaves_nothing(store, tmp_path):
     path = jsonl(tmp_path / "pool.jsonl", MIXED)
     source = find_source(str(path))
-    before = fingerprint(source)
+    before = source_digest(source)
     jsonl(path, MIXED[1:])
     asked = {"shard_size": 2, "max_row_bytes": 10_000, "max_rejected_share": 0.5}
     with pytest.raises(InputError, match=f"^'{path}' was changed while it was read .* run again$"):
@@ -385,7 +385,7 @@ def test_other_fields_are_another_pool_and_without_any_the_address_is_what_it_wa
     ]
     assert outputs == [{"1"}, {"one"}]
     named = {"version": 3, "kind": "jsonl", "shard_size": 2, "max_row_bytes": 10_000}
-    assert pool.id == digest({**named, "fingerprint": fingerprint(find_source(str(path)))})
+    assert pool.id == digest({**named, "fingerprint": source_digest(find_source(str(path)))})
 
 
 def test_a_pool_whose_rows_an_earlier_version_could_not_read_is_read_again_beside_what_it_left(store, tmp_path):

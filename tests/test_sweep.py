@@ -19,7 +19,7 @@ from nuggets.cells.sweep import ShardCells, sweep_cells
 from nuggets.errors import StoreError
 from nuggets.examples import Example, example_id
 from nuggets.pools.ingest import ingest_pool
-from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Pool
 from nuggets.store.store import Store
 
@@ -50,7 +50,7 @@ def pool_of(store: Store, numbers: Iterable[int], *, shard_size: int) -> Pool:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = find_source(str(file))
     return ingest_pool(
-        store, source, fingerprint(source), shard_size=shard_size, max_row_bytes=10_000, max_rejected_share=0.0
+        store, source, source_digest(source), shard_size=shard_size, max_row_bytes=10_000, max_rejected_share=0.0
     )
 
 

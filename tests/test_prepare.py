@@ -13,9 +13,9 @@ from nuggets.errors import InputError
 from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source
 from nuggets.pools.shards import Pool
-from nuggets.runs.manifest import RunState, note_outcome, read_run
+from nuggets.runs.manifest import RunState, read_run, record_state
 from nuggets.steps.choose_anchors import _address, known_anchors
-from nuggets.steps.prepare import prepare_run, reopen_run
+from nuggets.steps.prepare import prepare_run, resume_run
 from nuggets.store.store import open_store
 
 
@@ -33,7 +33,7 @@ def test_an_anchor_file_that_changes_before_it_is_read_is_refused(config):
     pool = ingest_pool(
         store,
         find_source(config.pool),
-        prepared.pool_fingerprint,
+        prepared.pool_digest,
         shard_size=8,
         max_row_bytes=10_000,
         max_rejected_share=0.0,
@@ -55,9 +55,9 @@ def test_a_run_with_a_relative_model_is_reopened_from_another_folder(config, tin
         store = open_store(config.store)
         kept = read_run(store, prepared.name).config
         assert {kept[name] for name in ("model", "encoder", "trust_remote_code")} == {str(tiny_model)}
-        note_outcome(store.url, prepared.name, RunState.INTERRUPTED, references={"scoring_key": prepared.setup.key})
+        record_state(store.url, prepared.name, RunState.INTERRUPTED, references={"scoring_key": prepared.setup.key})
         monkeypatch.chdir(tmp_path)
-        reopened = reopen_run(store.url, prepared.name).setup
+        reopened = resume_run(store.url, prepared.name).setup
         assert (reopened.files.folder, reopened.key) == (str(tiny_model), prepared.setup.key)
         assert reopened.trust_remote_code
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.scores.bounds import Standing, bar, joined, standing_of, undecided
+from nuggets.scores.bounds import ScoreBounds, cutoff, joined, score_bounds, undecided
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK
 
 NAN = float("nan")
@@ -20,14 +20,14 @@ WINS_LOSSES_LEFT = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0
 POOLS = st.lists(WINS_LOSSES_LEFT, min_size=1, max_size=12)
 
 
-def standing(rows: list[tuple[int, int, int]]) -> Standing:
+def bounds(rows: list[tuple[int, int, int]]) -> ScoreBounds:
     """Of rows of (wins, losses, cells left)."""
     wins, losses, left = np.array(rows, dtype=np.int32).reshape(-1, 3).T
-    return Standing(wins, losses, wins + losses + left)
+    return ScoreBounds(wins, losses, wins + losses + left)
 
 
 def test_a_standing_by_hand():
-    found = standing([(2, 1, 1), (0, 4, 0), (3, 0, 0), (0, 0, 5), (0, 0, 0)])
+    found = bounds([(2, 1, 1), (0, 4, 0), (3, 0, 0), (0, 0, 5), (0, 0, 0)])
     assert found.cells.tolist() == [3, 4, 3, 0, 0]
     assert found.low.tolist() == [0.5, 0.0, 1.0, 0.0, 0.0]
     assert found.high.tolist() == [0.75, 0.0, 1.0, 1.0, 0.0]
@@ -36,9 +36,9 @@ def test_a_standing_by_hand():
 
 def test_gains_above_0_are_wins_all_others_losses_and_cells_that_are_not_judged_count_for_nothing():
     gains = np.array([[0.5, 0.0, -0.0, -2.0, NAN], [NAN] * 5, [1.0, 1e-45, -1e-45, 9.0, -9.0]], dtype=np.float32)
-    judged = np.ones((3, 5), dtype=bool)
-    judged[0, 0] = judged[1, 1] = judged[2, 3] = judged[2, 4] = False
-    found = standing_of(gains, judged)
+    eligible = np.ones((3, 5), dtype=bool)
+    eligible[0, 0] = eligible[1, 1] = eligible[2, 3] = eligible[2, 4] = False
+    found = score_bounds(gains, eligible)
     assert found.wins.tolist() == [0, 0, 2]
     assert found.losses.tolist() == [3, 0, 1]
     assert found.anchors.tolist() == [4, 4, 3]
@@ -46,7 +46,7 @@ def test_gains_above_0_are_wins_all_others_losses_and_cells_that_are_not_judged_
 
 def test_parts_of_a_pool_are_joined_in_order():
     assert joined([]).anchors.tolist() == []
-    found = joined([standing([(1, 2, 3)]), standing([]), standing([(4, 0, 0), (0, 0, 1)])])
+    found = joined([bounds([(1, 2, 3)]), bounds([]), bounds([(4, 0, 0), (0, 0, 1)])])
     assert (found.wins.tolist(), found.losses.tolist(), found.anchors.tolist()) == ([1, 4, 0], [2, 0, 0], [6, 4, 1])
 
 
@@ -72,27 +72,27 @@ FOUR = [(2, 0, 2), (1, 3, 0), (3, 1, 0), (0, 2, 2)]  # from 0.5 to 1, 0.25, 0.75
     ],
 )
 def test_the_bar_and_who_may_still_reach_it(cut: Cut, height: float, who: list[bool]):
-    found = standing(FOUR)
-    assert bar(found.low, cut) == height
+    found = bounds(FOUR)
+    assert cutoff(found.low, cut) == height
     assert undecided(found, cut).tolist() == who
 
 
 @pytest.mark.parametrize("cut", [Threshold(0.0), TopK(1), TopFraction(0.0), TopFraction(1.0)])
 def test_nobody_of_an_empty_pool_is_undecided(cut: Cut):
-    assert undecided(standing([]), cut).tolist() == []
+    assert undecided(bounds([]), cut).tolist() == []
 
 
 @given(POOLS, CUTS, st.randoms(use_true_random=False))
 def test_the_bar_only_rises_and_nobody_who_is_out_comes_back_as_cells_come_in(rows, cut, random):
-    before = standing(rows)
-    bar_before, open_before = bar(before.low, cut), undecided(before, cut)
+    before = bounds(rows)
+    bar_before, open_before = cutoff(before.low, cut), undecided(before, cut)
     while any(left for _, _, left in rows):
         place = random.choice([place for place, row in enumerate(rows) if row[2]])
         wins, losses, left = rows[place]
         won = random.random() < 0.5
         rows[place] = (wins + won, losses + (not won), left - 1)
-        after = standing(rows)
-        bar_now, open_now = bar(after.low, cut), undecided(after, cut)
+        after = bounds(rows)
+        bar_now, open_now = cutoff(after.low, cut), undecided(after, cut)
         assert bar_now >= bar_before
         assert not (open_now & ~open_before).any()
         bar_before, open_before = bar_now, open_now
@@ -103,18 +103,18 @@ def test_the_bar_only_rises_and_nobody_who_is_out_comes_back_as_cells_come_in(ro
 def test_levels_with_counts_are_judged_as_the_candidates_that_they_stand_for(rows, cut):
     levels = sorted(set(rows))
     count = np.array([rows.count(level) for level in levels])
-    pool, few = standing(rows), standing(levels)
-    assert bar(few.low, cut, count) == bar(pool.low, cut)
+    pool, few = bounds(rows), bounds(levels)
+    assert cutoff(few.low, cut, count) == cutoff(pool.low, cut)
     by_level = dict(zip(levels, undecided(few, cut, count).tolist(), strict=True))
     assert [by_level[row] for row in rows] == undecided(pool, cut).tolist()
 
 
 @given(POOLS, CUTS, st.data())
 def test_whoever_is_decided_is_kept_or_dropped_however_the_missing_cells_end(rows, cut, data):
-    found = standing(rows)
-    height, is_open = bar(found.low, cut), undecided(found, cut)
+    found = bounds(rows)
+    height, is_open = cutoff(found.low, cut), undecided(found, cut)
     won = np.array([data.draw(st.integers(0, left)) for _, _, left in rows])
     scores = (found.wins + won) / np.maximum(found.anchors, 1)
-    final = bar(scores, cut)
+    final = cutoff(scores, cut)
     assert final >= height
     assert (scores[~is_open & ~found.complete] < final).all()

@@ -7,27 +7,27 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nuggets.report.bins import MOST_BINS, ScoreBins, histogram, score_bins
-from nuggets.scores.bounds import Standing
+from nuggets.scores.bounds import ScoreBounds
 from nuggets.scores.cuts import Cut, Threshold, TopK
-from nuggets.scores.selection import Levels
+from nuggets.scores.selection import ScoreCounts
 
 
-def levels(*rows: tuple[int, int, int, int]) -> Levels:
+def levels(*rows: tuple[int, int, int, int]) -> ScoreCounts:
     """Of rows of (candidates, wins, cells, anchors)."""
     count, wins, cells, anchors = np.array(rows, dtype=np.int32).reshape(-1, 4).T
-    return Levels(Standing(wins, cells - wins, anchors), count.astype(np.int64))
+    return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count.astype(np.int64))
 
 
-def everybody(anchors: int, *also: tuple[int, int, int, int]) -> Levels:
+def everybody(anchors: int, *also: tuple[int, int, int, int]) -> ScoreCounts:
     """Two candidates of each score, and some others."""
     return levels(*((2, wins, anchors, anchors) for wins in range(anchors + 1)), *also)
 
 
-def kept_above(pool: Levels, value: float) -> NDArray[np.int64]:
-    return np.where(pool.standing.complete & (pool.standing.low > value), pool.count, 0)
+def kept_above(pool: ScoreCounts, value: float) -> NDArray[np.int64]:
+    return np.where(pool.bounds.complete & (pool.bounds.low > value), pool.count, 0)
 
 
-def at_threshold(pool: Levels, value: float) -> ScoreBins:
+def at_threshold(pool: ScoreCounts, value: float) -> ScoreBins:
     return score_bins(pool, kept_above(pool, value), Threshold(value))
 
 
@@ -98,36 +98,36 @@ ROWS = st.lists(
 @given(ROWS, st.floats(0, 1) | st.integers(0, 8).map(lambda eighths: eighths / 8) | st.none(), st.integers(3, 25))
 def test_the_cut_parts_bins_whatever_the_pool(rows, value, most):
     pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
-    standing = pool.standing
+    bounds = pool.bounds
     cut: Cut = TopK(1)
     kept = np.zeros(len(rows), dtype=np.int64)
-    candidates = standing.complete & (standing.anchors > 0)
+    candidates = bounds.complete & (bounds.anchors > 0)
     if value is not None:
-        cut, kept = Threshold(value), np.where(candidates & (standing.low > value), pool.count, 0)
-        pool.count[~standing.complete & (standing.high > value)] = 0  # a race would have gone on
+        cut, kept = Threshold(value), np.where(candidates & (bounds.low > value), pool.count, 0)
+        pool.count[~bounds.complete & (bounds.high > value)] = 0  # a race would have gone on
     elif candidates.any():
-        best = standing.low[candidates].max()
-        kept = np.where(candidates & (standing.low == best), 1, 0)
-        pool.count[~standing.complete & (standing.high >= best)] = 0
+        best = bounds.low[candidates].max()
+        kept = np.where(candidates & (bounds.low == best), 1, 0)
+        pool.count[~bounds.complete & (bounds.high >= best)] = 0
     bins = score_bins(pool, kept, cut, most=most)
 
     assert len(bins.total) <= most
     assert (np.diff(bins.edges) > 0).all()
     assert (bins.lowest >= bins.edges[:-1]).all() and (bins.highest <= bins.edges[1:]).all()
     assert bins.kept.sum() == kept.sum()
-    assert bins.total.sum() == pool.judged.candidates
-    assert bins.early.sum() == pool.count[~standing.complete & (standing.anchors > 0)].sum()
+    assert bins.total.sum() == pool.eligible.candidates
+    assert bins.early.sum() == pool.count[~bounds.complete & (bounds.anchors > 0)].sum()
     if bins.cut is not None:
         (edge,) = np.flatnonzero(bins.edges == bins.cut)
         assert not bins.kept[:edge].any()
         assert not bins.early[edge:].any()
-        tied = (standing.low == standing.low[kept > 0].min()) if kept.any() else np.zeros(len(rows), dtype=bool)
+        tied = (bounds.low == bounds.low[kept > 0].min()) if kept.any() else np.zeros(len(rows), dtype=bool)
         assert bins.dropped[edge:].sum() == (pool.count - kept)[tied & candidates].sum()
 
     lines = histogram(bins).splitlines()
     assert all(len(line) <= 60 for line in lines)
     bars = [line.split() for line in lines if line[0].isdigit()]
-    assert sum(int(bar[1]) for bar in bars) == pool.judged.candidates
+    assert sum(int(bar[1]) for bar in bars) == pool.eligible.candidates
     for _, number, *marks in bars:
         assert (int(number) > 0) == bool(marks)
 

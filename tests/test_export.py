@@ -17,12 +17,12 @@ from nuggets.cells.folders import cells_folder
 from nuggets.errors import StoreError, UsageError
 from nuggets.examples import Example, example_id
 from nuggets.pools.ingest import ingest_pool
-from nuggets.pools.readers.detect import find_source, fingerprint
+from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Pool, read_ids
-from nuggets.runs.manifest import RunState, note_outcome, open_run
+from nuggets.runs.manifest import RunState, open_run, record_state
 from nuggets.scores.cuts import Threshold, TopK
-from nuggets.scores.golden import GoldenTable
-from nuggets.scores.score_table import write_golden
+from nuggets.scores.golden import ScoreTable
+from nuggets.scores.score_table import write_score_table
 from nuggets.steps.export import ExportedCells, ExportedScores, convert_parquet, export_cells, export_scores
 from nuggets.steps.import_released import import_scores
 from nuggets.steps.publish import publish_selection
@@ -46,7 +46,7 @@ def pool(store: Store, tmp_path: Path) -> Pool:
     """Five examples in three shards; the cell of number n and anchor A is -n, B's is there for numbers above 2."""
     (tmp_path / "pool.json").write_text(json.dumps(POOL))
     source = find_source(str(tmp_path / "pool.json"))
-    pool = ingest_pool(store, source, fingerprint(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.0)
+    pool = ingest_pool(store, source, source_digest(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.0)
     values = np.array([[-n, -n / 2 if n > 2 else np.nan] for n in range(5)], dtype=np.float32)
     write_block(store, cells_folder(KEY, IDS), CellBlock(tuple(IDS), ("A", "B"), values))
     sums = np.array([-1.5, -2.5], dtype=np.float32)
@@ -54,7 +54,7 @@ def pool(store: Store, tmp_path: Path) -> Pool:
     write_anchors(store, "anchors/a.json", ANCHORS)
     open_run(store, "r", config={}, identity={}, inputs={})
     references = {"pool": pool.id, "anchors": "anchors/a.json", "scoring_key": KEY}
-    note_outcome(store.url, "r", RunState.INTERRUPTED, references=references)
+    record_state(store.url, "r", RunState.INTERRUPTED, references=references)
     return pool
 
 
@@ -175,9 +175,9 @@ def judged(store: Store, pool: Pool) -> None:
         cells = np.where(rows > 2, 3, 2).astype(np.int32)
         full = np.full(len(rows), 3, dtype=np.int32)
         shards = np.full(len(rows), shard, dtype=np.int32)
-        parts.append(GoldenTable(ids, rows, shards, np.zeros_like(full), cells, full, np.zeros(len(rows))))
-    write_golden(store, "r", parts)
-    note_outcome(store.url, "r", RunState.COMPLETE, counts={"cells_found": 12, "cells_computed": 0})
+        parts.append(ScoreTable(ids, rows, shards, np.zeros_like(full), cells, full, np.zeros(len(rows))))
+    write_score_table(store, "r", parts)
+    record_state(store.url, "r", RunState.COMPLETE, counts={"cells_found": 12, "cells_computed": 0})
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["complete", "interrupted"])
@@ -188,7 +188,7 @@ def test_cells_that_were_counted_and_are_gone_are_an_error_and_those_a_race_left
         command = ["cells", "r", "--store", store.url, "--out", str(tmp_path / "cells.csv")]
         return (_exit_code(lambda: app(command)), *capsys.readouterr())
 
-    note_outcome(store.url, "r", RunState.INTERRUPTED, counts={"cells_found": 12, "cells_computed": 0})
+    record_state(store.url, "r", RunState.INTERRUPTED, counts={"cells_found": 12, "cells_computed": 0})
     if done:
         judged(store, pool)
     needed = "did not need" if done else "has not computed, or did not need,"

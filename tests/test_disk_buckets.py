@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuggets.errors import StoreError
-from nuggets.store.disk_buckets import Spill, spill
+from nuggets.store.disk_buckets import DiskBuckets, disk_buckets
 from nuggets.store.temporary import temporary_folder
 
 ROW_BYTES = 8
@@ -25,7 +25,7 @@ def rows(*numbers: int) -> pa.Table:
     return pa.table({"number": pa.array(numbers, pa.int64())})
 
 
-def taken(buckets: Spill, bucket: int) -> list[int] | None:
+def taken(buckets: DiskBuckets, bucket: int) -> list[int] | None:
     table = buckets.take(bucket)
     return None if table is None else table["number"].to_pylist()
 
@@ -44,7 +44,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_what_fits_into_memory_never_meets_the_disk(temporary):
-    with spill(buckets=3, memory=6 * ROW_BYTES) as buckets:
+    with disk_buckets(buckets=3, memory=6 * ROW_BYTES) as buckets:
         buckets.add(2, rows(1, 2))
         buckets.add(0, rows(3))
         buckets.add(2, rows(4, 5, 6))
@@ -56,7 +56,7 @@ def test_what_fits_into_memory_never_meets_the_disk(temporary):
 
 
 def test_beyond_memory_rows_come_back_by_bucket_in_the_order_in_which_they_came(temporary):
-    with spill(buckets=3, memory=3 * ROW_BYTES) as buckets:
+    with disk_buckets(buckets=3, memory=3 * ROW_BYTES) as buckets:
         for number in range(20):
             buckets.add(number % 2, rows(number, 100 + number))
             assert buckets._bytes <= 3 * ROW_BYTES
@@ -69,7 +69,7 @@ def test_beyond_memory_rows_come_back_by_bucket_in_the_order_in_which_they_came(
 
 
 def test_a_bucket_that_was_taken_up_can_be_filled_again(temporary):
-    with spill(buckets=1, memory=0) as buckets:
+    with disk_buckets(buckets=1, memory=0) as buckets:
         buckets.add(0, rows(1))
         assert taken(buckets, 0) == [1]
         buckets.add(0, rows(2))
@@ -80,7 +80,7 @@ def test_a_bucket_that_was_taken_up_can_be_filled_again(temporary):
 @pytest.mark.parametrize("failing", [False, True])
 def test_files_are_gone_afterwards_also_after_an_error(temporary, failing):
     def use() -> None:
-        with spill(buckets=2, memory=0) as buckets:
+        with disk_buckets(buckets=2, memory=0) as buckets:
             buckets.add(0, rows(1))
             buckets.add(1, rows(2))
             assert files(temporary) == ["00000.arrows", "00001.arrows"]
@@ -99,7 +99,7 @@ def test_files_are_gone_afterwards_also_after_an_error(temporary, failing):
 @settings(max_examples=40)
 def test_memory_changes_nothing_about_what_comes_back(parts, memory):
     parts = [(bucket, [number % 1000 for number in numbers]) for bucket, numbers in parts]
-    with spill(buckets=4, memory=memory) as buckets:
+    with disk_buckets(buckets=4, memory=memory) as buckets:
         for bucket, numbers in parts:
             buckets.add(bucket, rows(*numbers))
         for bucket in range(4):
@@ -112,7 +112,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_tmpdir(temporary):
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this machine lets us mount no small disk")
     try:
-        with pytest.raises(StoreError) as refused, spill(buckets=2, memory=0) as buckets:
+        with pytest.raises(StoreError) as refused, disk_buckets(buckets=2, memory=0) as buckets:
             buckets.add(0, rows(*range(100)))
             buckets.add(1, rows(*range(20_000)))
         assert list(temporary.iterdir()) == []
@@ -124,7 +124,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_tmpdir(temporary):
 def test_a_device_that_takes_nothing_more_is_the_same_error(temporary):
     with pytest.raises(StoreError) as refused, temporary_folder() as folder:
         (folder / "00000.arrows").symlink_to("/dev/full")
-        Spill(folder, buckets=1, memory=0).add(0, rows(1))
+        DiskBuckets(folder, buckets=1, memory=0).add(0, rows(1))
     assert str(refused.value) == said(folder.parent, errno.ENOSPC)
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_may_not_grow_any_more_is_an_error_too(temporary):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
     try:
-        with pytest.raises(StoreError) as refused, spill(buckets=1, memory=0) as buckets:
+        with pytest.raises(StoreError) as refused, disk_buckets(buckets=1, memory=0) as buckets:
             buckets.add(0, rows(*range(20_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
