@@ -1,10 +1,10 @@
-"""What orchestration costs: seconds of a run in which no device computes, for few and many shards, on each engine.
+"""What orchestration costs: seconds of a run in which no device computes, for few and many shards, on each executor.
 
     python benchmarks/orchestration.py --json OUT
 
 Every run is the real command with a real (tiny, random) model against one Prefect server: shards of four candidates,
 eight anchors, no racing, so that almost all of it is not the engine. What the engine takes is noted in every process
-and subtracted; where several work at once, that of the one that worked longest. Engines take turns, in another order
+and subtracted; where several work at once, that of the one that worked longest. Executors take turns, in another order
 each round, so that what else the machine does hits them alike.
 """
 
@@ -31,7 +31,7 @@ from noted import noted_rows, noting_environment  # noqa: E402
 
 CANDIDATES = 4  # per shard
 ANCHORS = 8
-ENGINES = {  # the options of each, and how many shards are scored at once
+EXECUTORS = {  # the options of each, and how many shards are scored at once
     "this process": ([], 1),
     "a process": (["--workers", "1"], 1),
     "2 processes": (["--workers", "2"], 2),
@@ -46,7 +46,7 @@ SHARE = 0.02
 class Timing:
     """A run: seconds in all, of the engine, and of the stages."""
 
-    engine: str
+    executor: str
     shards: int
     wall: float
     computing: float  # of the process that computed longest
@@ -58,26 +58,26 @@ class Timing:
         return self.wall - self.computing
 
 
-def measure(engine: str, shards: int, *, model: Path, folder: Path) -> Timing:
+def measure(executor: str, shards: int, *, model: Path, folder: Path) -> Timing:
     """One run in an empty store. Ends the program with what the run said if it fails."""
     pool, anchors, notes = folder / "pool.jsonl", folder / "anchors.json", folder / "rows"
     pool.write_text("".join(json.dumps(_example(number)) + "\n" for number in range(shards * CANDIDATES)))
     anchors.write_text(json.dumps([_example(-number - 1) for number in range(ANCHORS)]))
     command = [str(Path(sys.executable).with_name("nuggets")), "curate", str(pool), "--anchor-file", str(anchors)]
     command += ["--model", str(model), "--store", str(folder / "store"), "--run", "r", "--shard-size", str(CANDIDATES)]
-    command += ["--racing", "off", "--top-k", "1", "--dtype", "float32", *ENGINES[engine][0]]
+    command += ["--racing", "off", "--top-k", "1", "--dtype", "float32", *EXECUTORS[executor][0]]
     start = time.monotonic()
     done = subprocess.run(command, env=noting_environment(notes), capture_output=True, text=True)
     wall = time.monotonic() - start
     if done.returncode:
-        raise SystemExit(f"{engine}, {shards} shards: {done.stdout}{done.stderr}")
+        raise SystemExit(f"{executor}, {shards} shards: {done.stdout}{done.stderr}")
     computing: Counter[int] = Counter()
     for row in noted_rows(notes):
         computing[row.process] += row.seconds  # type: ignore[assignment]
     manifest = json.loads((folder / "store/runs/r/manifest.json").read_text())
     if manifest["counts"]["cells_computed"] != shards * CANDIDATES * ANCHORS:
-        raise SystemExit(f"{engine}, {shards} shards: {manifest['counts']}")
-    return Timing(engine, shards, wall, max(computing.values()), manifest["seconds"])
+        raise SystemExit(f"{executor}, {shards} shards: {manifest['counts']}")
+    return Timing(executor, shards, wall, max(computing.values()), manifest["seconds"])
 
 
 def _example(number: int) -> dict[str, str]:
@@ -86,29 +86,29 @@ def _example(number: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cost:
-    """An engine's price: a run of one shard, and each further shard; seconds, medians with the smallest and largest."""
+    """The price of an executor: a run of one shard, and each further shard; seconds, median (smallest to largest)."""
 
-    engine: str
+    executor: str
     seconds: dict[int, tuple[float, float, float]]  # by number of shards
     each: tuple[float, float, float]  # a further shard between the two largest numbers
 
     def shards_for(self, share: float) -> int | None:
         """From how many shards of a minute on the rest is at most this share of a run; None for never."""
         fixed = self.seconds[min(self.seconds)][0]
-        spare = share * SHARD_SECONDS / ENGINES[self.engine][1] - self.each[0]
+        spare = share * SHARD_SECONDS / EXECUTORS[self.executor][1] - self.each[0]
         return None if spare <= 0 else max(1, -int(-fixed // spare))
 
 
 def costs(timings: Sequence[Timing]) -> list[Cost]:
-    """The price of each engine that was measured."""
+    """The price of each executor that was measured."""
     found = []
-    for engine in dict.fromkeys(item.engine for item in timings):
-        mine = [item for item in timings if item.engine == engine]
+    for executor in dict.fromkeys(item.executor for item in timings):
+        mine = [item for item in timings if item.executor == executor]
         numbers = sorted({item.shards for item in mine})
         rests = {number: [item.rest for item in mine if item.shards == number] for number in numbers}
         few, many = numbers[-2:] if len(numbers) > 1 else (numbers[0], numbers[0])
         each = [(b - a) / max(1, many - few) for a, b in zip(rests[few], rests[many], strict=True)]
-        found.append(Cost(engine, {number: _spread(values) for number, values in rests.items()}, _spread(each)))
+        found.append(Cost(executor, {number: _spread(values) for number, values in rests.items()}, _spread(each)))
     return found
 
 
@@ -120,13 +120,13 @@ def table(found: Sequence[Cost]) -> str:
     """The prices as Markdown."""
     numbers = list(found[0].seconds)
     heads = [f"{number} shards, s" if number > 1 else "1 shard, s" for number in numbers]
-    head = ["engine", *heads, "a further shard, s", f"at most {SHARE:.0%} from"]
+    head = ["executor", *heads, "a further shard, s", f"at most {SHARE:.0%} from"]
     lines = [head, ["---"] * len(head)]
     for cost in found:
         enough = cost.shards_for(SHARE)
         lines.append(
             [
-                cost.engine,
+                cost.executor,
                 *(f"{middle:.1f} ({low:.1f} to {high:.1f})" for middle, low, high in cost.seconds.values()),
                 "{:.3f} ({:.3f} to {:.3f})".format(*cost.each),
                 "never" if enough is None else f"{enough} shards of a minute",
@@ -157,15 +157,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", default="1,10,100", help="numbers of shards (default: %(default)s)")
     parser.add_argument(
-        "--executors", default=", ".join(re.sub(", ", "/", name) for name in ENGINES), help="some of these"
+        "--executors", default=", ".join(re.sub(", ", "/", name) for name in EXECUTORS), help="some of these"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     numbers = [int(number) for number in options.shards.split(",")]
-    engines = [name.strip().replace("/", ", ") for name in options.engines.split(",")]
-    if unknown := [name for name in engines if name not in ENGINES]:
-        parser.error(f"unknown engine {unknown[0]}")
+    executors = [name.strip().replace("/", ", ") for name in options.executors.split(",")]
+    if unknown := [name for name in executors if name not in EXECUTORS]:
+        parser.error(f"unknown executor {unknown[0]}")
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory() as place:
         os.environ |= {"PREFECT_HOME": f"{place}/prefect", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -179,13 +179,13 @@ def main() -> None:
         with prefect_api():
             os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value() or ""
             for number in range(options.rounds):
-                turns = engines[number % len(engines) :] + engines[: number % len(engines)]
-                for engine in turns:
+                turns = executors[number % len(executors) :] + executors[: number % len(executors)]
+                for executor in turns:
                     for shards in numbers:
                         with tempfile.TemporaryDirectory(dir=place) as folder:
-                            timings.append(measure(engine, shards, model=model, folder=Path(folder)))
+                            timings.append(measure(executor, shards, model=model, folder=Path(folder)))
                         print(
-                            f"{engine}, {shards} shards: {timings[-1].rest:.1f} s of {timings[-1].wall:.1f} s",
+                            f"{executor}, {shards} shards: {timings[-1].rest:.1f} s of {timings[-1].wall:.1f} s",
                             flush=True,
                         )
             del os.environ["PREFECT_API_URL"]

@@ -22,7 +22,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_s3 import free_port
 from flows.execution.clusters import dask_cluster, ray_cluster
-from flows.execution.executor import Engine
+from flows.execution.executor import Executor
 from nuggets.cells.blocks import read_block
 from nuggets.cells.folders import list_blocks
 from nuggets.errors import NuggetsError
@@ -147,7 +147,7 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize(("cluster", "scheme"), [(dask_cluster, "tcp://"), (ray_cluster, ""), (ray_cluster, "ray://")])
 def test_a_cluster_that_is_not_there_is_named_before_anything_is_computed(
-    cluster: Callable[[str, int], AbstractContextManager[Engine]], scheme: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Callable[[str, int], AbstractContextManager[Executor]], scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.execution.clusters._CONNECT_SECONDS", 1)
     address = f"{scheme}127.0.0.1:{free_port()}"
