@@ -6,19 +6,19 @@ from hypothesis import strategies as st
 
 from nuggets.engine.attention_kernels import Pieces
 from nuggets.engine.interface import Continuation
-from nuggets.engine.pack_tensors import assemble, on_device, prefix_positions
-from nuggets.engine.packing import Run, lay_out, plan_packs
+from nuggets.engine.pack_tensors import assemble, prefix_positions, to_device
+from nuggets.engine.packing import Segment, lay_out, plan_packs
 
 CPU = torch.device("cpu")
 LAYOUT = lay_out([Continuation((10, 11, 12, 13), 2), Continuation((20, 21, 22), 1), Continuation((30, 31, 32, 33), 3)])
 
 
 def test_the_owner_of_an_entry_is_its_member() -> None:
-    assert on_device(LAYOUT, CPU).owners.tolist() == [0, 0, 1, 1, 2]
+    assert to_device(LAYOUT, CPU).owners.tolist() == [0, 0, 1, 1, 2]
 
 
 def test_a_pack_over_the_end_of_one_prefix_and_the_start_of_the_next_by_hand() -> None:
-    tensors = assemble(on_device(LAYOUT, CPU), (Run(1, 1, 3), Run(2, 0, 1)), prefix_lengths=[6, 5, 9])
+    tensors = assemble(to_device(LAYOUT, CPU), (Segment(1, 1, 3), Segment(2, 0, 1)), prefix_lengths=[6, 5, 9])
     assert tensors.ids.tolist() == [10, 11, 12, 13, 30, 31, 32, 33, 20, 21, 22]
     assert tensors.positions.tolist() == [5, 6, 7, 8, 5, 6, 7, 8, 9, 10, 11]
     assert tensors.scored.tolist() == [1, 2, 6, 8, 9]
@@ -32,8 +32,8 @@ def test_a_pack_over_the_end_of_one_prefix_and_the_start_of_the_next_by_hand() -
 
 def test_runs_behind_the_same_prefix_by_hand() -> None:
     """Nothing is wanted behind prefix 2, whose keys were not computed; behind prefix 1, all but the middle member."""
-    pack = (Run(1, 0, 1), Run(1, 2, 3), Run(3, 1, 2))
-    tensors = assemble(on_device(LAYOUT, CPU), pack, prefix_lengths=[6, 5, 0, 9])
+    pack = (Segment(1, 0, 1), Segment(1, 2, 3), Segment(3, 1, 2))
+    tensors = assemble(to_device(LAYOUT, CPU), pack, prefix_lengths=[6, 5, 0, 9])
     assert tensors.ids.tolist() == [20, 21, 22, 30, 31, 32, 33, 10, 11, 12, 13]
     assert tensors.positions.tolist() == [5, 6, 7, 5, 6, 7, 8, 9, 10, 11, 12]
     assert tensors.scored.tolist() == [0, 1, 5, 8, 9]
@@ -44,7 +44,7 @@ def test_runs_behind_the_same_prefix_by_hand() -> None:
 
 
 def test_behind_an_empty_prefix_there_is_nothing_shared() -> None:
-    tensors = assemble(on_device(LAYOUT, CPU), (Run(0, 0, 1),), prefix_lengths=[0])
+    tensors = assemble(to_device(LAYOUT, CPU), (Segment(0, 0, 1),), prefix_lengths=[0])
     assert tensors.positions.tolist() == [0, 1, 2]
     assert tensors.shared is None
 
@@ -67,7 +67,7 @@ def test_any_pack_is_what_its_pairs_are_one_by_one(
         for index, (length, start) in enumerate(shapes)
     ]
     layout = lay_out(continuations)
-    laid_out = on_device(layout, CPU)
+    laid_out = to_device(layout, CPU)
     wanted = [sorted(member for member in members if member < len(shapes)) for _, members in prefixes]
     prefix_lengths = [length if members else 0 for (length, _), members in zip(prefixes, wanted, strict=True)]
     for pack in plan_packs(layout, wanted, token_budget=token_budget):

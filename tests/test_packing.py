@@ -14,7 +14,7 @@ from nuggets.engine.packing import (
     Layout,
     Pack,
     Request,
-    Run,
+    Segment,
     each_with_wanted,
     group_requests,
     halves,
@@ -339,32 +339,36 @@ def test_groups_are_consecutive_within_their_limits_and_as_large_as_these_allow(
 def test_packs_by_hand() -> None:
     """Members of 2, 3 and 3 tokens behind two prefixes: 16 tokens are two packs of 8, or within 6 three or four."""
     layout = of_lengths(3, 2, 3)
-    assert plan_packs(layout, behind(layout, 2), token_budget=99) == [(Run(0, 0, 3), Run(1, 0, 3))]
-    assert plan_packs(layout, behind(layout, 2), token_budget=10) == [(Run(0, 0, 3),), (Run(1, 0, 3),)]
+    assert plan_packs(layout, behind(layout, 2), token_budget=99) == [(Segment(0, 0, 3), Segment(1, 0, 3))]
+    assert plan_packs(layout, behind(layout, 2), token_budget=10) == [(Segment(0, 0, 3),), (Segment(1, 0, 3),)]
     assert plan_packs(layout, behind(layout, 2), token_budget=6) == [
-        (Run(0, 0, 2),),
-        (Run(0, 2, 3), Run(1, 0, 1)),
-        (Run(1, 1, 3),),
+        (Segment(0, 0, 2),),
+        (Segment(0, 2, 3), Segment(1, 0, 1)),
+        (Segment(1, 1, 3),),
     ]
-    assert plan_packs(layout, behind(layout, 1), token_budget=8) == [(Run(0, 0, 3),)]
+    assert plan_packs(layout, behind(layout, 1), token_budget=8) == [(Segment(0, 0, 3),)]
 
 
 def test_what_needs_two_packs_is_cut_in_the_middle_and_not_where_the_first_is_full() -> None:
     packs = plan_packs(of_lengths(*[10] * 6), [range(6)], token_budget=50)
-    assert packs == [(Run(0, 0, 3),), (Run(0, 3, 6),)]
+    assert packs == [(Segment(0, 0, 3),), (Segment(0, 3, 6),)]
 
 
 def test_a_continuation_longer_than_the_budget_gets_a_pack_of_its_own() -> None:
     layout = of_lengths(4, 3, 4)
-    assert plan_packs(layout, behind(layout, 1), token_budget=1) == [(Run(0, 0, 1),), (Run(0, 1, 2),), (Run(0, 2, 3),)]
-    assert plan_packs(of_lengths(2, 2, 9), [range(3)], token_budget=4) == [(Run(0, 0, 2),), (Run(0, 2, 3),)]
+    assert plan_packs(layout, behind(layout, 1), token_budget=1) == [
+        (Segment(0, 0, 1),),
+        (Segment(0, 1, 2),),
+        (Segment(0, 2, 3),),
+    ]
+    assert plan_packs(of_lengths(2, 2, 9), [range(3)], token_budget=4) == [(Segment(0, 0, 2),), (Segment(0, 2, 3),)]
 
 
 def test_a_pack_may_hold_what_is_left_of_one_prefix_and_the_whole_of_the_next_two() -> None:
     packs = plan_packs(of_lengths(2, 2, 2), [range(3)] * 5, token_budget=16)
     assert packs == [
-        (Run(0, 0, 3), Run(1, 0, 3), Run(2, 0, 2)),
-        (Run(2, 2, 3), Run(3, 0, 3), Run(4, 0, 3)),
+        (Segment(0, 0, 3), Segment(1, 0, 3), Segment(2, 0, 2)),
+        (Segment(2, 2, 3), Segment(3, 0, 3), Segment(4, 0, 3)),
     ]
 
 
@@ -385,11 +389,11 @@ def test_packs_of_some_members_by_hand() -> None:
     layout = of_lengths(2, 2, 2, 3)
     wanted = [(0, 2), (), (1,), (0, 3)]
     assert plan_packs(layout, wanted, token_budget=99) == [
-        (Run(0, 0, 1), Run(0, 2, 3), Run(2, 1, 2), Run(3, 0, 1), Run(3, 3, 4))
+        (Segment(0, 0, 1), Segment(0, 2, 3), Segment(2, 1, 2), Segment(3, 0, 1), Segment(3, 3, 4))
     ]
     assert plan_packs(layout, wanted, token_budget=8) == [
-        (Run(0, 0, 1), Run(0, 2, 3), Run(2, 1, 2)),
-        (Run(3, 0, 1), Run(3, 3, 4)),
+        (Segment(0, 0, 1), Segment(0, 2, 3), Segment(2, 1, 2)),
+        (Segment(3, 0, 1), Segment(3, 3, 4)),
     ]
     assert plan_packs(layout, [(), ()], token_budget=8) == []
 
@@ -439,17 +443,17 @@ def test_there_are_hardly_more_packs_than_needed_and_they_are_of_about_equal_siz
 
 
 def test_a_single_continuation_has_no_halves() -> None:
-    assert halves(of_lengths(4, 3), (Run(5, 1, 2),)) is None
+    assert halves(of_lengths(4, 3), (Segment(5, 1, 2),)) is None
 
 
 def test_halves_by_hand() -> None:
     layout = of_lengths(2, 2, 3, 9)
-    assert halves(layout, (Run(0, 0, 4),)) == ((Run(0, 0, 3),), (Run(0, 3, 4),))
-    assert halves(layout, (Run(0, 3, 4), Run(1, 0, 3))) == ((Run(0, 3, 4),), (Run(1, 0, 3),))
-    assert halves(layout, (Run(2, 0, 4), Run(3, 0, 4))) == ((Run(2, 0, 4),), (Run(3, 0, 4),))
-    assert halves(layout, (Run(0, 2, 4), Run(1, 0, 4), Run(2, 0, 1))) == (
-        (Run(0, 2, 4), Run(1, 0, 1)),
-        (Run(1, 1, 4), Run(2, 0, 1)),
+    assert halves(layout, (Segment(0, 0, 4),)) == ((Segment(0, 0, 3),), (Segment(0, 3, 4),))
+    assert halves(layout, (Segment(0, 3, 4), Segment(1, 0, 3))) == ((Segment(0, 3, 4),), (Segment(1, 0, 3),))
+    assert halves(layout, (Segment(2, 0, 4), Segment(3, 0, 4))) == ((Segment(2, 0, 4),), (Segment(3, 0, 4),))
+    assert halves(layout, (Segment(0, 2, 4), Segment(1, 0, 4), Segment(2, 0, 1))) == (
+        (Segment(0, 2, 4), Segment(1, 0, 1)),
+        (Segment(1, 1, 4), Segment(2, 0, 1)),
     )
 
 

@@ -192,7 +192,7 @@ def test_a_shard_that_takes_long_is_waited_for_and_not_asked_for_again_and_again
     monkeypatch.setattr(tasks.plan, "plan_round", counting)
     monkeypatch.setattr(tasks.score, "score_unit", slow)
     # Two workers that are threads of this process: one of them has nothing to do.
-    monkeypatch.setattr(tasks.score, "on_device", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(tasks.score, "run_on_device", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(
         flows.execution.open_executor, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {}))
     )

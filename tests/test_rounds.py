@@ -233,7 +233,7 @@ def test_a_round_does_not_wait_for_a_slow_shard(
 
     monkeypatch.setattr(tasks.score, "score_unit", stalling)
     # Two workers that are threads of this process, so that they can be made to wait for each other.
-    monkeypatch.setattr(tasks.score, "on_device", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(tasks.score, "run_on_device", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(
         flows.execution.open_executor, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {}))
     )

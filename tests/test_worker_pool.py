@@ -18,7 +18,7 @@ import pytest
 import nuggets.devices.devices
 from deployments.processes import lives
 from nuggets.devices.devices import Device, find_devices
-from nuggets.devices.worker_pool import ProcessLost, WorkerPool, on_device, worker_pool
+from nuggets.devices.worker_pool import ProcessLost, WorkerPool, run_on_device, worker_pool
 from nuggets.errors import InputError, Interrupted, StoreError, UsageError
 from nuggets.stopping import clear_stop, request_stop
 
@@ -202,11 +202,11 @@ def test_without_processes_jobs_are_done_here_one_after_another(tmp_path: Path) 
         here.pop()
 
     with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda _: on_device(job), range(3)))
+        list(threads.map(lambda _: run_on_device(job), range(3)))
     assert at_once == [1, 1, 1]
     with worker_pool(devices(1), stalled_after=30):
-        assert on_device(jobs.where)[0] != os.getpid()
-    assert on_device(jobs.where)[0] == os.getpid()
+        assert run_on_device(jobs.where)[0] != os.getpid()
+    assert run_on_device(jobs.where)[0] == os.getpid()
 
 
 def test_a_gpu_is_of_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,7 @@ _here = threading.Lock()
 
 @contextmanager
 def worker_pool(devices: Sequence[Device], *, stalled_after: float) -> Iterator[WorkerPool]:
-    """While this lasts, `on_device` means a process on one of these devices, in this thread and those begun from it."""
+    """While this lasts, `run_on_device` means a process on one of these devices, in this thread and those begun from it."""
     processes = WorkerPool(devices, stalled_after)
     token = _current.set(processes)
     try:
@@ -211,7 +211,7 @@ def worker_pool(devices: Sequence[Device], *, stalled_after: float) -> Iterator[
         processes.close()
 
 
-def on_device(function: Callable[..., T], *arguments: Any) -> T:
+def run_on_device(function: Callable[..., T], *arguments: Any) -> T:
     """What `function` returns on the next free device: in its process, or in this one where nobody has opened any.
 
     In this process jobs are done one after another, since each would load the model, and use all of the device.

@@ -24,7 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def too_large(tokens: int, device: torch.device) -> OutOfMemory:
+def pair_too_large(tokens: int, device: torch.device) -> OutOfMemory:
     """The error for a single pair of so many tokens that memory has no room for."""
     return OutOfMemory(
         f"a single demonstration and anchor of {tokens} tokens do not fit into the memory of {device}: lower "

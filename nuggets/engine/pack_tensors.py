@@ -42,7 +42,7 @@ class PackTensors:
     shared: Pieces | None  # None behind an empty prefix
 
 
-def on_device(layout: Layout, device: torch.device) -> DeviceLayout:
+def to_device(layout: Layout, device: torch.device) -> DeviceLayout:
     """The layout's lists, moved once; what follows is made there from slices of them."""
     starts = layout.response_starts
     owners = [member for member in range(len(layout.columns)) for _ in range(starts[member], starts[member + 1])]

@@ -17,14 +17,14 @@ from nuggets.engine.attention import KeysValues
 from nuggets.engine.attention_kernels import Kernel
 from nuggets.engine.interface import Continuation
 from nuggets.engine.kv_refinement import check_refinable
-from nuggets.engine.memory import is_out_of_memory, too_large
+from nuggets.engine.memory import is_out_of_memory, pair_too_large
 from nuggets.engine.pack_tensors import (
     DeviceLayout,
     PackSums,
     assemble,
     demonstration_pass,
-    on_device,
     pack_pass,
+    to_device,
     write_sums,
 )
 from nuggets.engine.packing import (
@@ -100,7 +100,7 @@ class PackedEngine:
         if self.update is None:  # refined keys and values are those of a demonstration alone
             opening, continuations = share_opening(continuations)
             prefixes = ((*prefix, *opening) for prefix in prefixes)
-        laid_out = on_device(lay_out(continuations), self.model.device)
+        laid_out = to_device(lay_out(continuations), self.model.device)
         requests = requests_for(
             laid_out.layout, each_with_wanted(prefixes, wanted, len(continuations)), context=self.context
         )
@@ -210,7 +210,7 @@ class PackedEngine:
             left = write_sums(sums, laid_out.layout, rows, self._group_sums([part[row] for row in rows], laid_out))
             if left and len(rows) == 1:
                 (request,) = part.values()
-                raise too_large(len(request.prefix) + laid_out.layout.length(left[rows[0]][-1]), self.model.device)
+                raise pair_too_large(len(request.prefix) + laid_out.layout.length(left[rows[0]][-1]), self.model.device)
             if left:
                 waiting.append({row: replace(part[row], members=left[row]) for row in left})
 

@@ -36,7 +36,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Segment:
     """Members `first` to `stop` (excluded) of a layout, behind prefix number `prefix` of a group."""
 
     prefix: int
@@ -44,7 +44,7 @@ class Run:
     stop: int
 
 
-Pack = tuple[Run, ...]  # what shares one forward pass
+Pack = tuple[Segment, ...]  # what shares one forward pass
 
 
 def share_opening(continuations: Sequence[Continuation]) -> tuple[tuple[int, ...], list[Continuation]]:
@@ -129,12 +129,12 @@ def halves(layout: Layout, pack: Pack) -> tuple[Pack, Pack] | None:
 
 
 def _as_runs(pairs: Sequence[tuple[int, int]]) -> Pack:
-    runs: list[Run] = []
+    runs: list[Segment] = []
     for prefix, member in pairs:
         if runs and runs[-1].prefix == prefix and runs[-1].stop == member:
-            runs[-1] = Run(prefix, runs[-1].first, member + 1)
+            runs[-1] = Segment(prefix, runs[-1].first, member + 1)
         else:
-            runs.append(Run(prefix, member, member + 1))
+            runs.append(Segment(prefix, member, member + 1))
     return tuple(runs)
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from nuggets.engine.interface import Continuation
-from nuggets.engine.memory import is_out_of_memory, too_large
+from nuggets.engine.memory import is_out_of_memory, pair_too_large
 from nuggets.engine.packing import each_with_wanted
 from nuggets.engine.response_log_probs import log_probs
 
@@ -53,7 +53,7 @@ class PlainEngine:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise too_large(len(prefix) + len(item.ids), self.model.device) from error
+            raise pair_too_large(len(prefix) + len(item.ids), self.model.device) from error
 
     @cached_property
     def _keeps_some_logits(self) -> bool:
