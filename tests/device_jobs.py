@@ -1,5 +1,6 @@
 """Jobs for tests of device processes, which have to be importable there."""
 
+import ctypes
 import os
 import signal
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets.errors import Interrupted
-from nuggets.progress import report_cells, report_stage
+from nuggets.progress import quiet_phase, report_cells, report_stage
 from nuggets.stopping import stop_requested
 
 
@@ -40,14 +41,40 @@ def die(number: int = signal.SIGKILL) -> None:
     time.sleep(60)
 
 
-def be_silent(seconds: float) -> int:
-    """Show no sign of life for so long."""
+def hang(seconds: float) -> int:
+    """Report nothing for this time, while the interpreter goes on, as it does during a call of a GPU."""
     time.sleep(seconds)
     return os.getpid()
 
 
+def hang_in_native_code(seconds: int) -> None:
+    """Hold the interpreter's lock for this time, so that no other thread of the process runs."""
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+def be_stopped() -> None:
+    """Stop the process, as a debugger or an operator does."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def load(seconds: float) -> int:
+    """Load for this time, announced and in silence."""
+    with quiet_phase("loading"):
+        time.sleep(seconds)
+    return os.getpid()
+
+
+def load_and(then: str, seconds: float) -> None:
+    """Something that goes wrong while, or after, a quiet phase."""
+    if then == "hang":
+        load(0.1)
+        hang(seconds)
+    with quiet_phase("loading"):
+        be_stopped()
+
+
 def work_on(seconds: float, every: float) -> int:
-    """Take so long, and show that it goes on."""
+    """Take this time, and report progress."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         report_cells(computed=1)

@@ -216,7 +216,7 @@ def worker_pool(stack: LocalStack) -> list[int]:
     ("blow", "said"),
     [
         (signal.SIGKILL, "has ended with exit code -9"),
-        (signal.SIGSTOP, "has shown no sign of life for 20 seconds"),
+        (signal.SIGSTOP, "has sent no heartbeat for 20 seconds"),
     ],
     ids=["killed", "hung"],
 )

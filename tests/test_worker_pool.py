@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import device_jobs as jobs
 import pytest
 
-import nuggets.devices.devices
 from deployments.processes import lives
 from nuggets.devices.devices import Device, find_devices
-from nuggets.devices.worker_pool import ProcessLost, WorkerPool, run_on_device, worker_pool
+from nuggets.devices.worker_handle import ProcessLost
+from nuggets.devices.worker_pool import WorkerPool, run_on_device, worker_pool
 from nuggets.errors import InputError, Interrupted, StoreError, UsageError
 from nuggets.stopping import clear_stop, request_stop
 
@@ -39,34 +40,29 @@ def one() -> Iterator[WorkerPool]:
 @pytest.mark.parametrize(
     ("setting", "workers", "visible", "expected"),
     [
-        ("auto", None, None, [("GPU 0", "0"), ("GPU 1", "1"), ("GPU 2", "2")]),
-        ("auto", None, "5,GPU-7f,2", [("GPU 0", "5"), ("GPU 1", "GPU-7f"), ("GPU 2", "2")]),
-        ("0,2", None, "5,6,7", [("GPU 0", "5"), ("GPU 2", "7")]),
-        ("1,1", None, None, [("GPU 1", "1"), ("GPU 1", "1")]),
-        ("cpu", None, None, [("CPU worker 0", "")]),
-        ("cpu", 2, None, [("CPU worker 0", ""), ("CPU worker 1", "")]),
+        ("auto", None, None, [("GPU 0", "0", "GPU-a"), ("GPU 1", "1", "GPU-b"), ("GPU 2", "2", "GPU-c")]),
+        ("auto", None, "5,GPU-b,2", [("GPU 0", "5", "GPU-a"), ("GPU 1", "GPU-b", "GPU-b"), ("GPU 2", "2", "GPU-c")]),
+        ("0,2", None, "5,6,7", [("GPU 0", "5", "GPU-a"), ("GPU 2", "7", "GPU-c")]),
+        ("1,1", None, None, [("GPU 1", "1", "GPU-b"), ("GPU 1", "1", "GPU-b")]),
+        ("cpu", None, None, [("CPU worker 0", "", None)]),
+        ("cpu", 2, None, [("CPU worker 0", "", None), ("CPU worker 1", "", None)]),
     ],
 )
 def test_devices_on_a_machine_with_three_gpus(
-    monkeypatch: pytest.MonkeyPatch, setting: str, workers: int | None, visible: str | None, expected: list
+    setting: str, workers: int | None, visible: str | None, expected: list
 ) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    found = find_devices(setting, workers, visible=visible)
-    assert [(device.name, device.environment["CUDA_VISIBLE_DEVICES"]) for device in found] == expected
+    devices = find_devices(setting, workers, visible=visible, gpu_uuids=lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    pinned = [(device.name, device.environment["CUDA_VISIBLE_DEVICES"], device.gpu_uuid) for device in devices]
+    assert pinned == expected
 
 
-def test_gpus_are_not_asked_for_twice_or_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nuggets.devices.devices, "_gpus", lambda _: ["0", "1"])
-    with pytest.raises(UsageError, match=r"devices=0,3: GPU 3 is not here; torch sees 0 to 1"):
-        find_devices("0,3", None, visible=None)
+def test_gpus_that_torch_does_not_see_and_workers_beside_gpus_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"devices=0,3: there is no GPU 3; torch sees 0 to 1"):
+        find_devices("0,3", None, visible=None, gpu_uuids=lambda: ["GPU-a", "GPU-b"])
     with pytest.raises(UsageError, match=r"workers=4 is for CPU.*devices=0,0"):
-        find_devices("auto", 4, visible=None)
-    monkeypatch.setattr(nuggets.devices.devices, "_gpus", lambda _: [])
-    with pytest.raises(UsageError, match="GPU 0 is not here; torch sees none"):
-        find_devices("0", None, visible=None)
+        find_devices("auto", 4, visible=None, gpu_uuids=lambda: ["GPU-a", "GPU-b"])
+    with pytest.raises(UsageError, match="there is no GPU 0; torch sees none"):
+        find_devices("0", None, visible=None, gpu_uuids=list)
     assert [device.name for device in find_devices("auto", None, visible=None)] == ["CPU worker 0"]
 
 
@@ -110,15 +106,41 @@ def test_a_process_that_dies_between_two_jobs_is_replaced(one: WorkerPool) -> No
     assert one.call(jobs.where)[0] != before
 
 
-def test_a_process_without_a_sign_of_life_is_replaced_and_a_slow_one_is_not() -> None:
-    processes = WorkerPool(devices(1), stalled_after=4)
-    first, _ = processes.call(jobs.where)
-    assert processes.call(jobs.work_on, 6, 0.5) == first
-    with pytest.raises(ProcessLost, match="has shown no sign of life for 4 seconds"):
-        processes.call(jobs.be_silent, 60)
+@pytest.fixture
+def watched() -> Iterator[WorkerPool]:
+    """A pool that takes a job for hung after 4 seconds."""
+    pool = WorkerPool(devices(1), stalled_after=4)
+    yield pool
+    pool.close()
+
+
+def test_a_slow_job_that_reports_progress_keeps_its_process(watched: WorkerPool) -> None:
+    first, _ = watched.call(jobs.where)
+    assert watched.call(jobs.work_on, 6, 0.5) == first
+
+
+def test_a_job_that_loads_in_silence_for_longer_than_a_hang_keeps_its_process(watched: WorkerPool) -> None:
+    first, _ = watched.call(jobs.where)
+    assert watched.call(jobs.load, 6) == first
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "what"),
+    [
+        (jobs.hang, (60,), "has made no progress for 4 seconds"),
+        (jobs.load_and, ("hang", 60), "has made no progress for 4 seconds"),
+        (jobs.hang_in_native_code, (60,), "has sent no heartbeat for 4 seconds"),
+        (jobs.be_stopped, (), "has sent no heartbeat for 4 seconds"),
+        (jobs.load_and, ("stop", 60), "has sent no heartbeat for 4 seconds"),
+    ],
+    ids=["hung on a GPU", "hung after loading", "hung in native code", "stopped", "stopped while loading"],
+)
+def test_a_process_that_hangs_is_replaced(watched: WorkerPool, job: Any, arguments: tuple, what: str) -> None:
+    first, _ = watched.call(jobs.where)
+    with pytest.raises(ProcessLost, match=what):
+        watched.call(job, *arguments)
     assert not lives(first)
-    assert processes.call(jobs.where)[0] != first
-    processes.close()
+    assert watched.call(jobs.where)[0] != first
 
 
 def test_errors_come_as_they_are_and_only_those_of_the_device_cost_its_process(one: WorkerPool) -> None:
@@ -211,7 +233,7 @@ def test_without_processes_jobs_are_done_here_one_after_another(tmp_path: Path) 
 
 def test_a_gpu_is_of_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gpu = [Device("GPU 0", {"CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": HERE})] * 2
+    gpu = [Device("GPU 0", {"CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": HERE}, "GPU-7f")] * 2
     first, second = WorkerPool(gpu, stalled_after=30), WorkerPool(gpu, stalled_after=30)
     try:
         assert first.call(jobs.where)[0] != os.getpid()

@@ -1,7 +1,7 @@
-"""Which devices a run scores on, and what pins a process to one of them."""
+"""The devices that a run scores on, and the environment that pins a process to one of them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nuggets.errors import UsageError
@@ -9,34 +9,57 @@ from nuggets.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place for one scoring process: its name for people, and the environment that keeps the process there."""
+    """A device for one scoring process: its name in messages, the environment that pins the process, the GPU's UUID."""
 
     name: str
     environment: Mapping[str, str]
+    gpu_uuid: str | None = None  # None on CPU
 
 
-def find_devices(devices: str, workers: int | None, *, visible: str | None) -> tuple[Device, ...]:
-    """The devices that the settings mean on this machine, one for each scoring process.
+def visible_gpu_uuids() -> list[str]:
+    """UUIDs of the GPUs that torch sees, in torch's order; CUDA_VISIBLE_DEVICES decides which these are."""
+    import torch
 
-    `visible` is what CUDA_VISIBLE_DEVICES says, None if it is not set: GPU numbers count among these, as torch's do.
-    Raises UsageError for a GPU that is not there, or a number of workers where GPUs say how many there are.
+    if not torch.cuda.is_available():
+        return []
+    return [f"GPU-{torch.cuda.get_device_properties(number).uuid}" for number in range(torch.cuda.device_count())]
+
+
+def find_devices(
+    devices: str,
+    workers: int | None,
+    *,
+    visible: str | None,
+    gpu_uuids: Callable[[], Sequence[str]] = visible_gpu_uuids,
+) -> tuple[Device, ...]:
+    """The devices that the settings name on this machine, one for each scoring process.
+
+    `visible` is the value of CUDA_VISIBLE_DEVICES, None if it is not set: GPU numbers count among these GPUs, as
+    torch's do. Raises UsageError for a GPU that torch does not see, and for `workers` together with GPUs.
     """
-    there = _gpus(visible) if devices != "cpu" else []
-    wanted = list(range(len(there))) if devices in ("auto", "cpu") else [int(number) for number in devices.split(",")]
-    if missing := [number for number in wanted if number >= len(there)]:
-        known = f"0 to {len(there) - 1}: use these, auto or cpu" if there else "none: use auto or cpu"
-        raise UsageError(f"devices={devices}: GPU {missing[0]} is not here; torch sees {known}")
-    if wanted and workers is not None:
+    uuids = gpu_uuids() if devices != "cpu" else []
+    numbers = list(range(len(uuids))) if devices in ("auto", "cpu") else [int(number) for number in devices.split(",")]
+    if missing := [number for number in numbers if number >= len(uuids)]:
+        known = f"0 to {len(uuids) - 1}: use these, auto or cpu" if uuids else "none: use auto or cpu"
+        raise UsageError(f"devices={devices}: there is no GPU {missing[0]}; torch sees {known}")
+    if numbers and workers is not None:
         raise UsageError(
             f"workers={workers} is for CPU, and this run would use GPUs ({devices}), a process each: leave it out, "
             "use devices=cpu, or name a GPU twice for two processes, as in devices=0,0"
         )
-    if wanted:
-        return tuple(Device(f"GPU {number}", {"CUDA_VISIBLE_DEVICES": there[number]}) for number in wanted)
+    if numbers:
+        names = visible.split(",") if visible is not None else list(map(str, range(len(uuids))))
+        return tuple(_gpu(number, names[number].strip(), uuids[number]) for number in numbers)
     count = workers or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(max(1, cores // count))}
     return tuple(Device(f"CPU worker {number}", share) for number in range(count))
+
+
+def _gpu(number: int, visible_name: str, uuid: str) -> Device:
+    # Slices of a GPU (MIG) are named by UUIDs, and what torch reports for one may be the UUID of the whole GPU.
+    unique = visible_name if visible_name.startswith("MIG-") else uuid
+    return Device(f"GPU {number}", {"CUDA_VISIBLE_DEVICES": visible_name}, unique)
 
 
 def has_gpu() -> bool:
@@ -44,12 +67,3 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _gpus(visible: str | None) -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES knows the GPUs that torch sees, in torch's order."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = [name.strip() for name in visible.split(",")] if visible is not None else [str(i) for i in range(count)]
-    return names[:count]

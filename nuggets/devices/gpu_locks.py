@@ -1,59 +1,47 @@
-"""Which run has this machine's GPUs: a second one waits, or both would run out of their memory."""
+"""Locks on this machine's GPUs: two runs on one GPU would run out of its memory, so the second one waits.
 
-import fcntl
-import os
+A lock is keyed by the GPU's UUID. Its number does not identify it: two jobs of a batch system may both see their GPU
+as 0, and CUDA_VISIBLE_DEVICES may name one GPU by number in one run and by UUID in another.
+"""
+
 import tempfile
-import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
 from nuggets.progress import report_stage
-from nuggets.stopping import check_stop
+from nuggets.stopping import check_stop, stop_requested
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
-def lock_gpus(names: Iterable[str], *, folder: Path | None = None) -> list[int]:
-    """Wait until no other process has one of these GPUs, and have them until `unlock_gpus` or this process's end.
+def lock_gpus(uuids: Iterable[str], *, folder: Path | None = None) -> ExitStack:
+    """Wait until no other process has locked one of these GPUs, and lock them until the returned stack is closed.
 
-    `names` as in CUDA_VISIBLE_DEVICES: a GPU that one run calls 0 and another by its UUID is two to us. Raises
-    Interrupted if someone asks to stop meanwhile.
+    The kernel releases the locks of a process that ends, however it ends. Raises Interrupted if a stop is requested
+    meanwhile.
     """
-    claims: list[int] = []
+    locks = ExitStack()
     try:
-        for name in sorted(set(names)):  # in one order, or two runs could wait for each other
-            claims.append(_claim(name, folder or Path(tempfile.gettempdir())))
+        for uuid in sorted(set(uuids)):  # in one order, or two runs could wait for each other
+            locks.enter_context(_lock(uuid, folder or Path(tempfile.gettempdir())))
     except BaseException:
-        unlock_gpus(claims)
+        locks.close()
         raise
-    return claims
+    return locks
 
 
-def unlock_gpus(claims: Iterable[int]) -> None:
-    """Let others have them."""
-    for claim in claims:
-        os.close(claim)
-
-
-def _claim(name: str, folder: Path) -> int:
-    """A locked file, which the kernel unlocks however this process ends."""
-    path = folder / f"nuggets-gpu-{name.replace('/', '_')}.lock"
+def _lock(uuid: str, folder: Path) -> AcquireReturnProxy[FileLock]:
+    # Open to all users, who lock the same file; to all threads, because one thread locks and another one releases.
+    lock = FileLock(folder / f"nuggets-{uuid.replace('/', '_')}.lock", mode=0o666, thread_local=False)
     try:
-        claim = os.open(path, os.O_RDONLY)  # it may be somebody else's, and a lock needs no more
-    except FileNotFoundError:
-        claim = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    told = False
+        return lock.acquire(timeout=0)
+    except Timeout:
+        report_stage(f"{uuid} is in use by another run on this machine: waiting for it")
     try:
-        while True:
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return claim
-            except BlockingIOError:
-                if not told:
-                    report_stage(f"GPU {name} is in use by another run on this machine: waiting for it")
-                    told = True
-            check_stop()
-            time.sleep(_LOOK_SECONDS)
-    except BaseException:
-        os.close(claim)
+        return lock.acquire(poll_interval=_POLL_SECONDS, cancel_check=stop_requested)
+    except Timeout:
+        check_stop()
         raise
