@@ -77,7 +77,7 @@ def main() -> int:
     }
     print("\n".join(f"{key}: {value}" for key, value in record.items()), flush=True)
     try:
-        cut = cut_from_options(args.threshold, None, args.top_fraction)
+        cut = cut_from_options(vars(args))
         if args.table and cut is None:
             parser.error("--table needs a cut: give --top-fraction or --threshold")
         if args.table:

@@ -41,7 +41,8 @@ def begun(store: Store, name: str, state: RunState, message: str = "", **counts:
 def selection(store: Store, run: str) -> None:
     manifest = {
         "name": "top-k-2",
-        "cut": {"meaning": "best 2"},
+        "cut": {"top_k": 2},
+        "cut_description": "best 2",
         "kept": 2,
         "candidates": 32,
         "created_at": "2026-01-01T10:00:00",

@@ -6,7 +6,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from nuggets.scores.cuts import (
     TopK,
     cut_from_options,
     cut_name,
+    cut_options,
     describe_cut,
     kept_count,
     remark,
@@ -242,25 +243,36 @@ def test_two_cuts_never_share_a_folder(one: float, other: float):
 
 
 def test_options_make_one_cut_or_none():
-    assert cut_from_options(None, None, None) is None
-    assert cut_from_options(0, None, None) == Threshold(0.0)
-    assert cut_from_options(None, 3, None) == TopK(3)
-    assert cut_from_options(None, None, 1) == TopFraction(1.0)
+    assert cut_from_options({}) is None
+    assert cut_from_options({"threshold": None, "pool": "p"}) is None
+    assert cut_from_options({"threshold": 0, "top_k": None}) == Threshold(0.0)
+    assert cut_from_options({"top_k": 3}) == TopK(3)
+    assert cut_from_options({"top_fraction": 1}) == TopFraction(1.0)
     with pytest.raises(UsageError, match="^threshold=0.5, top_fraction=0.5: give one cut, not 2$"):
-        cut_from_options(0.5, None, 0.5)
+        cut_from_options({"threshold": 0.5, "top_fraction": 0.5})
     with pytest.raises(UsageError, match="^top_k=0 is out of range: allowed is 1 or more$"):
-        cut_from_options(None, 0, None)
-    for options in ((1, None, None), (None, None, 0), (1.5, None, None), (None, None, 5)):
+        cut_from_options({"top_k": 0})
+    for options in ({"threshold": 1}, {"top_fraction": 0}, {"threshold": 1.5}, {"top_fraction": 5}):
         with pytest.raises(UsageError, match="is out of range: allowed is 0 to 1, without [01]"):
-            cut_from_options(*options)
+            cut_from_options(options)
 
 
-def test_a_stored_run_has_the_cut_that_an_earlier_version_accepted():
+@given(
+    st.one_of(
+        st.floats(0, 1, exclude_max=True).map(Threshold),
+        st.integers(min_value=1).map(TopK),
+        st.floats(0, 1, exclude_min=True).map(TopFraction),
+    )
+)
+def test_a_cut_survives_a_manifest(cut: Cut):
+    assert cut_from_options(json.loads(json.dumps(cut_options(cut)))) == cut
+    assert cut_options(None) == {}
+
+
+def test_a_run_races_for_its_own_cut_or_the_default():
     options = {"threshold": None, "top_k": None, "top_fraction": None, "racing": "on", "pool": "p"}
     run = Run("r", RunState.COMPLETE, "", "", options, {})
-    for option, cut in (("threshold", Threshold(1)), ("top_fraction", TopFraction(0)), ("top_k", TopK(3))):
-        (value,) = asdict(cut).values()
-        assert own_cut(replace(run, config=options | {option: value})) == cut
+    assert own_cut(replace(run, config=options | {"threshold": 0.9})) == Threshold(0.9)
     assert own_cut(run) == TopFraction(0.05)
     assert own_cut(replace(run, config=options | {"racing": "off"})) is None
 
@@ -503,7 +515,7 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     manifest = json.loads(Path(selection.folder, "manifest.json").read_bytes())
     assert manifest["candidates_by_cells"] == {"2": 39, "4": 1}
     assert manifest["golden_score_quantiles"]["0.5"] == [0.0, 0.5]
-    assert manifest["cut"] == {"count": 1, "rule": "TopK", "meaning": "best 1"}
+    assert (manifest["cut"], manifest["cut_description"]) == ({"top_k": 1}, "best 1")
     report = read_report(here.store.url, selection)
     assert "| cells | candidates |\n| --- | --- |\n| 2 | 39 |\n| 4 | 1 |\n" in report
     assert "| 0.000 to 0.500 | 0 | 2/4 | unknown | no |" in report

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +21,7 @@ from prefect.states import Cancelling
 from flows.execution.rounds import Scored, Scoring, score_in_rounds
 from nuggets.errors import NuggetsError, UsageError
 from nuggets.progress import report_stage
-from nuggets.scores.cuts import Cut, Threshold, TopK
+from nuggets.scores.cuts import cut_options
 from nuggets.steps.plan_round import Round
 from nuggets.stopping import check_stop
 
@@ -133,7 +132,7 @@ def _begun(client: SyncPrefectClient, deployment: str, configs: Sequence[dict[st
 
 def _config(scoring: Scoring, part: int, parts: int) -> dict[str, Any]:
     prepared = scoring.prepared
-    config = {"run": prepared.name, "store": prepared.store, "part": part, "parts": parts, **_option(scoring.cut)}
+    config = {"run": prepared.name, "store": prepared.store, "part": part, "parts": parts, **cut_options(scoring.cut)}
     if prepared.s3_endpoint is not None:
         config["s3_endpoint"] = prepared.s3_endpoint
     return {**config, "stalled_after": scoring.executor.stalled_after}
@@ -142,14 +141,6 @@ def _config(scoring: Scoring, part: int, parts: int) -> dict[str, Any]:
 def _start(deployment: str, config: dict[str, Any]) -> FlowRun:
     name = f"score part {config['part']} of {config['parts']} of {config['run']}"
     return run_deployment(deployment, parameters={"config": config}, flow_run_name=name, timeout=0)  # type: ignore[return-value]
-
-
-def _option(cut: Cut | None) -> dict[str, float]:
-    if cut is None:
-        return {}
-    name = "threshold" if isinstance(cut, Threshold) else "top_k" if isinstance(cut, TopK) else "top_fraction"
-    (value,) = asdict(cut).values()
-    return {name: value}
 
 
 def _cancel(client: SyncPrefectClient, runs: list[FlowRun]) -> None:

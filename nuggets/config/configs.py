@@ -28,11 +28,12 @@ from nuggets.config.fields import (
 from nuggets.errors import UsageError
 from nuggets.examples import FieldNames
 from nuggets.models.prompts import Profile
-from nuggets.scores.cuts import Cut, TopFraction, cut_from_options
+from nuggets.scores.cuts import CUT_BOUNDS, Cut, TopFraction, cut_from_options
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Racing = Literal["on", "off"]
-CUTS = ("threshold", "top_k", "top_fraction")
+CUTS = tuple(CUT_BOUNDS)
+THRESHOLD, TOP_K, TOP_FRACTION = CUT_BOUNDS.values()
 EXCLUSIVE = (CUTS, ("anchors", "anchor_file"), ("anchor_set", "anchor_file"))  # at most one of each
 DEFAULT_STORE = "./nuggets-store"
 SHARD_SIZE = 512
@@ -82,10 +83,10 @@ class CurateConfig:
     profile: Profile | None = option(
         None, "Prompt profile. Default: chat where the tokenizer has a chat template, else plain."
     )
-    threshold: float | None = option(None, "Cut: keep golden scores strictly above this, 0 to 1.", ge=0, lt=1)
-    top_k: int | None = option(None, "Cut: keep this many of the best.", ge=1)
+    threshold: float | None = option(None, "Cut: keep golden scores strictly above this, 0 to 1.", **THRESHOLD)
+    top_k: int | None = option(None, "Cut: keep this many of the best.", **TOP_K)
     top_fraction: float | None = option(
-        None, "Cut: keep this share of the best, 0 to 1, rounded up. Default cut: 0.05.", gt=0, le=1
+        None, "Cut: keep this share of the best, 0 to 1, rounded up. Default cut: 0.05.", **TOP_FRACTION
     )
     racing: Racing = option(
         "on",
@@ -168,7 +169,7 @@ class CurateConfig:
                 f"trust_remote_code='{self.trust_remote_code}' names neither model ({self.model}) nor encoder "
                 f"({self.encoder}): give exactly the name whose code you have read and trust"
             )
-        cut_from_options(self.threshold, self.top_k, self.top_fraction)
+        cut_from_options(_cut_fields(self))
 
     @property
     def field_names(self) -> FieldNames:
@@ -178,7 +179,7 @@ class CurateConfig:
     @property
     def cut(self) -> Cut:
         """The rule that keeps candidates."""
-        return cut_from_options(self.threshold, self.top_k, self.top_fraction) or DEFAULT_CUT
+        return cut_from_options(_cut_fields(self)) or DEFAULT_CUT
 
 
 def _check_anchors(config: CurateConfig) -> None:
@@ -207,9 +208,9 @@ class ReselectConfig:
 
     run: str = field(metadata={"description": "Name of the run, as `nuggets runs` shows it."})
     store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")
-    threshold: float | None = option(None, "Keep golden scores strictly above this, 0 to 1.", ge=0, lt=1)
-    top_k: int | None = option(None, "Keep this many of the best.", ge=1)
-    top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", gt=0, le=1)
+    threshold: float | None = option(None, "Keep golden scores strictly above this, 0 to 1.", **THRESHOLD)
+    top_k: int | None = option(None, "Keep this many of the best.", **TOP_K)
+    top_fraction: float | None = option(None, "Keep this share of the best, 0 to 1, rounded up.", **TOP_FRACTION)
     memory_mib: int = option(MEMORY_MIB, MEMORY, ge=16)
     s3_endpoint: str | None = option(None, S3_ENDPOINT)
     devices: str = option("auto", DEVICES)
@@ -225,13 +226,13 @@ class ReselectConfig:
         check_address("store", self.store)
         check_endpoint(self.s3_endpoint)
         check_placing(self)
-        if cut_from_options(self.threshold, self.top_k, self.top_fraction) is None:
+        if cut_from_options(_cut_fields(self)) is None:
             raise UsageError("no cut is given: give threshold, top_k or top_fraction")
 
     @property
     def cut(self) -> Cut:
         """The new rule that keeps candidates."""
-        return cut_from_options(self.threshold, self.top_k, self.top_fraction) or DEFAULT_CUT
+        return cut_from_options(_cut_fields(self)) or DEFAULT_CUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,10 +247,12 @@ class ScoreShardsConfig:
     store: str = option(DEFAULT_STORE, "Where the run lives: a local folder or s3://bucket/prefix.")
     part: int = option(0, "Which part of the shards: 0 for the first.", ge=0)
     parts: int = option(1, "Into how many parts the run's shards are divided.", ge=1)
-    threshold: float | None = option(None, "Race for golden scores strictly above this, 0 to 1.", ge=0, lt=1)
-    top_k: int | None = option(None, "Race for this many of the best.", ge=1)
+    threshold: float | None = option(None, "Race for golden scores strictly above this, 0 to 1.", **THRESHOLD)
+    top_k: int | None = option(None, "Race for this many of the best.", **TOP_K)
     top_fraction: float | None = option(
-        None, "Race for this share of the best, 0 to 1. Default: the run's own cut, if it races.", gt=0, le=1
+        None,
+        "Race for this share of the best, 0 to 1. Default: the run's own cut, if it races.",
+        **TOP_FRACTION,
     )
     s3_endpoint: str | None = option(None, S3_ENDPOINT)
     devices: str = option("auto", DEVICES)
@@ -265,12 +268,16 @@ class ScoreShardsConfig:
         check_devices(self.devices)
         if self.part >= self.parts:
             raise UsageError(f"part={self.part} is none of parts={self.parts}: allowed is 0 to {self.parts - 1}")
-        cut_from_options(self.threshold, self.top_k, self.top_fraction)
+        cut_from_options(_cut_fields(self))
 
     @property
     def cut(self) -> Cut | None:
         """The rule that the race is for; None for the run's own."""
-        return cut_from_options(self.threshold, self.top_k, self.top_fraction)
+        return cut_from_options(_cut_fields(self))
+
+
+def _cut_fields(config: CurateConfig | ReselectConfig | ScoreShardsConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in CUTS}
 
 
 def config_from_mapping(options: Mapping[str, Any], *, source: str) -> CurateConfig:

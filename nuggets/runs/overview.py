@@ -54,7 +54,7 @@ def run_overview(store: Store, run: Run) -> RunOverview:
         selections=tuple(
             SelectionOverview(
                 name=item["name"],
-                cut=item["cut"]["meaning"],
+                cut=item["cut_description"],
                 kept=item["kept"],
                 candidates=item["candidates"],
                 created_at=item["created_at"],

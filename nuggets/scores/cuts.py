@@ -1,8 +1,13 @@
-"""Cuts: the rules that keep candidates. Pure; which candidates they keep is `selection`'s business."""
+"""Cuts: the rules that keep candidates, and how a cut is written as options. Pure.
+
+Command line, YAML, forms and manifests all write a cut as one of the options `{"threshold": 0.85}`, `{"top_k": 100}`
+and `{"top_fraction": 0.05}`. Which candidates a cut keeps is decided in `selection`.
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from nuggets.checks import check_range
@@ -33,29 +38,47 @@ class TopFraction:
 Cut = Threshold | TopK | TopFraction
 
 
-def cut_from_options(threshold: float | None, top_k: int | None, top_fraction: float | None) -> Cut | None:
-    """The one cut that is given, or None; raises UsageError for two at once or a value out of range."""
-    given = {"threshold": threshold, "top_k": top_k, "top_fraction": top_fraction}
-    named = {name: value for name, value in given.items() if value is not None}
-    if len(named) > 1:
-        listed = ", ".join(f"{name}={value}" for name, value in named.items())
-        raise UsageError(f"{listed}: give one cut, not {len(named)}")
-    if threshold is not None:
-        check_range("threshold", threshold, ge=0, lt=1)  # no score is strictly above 1
-        return Threshold(float(threshold))
-    if top_k is not None:
-        check_range("top_k", top_k, ge=1)
-        return TopK(int(top_k))
-    if top_fraction is not None:
-        check_range("top_fraction", top_fraction, gt=0, le=1)
-        return TopFraction(float(top_fraction))
+# Option name -> the bounds of its value. Configuration fields and forms take their bounds from here.
+CUT_BOUNDS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "threshold": {"ge": 0, "lt": 1},  # no score is strictly above 1
+        "top_k": {"ge": 1},
+        "top_fraction": {"gt": 0, "le": 1},
+    }
+)
+
+
+def cut_from_options(options: Mapping[str, Any]) -> Cut | None:
+    """Read the cut from its options; other keys are ignored. None if no cut is given.
+
+    Raises UsageError for more than one cut, or a value out of range.
+    """
+    given = {name: options[name] for name in CUT_BOUNDS if options.get(name) is not None}
+    if len(given) > 1:
+        listed = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise UsageError(f"{listed}: give one cut, not {len(given)}")
+    for name, value in given.items():
+        check_range(name, value, **CUT_BOUNDS[name])
+    match given:
+        case {"threshold": value}:
+            return Threshold(float(value))
+        case {"top_k": count}:
+            return TopK(int(count))
+        case {"top_fraction": value}:
+            return TopFraction(float(value))
     return None
 
 
-def recorded_cut(options: Mapping[str, Any]) -> Cut | None:
-    """The cut among a stored run's options, or None: also one that keeps nothing, as earlier versions accepted."""
-    rules: dict[str, Callable[[Any], Cut]] = {"threshold": Threshold, "top_k": TopK, "top_fraction": TopFraction}
-    return next((rule(options[name]) for name, rule in rules.items() if options.get(name) is not None), None)
+def cut_options(cut: Cut | None) -> dict[str, float]:
+    """Write a cut as options, the inverse of `cut_from_options`; empty for None."""
+    match cut:
+        case Threshold(value):
+            return {"threshold": value}
+        case TopK(count):
+            return {"top_k": count}
+        case TopFraction(value):
+            return {"top_fraction": value}
+    return {}
 
 
 def kept_count(cut: TopK | TopFraction, candidates: int) -> int:

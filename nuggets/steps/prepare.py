@@ -14,7 +14,7 @@ from nuggets.models.scoring_setup import ScoringSetup
 from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.runs.manifest import Run, open_run, read_run
 from nuggets.runs.prepared import PreparedRun
-from nuggets.scores.cuts import Cut, recorded_cut
+from nuggets.scores.cuts import Cut, cut_from_options
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store, open_store
 
@@ -127,7 +127,7 @@ def resume_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> 
 
 def own_cut(run: Run) -> Cut | None:
     """The cut that a run raced for; None if it was to have its full table."""
-    return recorded_cut(run.config) or DEFAULT_CUT if run.config.get("racing", "on") == "on" else None
+    return cut_from_options(run.config) or DEFAULT_CUT if run.config.get("racing", "on") == "on" else None
 
 
 def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_file_digest: str | None) -> str:

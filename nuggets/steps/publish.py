@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from nuggets.report.figure import data_address
 from nuggets.report.markdown import RankedExample, files_table, picture, score_quantiles, selections_table
 from nuggets.runs.manifest import Run, list_selections, read_run, selection_folder
 from nuggets.scores.anchor_wins import anchor_wins_path, read_anchor_wins
-from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK, cut_name, describe_cut
+from nuggets.scores.cuts import Cut, cut_from_options, cut_name, cut_options, describe_cut
 from nuggets.scores.score_table import golden_digest, score_tables
 from nuggets.scores.selection import (
     Boundary,
@@ -164,7 +164,7 @@ def compare_selections(store_url: str, run: str) -> str:
     store = open_store(store_url)
     made = list_selections(store, run)
     return selections_table(
-        [(item["cut"]["meaning"], item["kept"], store.uri(selection_folder(run, item["name"]))) for item in made]
+        [(item["cut_description"], item["kept"], store.uri(selection_folder(run, item["name"]))) for item in made]
     )
 
 
@@ -200,7 +200,8 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
             store.write_file(f"{folder}/{name}", file)
     manifest = {
         "name": selection.name,
-        "cut": asdict(cut) | {"rule": type(cut).__name__, "meaning": describe_cut(cut)},
+        "cut": cut_options(cut),
+        "cut_description": describe_cut(cut),
         "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "candidates": selection.candidates,
         "kept": selection.kept,
@@ -221,9 +222,10 @@ def _sha256(file: Path) -> str:
 
 def published_cut(selections: Sequence[dict[str, Any]], run: str, name: str | None) -> Cut:
     """The cut of a run's selection, the named one or the newest. Raises UsageError if there is none."""
-    known = {item["name"]: item["cut"] for item in selections}
-    if not known or (name is not None and name not in known):
-        raise UsageError(f"run '{run}' has no selection {name or ''}; selections there: {', '.join(known) or 'none'}")
-    fields = known[name or selections[-1]["name"]]
-    rules: dict[str, Callable[[Any], Cut]] = {rule.__name__: rule for rule in (Threshold, TopK, TopFraction)}
-    return rules[fields["rule"]](fields["count" if fields["rule"] == TopK.__name__ else "value"])
+    options = {item["name"]: item["cut"] for item in selections}
+    if not options or (name is not None and name not in options):
+        listed = ", ".join(options) or "none"
+        raise UsageError(f"run '{run}' has no selection {name or ''}; selections there: {listed}")
+    cut = cut_from_options(options[name or selections[-1]["name"]])
+    assert cut is not None, "a selection is published with its cut"
+    return cut
