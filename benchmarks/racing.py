@@ -35,7 +35,7 @@ from racing_tables import Table, made_up_table, read_table
 from nuggets.config.configs import SHARD_SIZE
 from nuggets.errors import NuggetsError
 from nuggets.racing.next_round import Part, RaceSchedule, next_round
-from nuggets.scores.bounds import bar, score_bounds
+from nuggets.scores.bounds import cutoff, score_bounds
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, cut_from_options, describe_cut, kept_count
 from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import rank_keys
@@ -166,7 +166,7 @@ def fewest_possible(gains: NDArray[np.float64], cut: Cut) -> int:
     """How many cells any method has to compute, even one that knows beforehand which of them are lost."""
     anchors = gains.shape[1]
     score = (gains > 0).sum(axis=1) / anchors
-    needed = bar(score, cut)
+    needed = cutoff(score, cut)
     losses = int(np.argmax((anchors - np.arange(anchors + 2)) / anchors < needed))  # the fewest that prove it
     return int(np.where(score >= needed, anchors, losses).sum())
 

@@ -29,6 +29,7 @@ from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.anchor_wins import anchor_wins_path, count_wins, read_anchor_wins
 from nuggets.scores.cuts import Threshold, TopK
 from nuggets.scores.score_table import read_score_table
+from nuggets.scores.wins import cell_gains
 from nuggets.steps.publish import Selection, publish_selection, read_report, selection_page
 from nuggets.steps.score_candidates import score_candidates
 from nuggets.store.store import Store
@@ -222,8 +223,9 @@ CELLS = shaped.arrays(np.float32, (7, 3), elements=st.sampled_from([NAN, -2.0, -
 @given(CELLS, shaped.arrays(np.bool_, (7, 3)))
 def test_wins_and_cells_of_parts_add_up(cells, eligible):
     zero_shot = np.array([-2.0, -1.0, 0.0], dtype=np.float32)
-    whole = count_wins(cells, zero_shot, eligible)
-    parts = [count_wins(cells[part], zero_shot, eligible[part]) for part in (slice(3), slice(3, 7))]
+    gains = cell_gains(cells, zero_shot)
+    whole = count_wins(gains, eligible)
+    parts = [count_wins(gains[part], eligible[part]) for part in (slice(3), slice(3, 7))]
     assert (whole == parts[0] + parts[1]).all()
     expected = [[[row[anchor] > zero_shot[anchor], not np.isnan(row[anchor])] for row in cells] for anchor in range(3)]
     for anchor in range(3):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.scores.bounds import ScoreBounds, cutoff, joined, score_bounds, undecided
+from nuggets.scores.bounds import ScoreBounds, concatenate_bounds, cutoff, score_bounds, undecided
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK
 
 NAN = float("nan")
@@ -45,8 +45,8 @@ def test_gains_above_0_are_wins_all_others_losses_and_cells_that_are_not_judged_
 
 
 def test_parts_of_a_pool_are_joined_in_order():
-    assert joined([]).anchors.tolist() == []
-    found = joined([bounds([(1, 2, 3)]), bounds([]), bounds([(4, 0, 0), (0, 0, 1)])])
+    assert concatenate_bounds([]).anchors.tolist() == []
+    found = concatenate_bounds([bounds([(1, 2, 3)]), bounds([]), bounds([(4, 0, 0), (0, 0, 1)])])
     assert (found.wins.tolist(), found.losses.tolist(), found.anchors.tolist()) == ([1, 4, 0], [2, 0, 0], [6, 4, 1])
 
 

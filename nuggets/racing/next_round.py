@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.racing.gain_model import GainModel, fit_gains, loss_probabilities
-from nuggets.scores.bounds import ScoreBounds, cutoff, joined, score_bounds, undecided
+from nuggets.scores.bounds import ScoreBounds, concatenate_bounds, cutoff, score_bounds, undecided
 from nuggets.scores.cuts import Cut, Threshold, kept_count
 
 SAMPLE = 2048  # candidates that the gain model is learnt from
@@ -99,7 +99,7 @@ def next_round(parts: Parts, cut: Cut, tokens: NDArray[np.float64], pace: RaceSc
         free.append(np.full(len(part.gains), part.free))
         sample.add(part.gains)
         known += int((~np.isnan(part.gains)).sum())
-    bounds = joined(bounds_of_parts)
+    bounds = concatenate_bounds(bounds_of_parts)
     is_open = undecided(bounds, cut)
     if not is_open.any():
         return Race(known, 0, 0, iter(()))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nuggets.anchors.anchor_set import Anchor
 from nuggets.anchors.baseline import Baseline
 from nuggets.runs.manifest import run_folder
+from nuggets.scores.wins import losses, wins
 from nuggets.store.parquet import read_table, table_bytes
 from nuggets.store.store import Store
 
@@ -53,23 +54,18 @@ def anchor_wins_path(run: str) -> str:
     return f"{run_folder(run)}/anchors.parquet"
 
 
-def count_wins(
-    cells: NDArray[np.float32], zero_shot: NDArray[np.float32], eligible: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Per anchor, wins and cells `(2, anchors)` among cells `(candidates, anchors)` in nats, NaN where not computed.
-
-    Only cells count on which a candidate is `judged`. A tie is a loss.
-    """
-    known = eligible & ~np.isnan(cells)
-    return np.stack([((cells > zero_shot) & known).sum(axis=0), known.sum(axis=0)]).astype(np.int64)
+def count_wins(gains: NDArray[np.float32], eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Wins and cells of each anchor `(2, anchors)`, of gains `(candidates, anchors)`, NaN where not computed."""
+    won, lost = (outcomes.sum(axis=0) for outcomes in (wins(gains, eligible), losses(gains, eligible)))
+    return np.stack([won, won + lost]).astype(np.int64)
 
 
 def write_anchor_wins(
     store: Store, run: str, anchors: Sequence[Anchor], baseline: Baseline, counted: NDArray[np.int64]
 ) -> None:
     """Store what `count_wins` came to over all candidates, with the anchors' texts and baseline."""
-    wins, cells = counted
-    rate = wins / np.where(cells > 0, cells, np.nan)
+    won, cells = counted
+    rate = won / np.where(cells > 0, cells, np.nan)
     tokens = baseline.response_tokens
     order = np.argsort(np.where(np.isnan(rate), np.inf, -rate), kind="stable")  # without a cell: last
     columns = {
@@ -82,7 +78,7 @@ def write_anchor_wins(
         "zero_shot": pa.array(baseline.zero_shot),
         "response_tokens": pa.array(tokens),
         "zero_shot_loss": pa.array(-baseline.zero_shot / np.maximum(tokens, 1), pa.float32(), mask=tokens == 0),
-        "wins": pa.array(wins),
+        "wins": pa.array(won),
         "cells": pa.array(cells),
         "win_rate": pa.array(rate, mask=cells == 0),
     }

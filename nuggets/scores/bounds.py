@@ -9,12 +9,14 @@ best k of a pool    out if (w + r)/m <  the k-th highest w/m       (equal could 
 ```
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.scores.cuts import Cut, Threshold, kept_count
+from nuggets.scores.wins import losses, wins
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +49,26 @@ class ScoreBounds:
 
 
 def score_bounds(gains: NDArray[np.float32], eligible: NDArray[np.bool_]) -> ScoreBounds:
-    """The standing that gains `(candidates, anchors)` give: cell minus baseline in nats, NaN where not computed.
+    """The bounds that gains `(candidates, anchors)` in nats give, NaN where not computed.
 
-    `judged` is False where a candidate is not judged on an anchor, because it is that anchor. A tie is a loss.
+    `eligible` is False where an anchor does not count for a candidate, because the candidate is that anchor.
     """
-    wins = (gains > 0) & eligible
-    losses = (gains <= 0) & eligible
     return ScoreBounds(
-        wins.sum(axis=1, dtype=np.int32), losses.sum(axis=1, dtype=np.int32), eligible.sum(axis=1, dtype=np.int32)
+        wins(gains, eligible).sum(axis=1, dtype=np.int32),
+        losses(gains, eligible).sum(axis=1, dtype=np.int32),
+        eligible.sum(axis=1, dtype=np.int32),
     )
 
 
-def joined(parts: list[ScoreBounds]) -> ScoreBounds:
-    """Several bounds_of_parts as one, in order."""
-    if not parts:
+def concatenate_bounds(shards: Sequence[ScoreBounds]) -> ScoreBounds:
+    """The bounds of several shards as one, in order."""
+    if not shards:
         empty = np.empty(0, dtype=np.int32)
         return ScoreBounds(empty, empty, empty)
     return ScoreBounds(
-        np.concatenate([part.wins for part in parts]),
-        np.concatenate([part.losses for part in parts]),
-        np.concatenate([part.anchors for part in parts]),
+        np.concatenate([shard.wins for shard in shards]),
+        np.concatenate([shard.losses for shard in shards]),
+        np.concatenate([shard.anchors for shard in shards]),
     )
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nuggets.scores.bounds import ScoreBounds
+from nuggets.scores.bounds import ScoreBounds, score_bounds
+from nuggets.scores.wins import cell_gains
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +59,21 @@ def score_table(
     shard: int,
     eligible: NDArray[np.bool_],
 ) -> ScoreTable:
-    """Judge a shard's candidates by their cells `(candidates, anchors)` in nats, NaN where not computed."""
-    known = eligible & ~np.isnan(cells)
-    gains = (cells.astype(np.float64) - zero_shot) / np.maximum(response_tokens, 1)
-    # Anchors that the token limit left without response (profile released) are losses, but have no gain per token.
-    measured = known & (response_tokens > 0)
-    mean_gain = np.where(measured, gains, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
+    """The scores of a shard's candidates by their cells `(candidates, anchors)` in nats, NaN where not computed."""
+    bounds = score_bounds(cell_gains(cells, zero_shot), eligible)
+    # The token limit leaves some anchors without response tokens (profile released). They are losses, but have no gain
+    # per token.
+    measured = eligible & ~np.isnan(cells) & (response_tokens > 0)
+    gain_per_token = (cells.astype(np.float64) - zero_shot) / np.maximum(response_tokens, 1)
+    mean_gain = np.where(measured, gain_per_token, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
     return ScoreTable(
         candidate_ids,
         candidate_rows,
         np.full(len(cells), shard, dtype=np.int32),
-        ((cells > zero_shot) & known).sum(axis=1, dtype=np.int32),
-        known.sum(axis=1, dtype=np.int32),
-        eligible.sum(axis=1, dtype=np.int32),
-        np.where(known.sum(axis=1) == eligible.sum(axis=1), mean_gain, np.nan),
+        bounds.wins,
+        bounds.cells,
+        bounds.anchors,
+        np.where(bounds.complete, mean_gain, np.nan),
     )
 
 

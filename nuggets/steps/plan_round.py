@@ -25,6 +25,7 @@ from nuggets.runs.manifest import run_folder
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut
 from nuggets.scores.golden import eligible_cells
+from nuggets.scores.wins import cell_gains
 from nuggets.store.store import Store, open_store
 
 _MEASURED = 64  # candidates from which the usual length of a demonstration is taken
@@ -83,7 +84,7 @@ def plan_round(
         for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
             eligible = eligible_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell, set_aside=aside)
             bad.update(aside.intersection(shard.candidate_ids.to_pylist()) if aside else ())
-            gains = shard.values - baseline.zero_shot
+            gains = cell_gains(shard.values, baseline.zero_shot)
             yield Part(shard.index, shard.candidate_ids, gains, eligible, free=shard.index not in busy)
 
     # Small products: shared among threads they gain little, and wait long where something else is running.

@@ -13,6 +13,7 @@ from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.anchor_wins import count_wins, write_anchor_wins
 from nuggets.scores.golden import ScoreTable, eligible_cells, score_table
 from nuggets.scores.score_table import write_score_table
+from nuggets.scores.wins import cell_gains
 from nuggets.store.store import open_store
 
 
@@ -33,7 +34,7 @@ def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> No
                 keep_own_cell=prepared.setup.profile == "released",
                 set_aside=aside,
             )
-            counted += count_wins(shard.values, baseline.zero_shot, eligible)
+            counted += count_wins(cell_gains(shard.values, baseline.zero_shot), eligible)
             yield score_table(
                 shard.values,
                 baseline.zero_shot,
