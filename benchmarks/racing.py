@@ -34,7 +34,7 @@ from racing_tables import Table, made_up_table, read_table
 
 from nuggets.config.configs import SHARD_SIZE
 from nuggets.errors import NuggetsError
-from nuggets.racing.next_round import Part, RaceSchedule, next_round
+from nuggets.racing.next_round import ShardGains, next_round
 from nuggets.scores.bounds import cutoff, score_bounds
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, cut_from_options, describe_cut, kept_count
 from nuggets.scores.golden import ScoreTable
@@ -42,16 +42,10 @@ from nuggets.scores.ranking import rank_keys
 from nuggets.scores.selection import count_scores, find_boundary
 from nuggets.store.disk_buckets import MEMORY
 
-# cells: where a visit costs nothing but its cells. patient: more rounds, fewer cells.
-PACES = {
-    "production": RaceSchedule(),
-    "cells": RaceSchedule(stride=0.5, least=1, optimism=0.5),
-    "patient": RaceSchedule(pilot=1, growth=1.3, stride=0.5, least=1, optimism=6.0),
-}
 REAL = Path(__file__).resolve().parents[2] / "shared" / "reference" / "matrix.csv"
 CUTS = (*map(TopFraction, (0.01, 0.05, 0.1, 0.25)), *map(Threshold, (0.3, 0.4, 0.5)))
 _SEEDS = 10  # orders in which the real table races
-_SMALL = 1000  # candidates below which rounds are cheap
+_VISIT_CELLS = 4  # cells that a candidate gets at least in a round where its demonstration costs about that much
 
 
 def main() -> int:
@@ -61,9 +55,10 @@ def main() -> int:
     parser.add_argument("--top-fraction", type=float, metavar="F", help="cut: keep this share of the best, 0 to 1")
     parser.add_argument("--threshold", type=float, metavar="X", help="cut: keep golden scores above this, 0 to 1")
     parser.add_argument(
-        "--pace",
-        choices=tuple(PACES),
-        help=f"default: production where tokens are known, else patient below {_SMALL} candidates, else cells",
+        "--min-cells",
+        type=int,
+        metavar="N",
+        help=f"least cells of a candidate in a round (default: {_VISIT_CELLS} where tokens are known, else 1)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="order of candidates, and made-up tables (0)")
     parser.add_argument("--candidates", nargs="+", type=int, metavar="N", help="sizes of the made-up tables")
@@ -81,13 +76,13 @@ def main() -> int:
         if args.table and cut is None:
             parser.error("--table needs a cut: give --top-fraction or --threshold")
         if args.table:
-            outcome = race(read_table(args.table), cut, pace=args.pace, seed=args.seed)
+            outcome = race(read_table(args.table), cut, min_cells=args.min_cells, seed=args.seed)
             print("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in asdict(outcome).items()))
             outcomes, found = [outcome], asdict(outcome)
         else:
             sizes = args.candidates or [1000, 10_000] + [100_000] * (not args.quick)
             outcomes = list(
-                _programme([cut] if cut else CUTS, sizes, args.pace, seed=args.seed, real=not args.candidates)
+                _programme([cut] if cut else CUTS, sizes, args.min_cells, seed=args.seed, real=not args.candidates)
             )
             found = {"same_answer": all(item.same_answer for item in outcomes), "races": list(map(asdict, outcomes))}
     except NuggetsError as error:
@@ -99,9 +94,10 @@ def main() -> int:
     return 0 if all(item.same_answer for item in outcomes) else 1
 
 
-def race(table: Table, cut: Cut, *, pace: str | None, seed: int) -> Outcome:
+def race(table: Table, cut: Cut, *, min_cells: int | None, seed: int) -> Outcome:
     """Race to the end, as the product does, and hold the answer against the full table's."""
-    pace = pace or _usual_pace(table)
+    if min_cells is None:
+        min_cells = _VISIT_CELLS if table.demonstration_tokens is not None else 1
     order = np.random.default_rng(seed).permutation(len(table.gains))
     gains = table.gains[order]
     ids = pa.array([f"{place:032d}" for place in order.tolist()])
@@ -110,17 +106,17 @@ def race(table: Table, cut: Cut, *, pace: str | None, seed: int) -> Outcome:
     tokens = table.anchor_tokens if table.anchor_tokens is not None else np.ones(gains.shape[1])
     started = time.perf_counter()
 
-    def parts() -> Iterator[Part]:
+    def known_gains() -> Iterator[ShardGains]:
         for index, start in enumerate(range(0, len(known), SHARD_SIZE)):
             some = known[start : start + SHARD_SIZE]
-            yield Part(index, ids[start : start + SHARD_SIZE], some, np.ones(some.shape, dtype=bool))
+            yield ShardGains(index, ids[start : start + SHARD_SIZE], some, np.ones(some.shape, dtype=bool))
 
     visits = np.zeros(len(gains), dtype=np.int64)
     rounds = 0
     while True:
         before = int(visits.sum())
-        for choice in next_round(parts, cut, tokens, PACES[pace], round_number=rounds).choices:
-            here = slice(choice.part.index * SHARD_SIZE, (choice.part.index + 1) * SHARD_SIZE)
+        for choice in next_round(known_gains, cut, tokens, min_cells=min_cells, round_number=rounds).choices:
+            here = slice(choice.shard.index * SHARD_SIZE, (choice.shard.index + 1) * SHARD_SIZE)
             known[here][choice.cells] = revealed[here][choice.cells]
             visits[here] += choice.cells.any(axis=1)
         if visits.sum() == before:
@@ -133,7 +129,7 @@ def race(table: Table, cut: Cut, *, pace: str | None, seed: int) -> Outcome:
         candidates=gains.shape[0],
         anchors=gains.shape[1],
         cut=describe_cut(cut),
-        pace=pace,
+        min_cells=min_cells,
         seed=seed,
         cells_computed=int((~np.isnan(known)).sum()),
         fewest_possible=fewest_possible(gains, cut),
@@ -145,12 +141,6 @@ def race(table: Table, cut: Cut, *, pace: str | None, seed: int) -> Outcome:
         tokens_share=_tokens_share(table, order, known, visits),
         seconds=round(seconds, 1),
     )
-
-
-def _usual_pace(table: Table) -> str:
-    if table.demonstration_tokens is not None:
-        return "production"
-    return "patient" if len(table.gains) < _SMALL else "cells"
 
 
 def kept_of_full_table(gains: NDArray[np.float64], cut: Cut) -> NDArray[np.int64]:
@@ -208,7 +198,7 @@ def _signed_float32(gains: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _programme(
-    cuts: Iterable[Cut], sizes: Iterable[int], pace: str | None, *, seed: int, real: bool
+    cuts: Iterable[Cut], sizes: Iterable[int], min_cells: int | None, *, seed: int, real: bool
 ) -> Iterator[Outcome]:
     """All races, each printed as it ends: the real table in several orders, then made-up ones."""
     cuts = list(cuts)
@@ -218,13 +208,13 @@ def _programme(
         table = replace(read_table(REAL), name="real, matrix.csv")
         print(f"\n{table.name}: {_SEEDS} orders, mean and worst\n{HEADING}")
         for cut in cuts:
-            outcomes = [race(table, cut, pace=pace, seed=seed + number) for number in range(_SEEDS)]
+            outcomes = [race(table, cut, min_cells=min_cells, seed=seed + number) for number in range(_SEEDS)]
             print(races_row(outcomes), flush=True)
             yield from outcomes
     for table in (table for size in sizes for table in _by_cells_and_by_tokens(made_up_table(size, seed=seed))):
         print(f"\n{table.name}\n{HEADING}")
         for cut in cuts:
-            outcome = race(table, cut, pace=pace, seed=seed)
+            outcome = race(table, cut, min_cells=min_cells, seed=seed)
             print(races_row([outcome]), flush=True)
             yield outcome
 

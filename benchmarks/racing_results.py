@@ -14,7 +14,7 @@ class Outcome:
     candidates: int
     anchors: int
     cut: str
-    pace: str
+    min_cells: int
     seed: int
     cells_computed: int
     fewest_possible: int
@@ -29,7 +29,7 @@ class Outcome:
 
 _WIDTHS = {
     "cut": -24,
-    "pace": 12,
+    "min cells": 11,
     "of full": 16,
     "of fewest": 14,
     "rounds": 8,
@@ -60,7 +60,7 @@ def races_row(outcomes: list[Outcome]) -> str:
     tokens = outcomes[0].tokens_share
     texts = (
         outcomes[0].cut,
-        outcomes[0].pace,
+        str(outcomes[0].min_cells),
         figures([item.cells_computed / item.full_table for item in outcomes], ".3f"),
         figures([item.cells_computed / max(1, item.fewest_possible) for item in outcomes], ".2f"),
         f"{np.mean([item.rounds for item in outcomes]):.0f}",

@@ -4,9 +4,10 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nuggets.racing.work_list import WorkItem, read_worklist, write_worklist
+from nuggets.racing.work_list import ShardWork, read_worklist, write_worklist
 from nuggets.runs.manifest import RunState, open_run, record_state
 from nuggets.steps.gc import find_garbage, sweep_garbage
 from nuggets.store.store import Store
@@ -26,7 +27,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def worklist(store: Store, run: str, number: int, *, age: float) -> str:
-    path = write_worklist(store, f"runs/{run}/worklists", {"shard": [WorkItem("id", (number,))]})
+    path = write_worklist(
+        store, f"runs/{run}/worklists", {"shard": ShardWork(np.array([number]), np.ones((1, 2), dtype=bool))}
+    )
     then = time.time() - age
     os.utime(Path(store.url, path), (then, then))
     return path
@@ -40,7 +43,7 @@ def test_work_lists_that_a_reselect_is_reading_outlive_a_sweep_though_its_run_ha
     assert found.worklists == (old,)
     assert find_garbage(store, older_than=9 * DAY).worklists == ()
     sweep_garbage(store, found, damaged=False)
-    assert [read_worklist(store, path)["shard"][0].anchors for path in (young, going)] == [(1,), (3,)]
+    assert [read_worklist(store, path)["shard"].positions.tolist() for path in (young, going)] == [[1], [3]]
     assert not store.exists(old)
 
 

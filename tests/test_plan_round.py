@@ -15,8 +15,8 @@ from nuggets.cells.folders import cells_folder
 from nuggets.config.configs import CurateConfig
 from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source
-from nuggets.pools.shards import Pool, read_candidates
-from nuggets.racing.next_round import CellsToCompute, Part
+from nuggets.pools.shards import Pool, read_candidates, read_ids
+from nuggets.racing.next_round import CellsToCompute, ShardGains
 from nuggets.racing.work_list import read_worklist
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut, Threshold, TopK
@@ -55,14 +55,11 @@ def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[Prepared
 def cells(prepared: PreparedRun, plan: Round) -> Counter[tuple[str, int]]:
     """How often each candidate and anchor stands in the work lists of a round."""
     store = open_store(prepared.store)
-    lists = [read_worklist(store, unit.worklist) for unit in plan.units]
-    return Counter(
-        (item.candidate_id, anchor)
-        for worklist in lists
-        for items in worklist.values()
-        for item in items
-        for anchor in item.anchors
-    )
+    requested: Counter[tuple[str, int]] = Counter()
+    for shard, work in (item for unit in plan.units for item in read_worklist(store, unit.worklist).items()):
+        ids = read_ids(store, shard)[0].take(work.positions).to_pylist()
+        requested.update((ids[row], anchor) for row, anchor in np.argwhere(work.cells).tolist())
+    return requested
 
 
 @pytest.mark.parametrize("cut", [None, TopK(2)], ids=["whole table", "race"])
@@ -84,11 +81,15 @@ def test_a_round_has_a_part_for_every_worker(
 
 def test_cells_that_another_run_has_stored_in_the_meantime_are_nobodys_work() -> None:
     ids, gains = pa.array(["a", "b"]), np.zeros((2, 3), dtype=np.float32)
-    part = Part(0, ids, gains, np.ones((2, 3), dtype=bool))
+    shard = ShardGains(0, ids, gains, np.ones((2, 3), dtype=bool))
     some = np.array([[True, False, True], [False, False, False]])
-    assert list(_tasks([CellsToCompute(part, np.zeros((2, 3), dtype=bool))], cells_at_most=2)) == []
-    (task,) = _tasks([CellsToCompute(part, np.zeros((2, 3), dtype=bool)), CellsToCompute(part, some)], cells_at_most=2)
-    assert [(item.candidate_id, item.anchors) for work in task for item in work.items] == [("a", (0, 2))]
+    assert list(_tasks([CellsToCompute(shard, np.zeros((2, 3), dtype=bool))], cells_at_most=2)) == []
+    (task,) = _tasks(
+        [CellsToCompute(shard, np.zeros((2, 3), dtype=bool)), CellsToCompute(shard, some)], cells_at_most=2
+    )
+    assert [(piece.work.positions.tolist(), piece.work.cells.tolist()) for piece in task] == [
+        ([0], [[True, False, True]])
+    ]
 
 
 def test_busy_shards_are_in_nobodys_part(planned: tuple[PreparedRun, Pool, str]) -> None:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from nuggets.racing.next_round import (
     CellsToCompute,
-    Part,
-    RaceSchedule,
-    chosen_cells,
+    ShardGains,
+    cells_per_candidate,
+    likeliest_losses,
     losses_needed,
     next_round,
-    plausible_scores,
-    visit_sizes,
+    sampled_scores,
     whole_table,
 )
+from nuggets.racing.sample import SAMPLE, GainSample
 from nuggets.scores.bounds import score_bounds, undecided
 from nuggets.scores.cuts import Cut, Threshold, TopFraction, TopK, kept_count
 from nuggets.scores.golden import ScoreTable, score_table
@@ -44,16 +44,16 @@ class Pool:
     def ids(self) -> list[str]:
         return [f"c{place:02d}" for place in range(len(self.gains))]
 
-    def parts(self, known: NDArray[np.bool_], busy: frozenset[int] = frozenset()) -> Iterator[Part]:
+    def gains_of_shards(self, known: NDArray[np.bool_], busy: frozenset[int] = frozenset()) -> Iterator[ShardGains]:
         start = 0
         for index, size in enumerate(self.shards):
             here = slice(start, start + size)
             start += size
             gains = np.where(known[here], self.gains[here], np.float32(NAN))
-            yield Part(index, pa.array(self.ids[here]), gains, self.eligible[here], free=index not in busy)
+            yield ShardGains(index, pa.array(self.ids[here]), gains, self.eligible[here], free=index not in busy)
 
     def reveal(self, known: NDArray[np.bool_], choice: CellsToCompute) -> None:
-        start = sum(self.shards[: choice.part.index])
+        start = sum(self.shards[: choice.shard.index])
         here = known[start : start + len(choice.cells)]
         for column, first in enumerate(self.same_anchor):
             same = [place for place, other in enumerate(self.same_anchor) if other == first]
@@ -96,14 +96,7 @@ SHARES = st.integers(1, 8).flatmap(lambda below: st.integers(0, below).map(lambd
 CUTS: st.SearchStrategy[Cut] = st.one_of(
     SHARES.map(Threshold), st.integers(1, 14).map(TopK), SHARES.map(TopFraction)
 )  # fmt: skip
-PACES = st.just(RaceSchedule()) | st.builds(
-    RaceSchedule,
-    pilot=st.integers(1, 20),
-    growth=st.floats(1, 4),
-    stride=st.floats(0.05, 1),
-    least=st.integers(0, 9),
-    optimism=st.floats(-3, 3),
-)
+MIN_CELLS = st.just(4) | st.integers(0, 9)
 RANDOM = st.randoms(use_true_random=False)
 
 
@@ -118,7 +111,7 @@ def something(pool: Pool, random: random.Random, share: float) -> NDArray[np.boo
 
 
 def run_race(
-    pool: Pool, known: NDArray[np.bool_], cut: Cut, pace: RaceSchedule, random: random.Random, *, late: float = 0.0
+    pool: Pool, known: NDArray[np.bool_], cut: Cut, random: random.Random, *, min_cells: int = 4, late: float = 0.0
 ) -> int:
     """Race to the end, filling `known`; returns how many cells were asked for.
 
@@ -129,8 +122,8 @@ def run_race(
     asked = 0
     while True:
         busy = frozenset(waiting)
-        parts = lambda: pool.parts(known, busy)  # noqa: B023, E731
-        found = next_round(parts, cut, tokens, pace, round_number=random.randrange(9))
+        parts = lambda: pool.gains_of_shards(known, busy)  # noqa: B023, E731
+        found = next_round(parts, cut, tokens, min_cells=min_cells, round_number=random.randrange(9))
         choices = list(found.choices)
         gains = np.where(known, pool.gains, np.float32(NAN))
         is_open = undecided(score_bounds(gains, pool.eligible), cut)
@@ -138,13 +131,13 @@ def run_race(
         free = np.repeat([shard not in busy for shard in range(len(pool.shards))], pool.shards)
         assert bool(choices) == bool((is_open & free).any())
         for choice in choices:
-            assert choice.part.free and choice.cells.any()
-            assert not (choice.cells & ~choice.part.eligible).any()
-            assert not (choice.cells & ~np.isnan(choice.part.gains)).any()
-            start = sum(pool.shards[: choice.part.index])
+            assert choice.shard.free and choice.cells.any()
+            assert not (choice.cells & ~choice.shard.eligible).any()
+            assert not (choice.cells & ~np.isnan(choice.shard.gains)).any()
+            start = sum(pool.shards[: choice.shard.index])
             assert is_open[start : start + len(choice.cells)][choice.cells.any(axis=1)].all()
             asked += int(choice.cells.sum())
-            waiting[choice.part.index] = choice
+            waiting[choice.shard.index] = choice
         if not waiting:
             return asked
         done = [shard for shard in waiting if random.random() >= late] or [random.choice(sorted(waiting))]
@@ -188,11 +181,11 @@ def check_answer(pool: Pool, known: NDArray[np.bool_], cut: Cut) -> None:
         assert bounds.high[is_open].max() < bounds.low[is_kept].min()
 
 
-@given(pools(), CUTS, PACES, RANDOM, st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.0, 0.2, 0.9]))
+@given(pools(), CUTS, MIN_CELLS, RANDOM, st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.0, 0.2, 0.9]))
 @settings(max_examples=120)
-def test_a_race_keeps_what_the_full_table_keeps_in_the_same_order(pool, cut, pace, random, share, late):
+def test_a_race_keeps_what_the_full_table_keeps_in_the_same_order(pool, cut, min_cells, random, share, late):
     known = something(pool, random, share)
-    run_race(pool, known, cut, pace, random, late=late)
+    run_race(pool, known, cut, random, min_cells=min_cells, late=late)
     check_answer(pool, known, cut)
 
 
@@ -206,42 +199,46 @@ def strict_and_loose(draw: st.DrawFn) -> tuple[Cut, Cut]:
     return draw(st.sampled_from(pairs))
 
 
-@given(pools(), strict_and_loose(), PACES, RANDOM)
+@given(pools(), strict_and_loose(), MIN_CELLS, RANDOM)
 @settings(max_examples=60)
-def test_a_looser_cut_goes_on_and_a_stricter_one_asks_for_nothing(pool, cuts, pace, random):
+def test_a_looser_cut_goes_on_and_a_stricter_one_asks_for_nothing(pool, cuts, min_cells, random):
     strict, loose = cuts
     known = nothing(pool)
-    run_race(pool, known, strict, pace, random)
+    run_race(pool, known, strict, random, min_cells=min_cells)
     check_answer(pool, known, strict)
-    run_race(pool, known, loose, pace, random)
+    run_race(pool, known, loose, random, min_cells=min_cells)
     check_answer(pool, known, loose)
-    assert run_race(pool, known, strict, pace, random) == 0
+    assert run_race(pool, known, strict, random, min_cells=min_cells) == 0
     check_answer(pool, known, strict)
 
 
 @given(pools(), RANDOM, st.sampled_from([0.0, 0.5, 1.0]))
 def test_without_a_cut_everything_that_is_missing_is_computed(pool, random, share):
     known = something(pool, random, share)
-    found = whole_table(lambda: pool.parts(known))
+    found = whole_table(lambda: pool.gains_of_shards(known))
     eligible = pool.eligible.any(axis=1)
     missing = ~known & eligible[:, None]
-    assert (found.known, found.undecided, found.asked) == ((~missing).sum(), missing.any(axis=1).sum(), missing.sum())
+    assert (found.known, found.undecided, found.requested) == (
+        (~missing).sum(),
+        missing.any(axis=1).sum(),
+        missing.sum(),
+    )
     for choice in list(found.choices):
         assert choice.cells.any()
         pool.reveal(known, choice)
     assert known[eligible].all()
-    assert list(whole_table(lambda: pool.parts(known)).choices) == []
+    assert list(whole_table(lambda: pool.gains_of_shards(known)).choices) == []
 
 
 def test_without_a_cut_busy_shards_get_no_work():
     pool = Pool(np.ones((4, 2), np.float32), np.ones((4, 2), bool), (0, 1), (1, 2, 1))
-    choices = whole_table(lambda: pool.parts(nothing(pool), frozenset([1]))).choices
-    assert [choice.part.index for choice in choices] == [0, 2]
+    choices = whole_table(lambda: pool.gains_of_shards(nothing(pool), frozenset([1]))).choices
+    assert [choice.shard.index for choice in choices] == [0, 2]
 
 
 @pytest.mark.parametrize("cut", [Threshold(0.5), TopK(1), TopFraction(0.5)])
 def test_an_empty_pool_asks_for_nothing(cut: Cut):
-    found = next_round(lambda: [], cut, np.ones(3), RaceSchedule(), round_number=0)
+    found = next_round(lambda: [], cut, np.ones(3), min_cells=4, round_number=0)
     assert (found.known, found.undecided, list(found.choices)) == (0, 0, [])
 
 
@@ -258,7 +255,7 @@ def made_up(candidates: int, anchors: int) -> Pool:
 def test_a_race_saves_cells(cut: Cut, share: float):
     pool = made_up(300, 60)
     known = nothing(pool)
-    asked = run_race(pool, known, cut, RaceSchedule(), random.Random(0))
+    asked = run_race(pool, known, cut, random.Random(0))
     check_answer(pool, known, cut)
     assert asked == known.sum() < share * known.size
 
@@ -268,7 +265,7 @@ def test_the_same_round_of_the_same_pool_is_always_the_same():
     known = something(pool, random.Random(0), 0.3)
 
     def cells() -> list[list[list[bool]]]:
-        found = next_round(lambda: pool.parts(known), TopK(5), np.ones(20), RaceSchedule(), round_number=3)
+        found = next_round(lambda: pool.gains_of_shards(known), TopK(5), np.ones(20), min_cells=4, round_number=3)
         return [choice.cells.tolist() for choice in found.choices]
 
     assert cells() == cells()
@@ -276,9 +273,9 @@ def test_the_same_round_of_the_same_pool_is_always_the_same():
 
 def test_a_pilot_begins_alone():
     pool = made_up(300, 60)
-    found = next_round(lambda: pool.parts(nothing(pool)), TopK(5), np.ones(60), RaceSchedule(), round_number=0)
+    found = next_round(lambda: pool.gains_of_shards(nothing(pool)), TopK(5), np.ones(60), min_cells=4, round_number=0)
     (choice,) = found.choices
-    assert (choice.part.index, choice.cells.sum(axis=1).tolist()) == (0, [25] * 8 + [0] * 42)
+    assert (choice.shard.index, choice.cells.sum(axis=1).tolist()) == (0, [25] * 8 + [0] * 42)
     assert (found.known, found.undecided) == (0, 300)
 
 
@@ -286,11 +283,43 @@ def test_busy_shards_count_with_what_they_have_shown():
     pool = replace(made_up(100, 20), gains=np.ones((100, 20), np.float32))
     known = nothing(pool)
     known[:50] = True  # all won: nobody of the others can be better, and nobody who loses once is as good
-    parts = lambda: pool.parts(known, frozenset([0]))  # noqa: E731
-    assert next_round(parts, Threshold(1.0), np.ones(20), RaceSchedule(), round_number=0).undecided == 0
-    found = next_round(parts, TopK(5), np.ones(20), RaceSchedule(), round_number=0)
+    parts = lambda: pool.gains_of_shards(known, frozenset([0]))  # noqa: E731
+    assert next_round(parts, Threshold(1.0), np.ones(20), min_cells=4, round_number=0).undecided == 0
+    found = next_round(parts, TopK(5), np.ones(20), min_cells=4, round_number=0)
     assert found.undecided == 50
-    assert [choice.part.index for choice in found.choices] == [1]
+    assert [choice.shard.index for choice in found.choices] == [1]
+
+
+def test_a_threshold_and_the_first_round_read_the_gains_twice_and_a_later_round_for_a_rank_three_times():
+    pool, passes = made_up(100, 20), []
+
+    def passes_of(known: NDArray[np.bool_], cut: Cut) -> int:
+        def gains() -> Iterator[ShardGains]:
+            passes.append(cut)
+            return pool.gains_of_shards(known)
+
+        passes.clear()
+        list(next_round(gains, cut, np.ones(20), min_cells=4, round_number=0).choices)
+        return len(passes)
+
+    some = something(pool, random.Random(0), 0.3)
+    assert [passes_of(some, Threshold(0.5)), passes_of(nothing(pool), TopK(5)), passes_of(some, TopK(5))] == [2, 2, 3]
+
+
+@given(st.lists(st.integers(0, 3000), max_size=4))
+@settings(max_examples=20)
+def test_the_sample_is_that_of_drawing_one_row_after_another(sizes):
+    rng, total, kept = np.random.default_rng(1), sum(sizes), list[int]()
+    for row in range(total):
+        if len(kept) < SAMPLE:
+            kept.append(row)
+        elif (place := int(rng.integers(row + 1))) < SAMPLE:
+            kept[place] = row
+    sample = GainSample(np.random.default_rng(1), 1)
+    rows = np.arange(total, dtype=np.float32).reshape(-1, 1)
+    for shard in np.split(rows, np.cumsum(sizes, dtype=int)[:-1]):
+        assert sample.add(np.concatenate([shard, np.full((2, 1), NAN, dtype=np.float32)])) == len(shard)
+    assert sample.rows().ravel().tolist() == kept
 
 
 # The steps of a round
@@ -315,16 +344,16 @@ def test_losses_needed_by_hand(high: float, anchors: int, aim: float, needed: in
     assert losses_needed(np.array([high]), np.array([anchors]), aim).tolist() == [needed]
 
 
-def test_a_visit_takes_a_share_of_the_losses_needed_but_not_too_few_and_never_more_than_are_missing():
-    needed, missing = np.array([0, 1, 5, 20, 21, 40, 40]), np.array([9, 9, 9, 99, 99, 99, 7], dtype=np.int32)
-    assert visit_sizes(needed, missing, RaceSchedule(stride=0.5, least=4)).tolist() == [0, 4, 4, 10, 11, 20, 7]
-    assert visit_sizes(needed, missing, RaceSchedule(stride=1.0, least=1)).tolist() == [0, 1, 5, 20, 21, 40, 7]
+def test_a_candidate_gets_the_losses_it_needs_at_least_the_minimum_and_no_more_than_are_missing():
+    needed, missing = np.array([0, 1, 5, 20, 40]), np.array([9, 9, 9, 99, 7], dtype=np.int32)
+    assert cells_per_candidate(needed, missing, min_cells=4).tolist() == [0, 4, 5, 20, 7]
+    assert cells_per_candidate(needed, missing, min_cells=1).tolist() == [0, 1, 5, 20, 7]
 
 
 def test_the_likeliest_losses_per_token_are_chosen():
     lost = np.array([[0.9, 0.8, NAN, 0.2], [0.5, 0.5, 0.5, 0.5], [NAN, NAN, NAN, 0.1], [0.0, 0.0, 0.0, 0.0]])
     tokens = np.array([3.0, 2.0, 1.0, 1.0])
-    assert chosen_cells(lost, tokens, np.array([2, 2, 2, 0])).tolist() == [
+    assert likeliest_losses(lost, tokens, np.array([2, 2, 2, 0])).tolist() == [
         [True, True, False, False],
         [False, False, True, True],
         [False, False, False, True],
@@ -342,7 +371,7 @@ def test_as_many_cells_are_chosen_as_asked_for_and_none_that_is_known(candidates
     )
     lost = np.array(some).reshape(shape)
     sizes = np.array([data.draw(st.integers(0, anchors)) for _ in range(candidates)])
-    cells = chosen_cells(lost, np.linspace(1, 9, anchors), sizes)
+    cells = likeliest_losses(lost, np.linspace(1, 9, anchors), sizes)
     assert cells.sum(axis=1).tolist() == np.minimum(sizes, (~np.isnan(lost)).sum(axis=1)).tolist()
     assert not (cells & np.isnan(lost)).any()
 
@@ -350,5 +379,5 @@ def test_as_many_cells_are_chosen_as_asked_for_and_none_that_is_known(candidates
 def test_plausible_scores_by_hand():
     lost = np.array([[0.5, 0.5, NAN, NAN], [NAN] * 4, [0.0, 0.0, 0.0, 1.0], [NAN] * 4])
     low, anchors = np.array([0.25, 0.75, 0.0, 0.0]), np.array([4, 4, 4, 0], dtype=np.int32)
-    found = plausible_scores(low, anchors, lost, np.array([2.0, 9.0, 9.0, 9.0]))
+    found = sampled_scores(low, anchors, lost, np.array([2.0, 9.0, 9.0, 9.0]))
     np.testing.assert_allclose(found, [0.25 + (1 + 2 * 0.5**0.5) / 4, 0.75, 0.75, 0.0])

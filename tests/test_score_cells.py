@@ -22,7 +22,7 @@ from nuggets.errors import InputError, Interrupted, StoreError
 from nuggets.examples import Example
 from nuggets.models.prompts import PromptProfile
 from nuggets.pools.shards import Candidate, read_candidates
-from nuggets.racing.work_list import WorkItem, Worklist
+from nuggets.racing.work_list import ShardWork, Worklist
 from nuggets.steps.score_cells import Scorer, score_worklist
 from nuggets.store.parquet import table_bytes
 from nuggets.store.store import Store
@@ -77,11 +77,21 @@ def put_shards(store: Store, shards: Mapping[str, Sequence[str]] = SHARDS) -> No
 def worklist(cells: Mapping[str, Sequence[int]] | None = None) -> Worklist:
     """All cells, or the named ones: candidate -> anchors."""
     asked = dict.fromkeys(CANDIDATES, (0, 1, 2)) if cells is None else cells
-    items = {
-        shard: [WorkItem(name, tuple(asked[name])) for name in names if name in asked]
+    return {
+        shard: ShardWork(
+            np.array([position for position, name in enumerate(names) if name in asked]),
+            np.array([[anchor in asked[name] for anchor in range(3)] for name in names if name in asked]),
+        )
         for shard, names in SHARDS.items()
+        if not asked.keys().isdisjoint(names)
     }
-    return {shard: of_shard for shard, of_shard in items.items() if of_shard}
+
+
+def first_anchor_of_all(shard: str, candidates: int) -> Worklist:
+    """The cells of all candidates of a shard and the first anchor."""
+    cells = np.zeros((candidates, 3), dtype=bool)
+    cells[:, 0] = True
+    return {shard: ShardWork(np.arange(candidates), cells)}
 
 
 @pytest.fixture
@@ -322,7 +332,7 @@ def test_a_damaged_block_of_an_earlier_attempt_is_computed_again(store, caplog):
 def test_cells_are_committed_every_so_many_candidates_and_joined_in_the_end(store):
     names = tuple(f"c{number}" for number in range(1, 151))
     put_shards(store, {"pools/p/shard-9.parquet": names})
-    work = {"pools/p/shard-9.parquet": [WorkItem(name, (0,)) for name in names]}
+    work = first_anchor_of_all("pools/p/shard-9.parquet", len(names))
     seen: list[int] = []
 
     def look() -> bool:
@@ -377,7 +387,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_stored_and_the_rest_i
     monkeypatch.setattr(nuggets.steps.score_cells, "COMMIT_CANDIDATES", 1)
     names = tuple(f"c{number}" for number in range(1, 41))
     put_shards(store, {"pools/p/shard-9.parquet": names})
-    work = {"pools/p/shard-9.parquet": [WorkItem(name, (0,)) for name in names]}
+    work = first_anchor_of_all("pools/p/shard-9.parquet", len(names))
     disk = Path(store.url, "cells")
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]

@@ -1,45 +1,56 @@
-"""What is still to be scored."""
+"""Work lists: which cells a scoring task computes, in a few bytes per candidate."""
+
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nuggets.racing.work_list import WorkItem, count_cells, read_worklist, work_items, write_worklist
+from nuggets.errors import StoreError
+from nuggets.racing.work_list import (
+    ShardWork,
+    Worklist,
+    count_cells,
+    join_work,
+    read_worklist,
+    shard_work,
+    split_work,
+    write_worklist,
+)
+from nuggets.store.parquet import table_bytes
 from nuggets.store.store import Store
 
-WORKLIST = {
-    "pools/p/shard-00001.parquet": [WorkItem("x", (0, 2)), WorkItem("y", (1,))],
-    "pools/p/shard-00000.parquet": [WorkItem("z", (2,))],
-}
+FIRST, SECOND = "pools/p/shard-00000.parquet", "pools/p/shard-00001.parquet"
 
 
-def test_an_item_is_a_candidate_with_the_anchors_that_it_is_to_be_measured_on():
-    cells = np.array(
-        [[True, True, True], [False, True, False], [False, False, False], [True, False, True]],
-    )
-    assert work_items(list("wxyz"), cells) == [
-        WorkItem("w", (0, 1, 2)),
-        WorkItem("x", (1,)),
-        WorkItem("z", (0, 2)),
-    ]
+def work(positions: list[int], cells: list[list[int]]) -> ShardWork:
+    return ShardWork(np.array(positions), np.array(cells, dtype=bool))
 
 
-def test_nothing_to_do_is_no_item():
-    assert work_items(["x"], np.zeros((1, 3), dtype=bool)) == []
-    assert work_items([], np.zeros((0, 3), dtype=bool)) == []
-    assert work_items(["x"], np.zeros((1, 0), dtype=bool)) == []
+WORKLIST = {SECOND: work([3, 7], [[1, 0, 1], [0, 1, 0]]), FIRST: work([0], [[0, 0, 1]])}
+
+
+def as_lists(worklist: Worklist) -> list[tuple[str, list[int], list[list[bool]]]]:
+    return [(shard, item.positions.tolist(), item.cells.tolist()) for shard, item in worklist.items()]
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(0, 8), st.integers(0, 6))))
-def test_items_hold_every_true_once_and_no_other_in_the_order_of_the_candidates(cells):
-    ids = [f"c{row}" for row in range(len(cells))]
-    items = work_items(ids, cells)
-    assert [(item.candidate_id, anchor) for item in items for anchor in item.anchors] == [
-        (ids[row], column) for row, column in np.argwhere(cells).tolist()
-    ]
-    assert len({item.candidate_id for item in items}) == len(items)
-    assert count_cells({"shard": items}) == cells.sum()
+def test_the_work_of_a_shard_is_every_cell_of_the_mask_and_no_candidate_without_one(cells):
+    found = shard_work(cells)
+    assert found.positions.tolist() == [row for row, wanted in enumerate(cells.tolist()) if any(wanted)]
+    assert found.cells.tolist() == [wanted for wanted in cells.tolist() if any(wanted)]
+    assert count_cells({"shard": found}) == cells.sum()
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.just(3)), elements=st.just(True)), st.data())
+def test_pieces_of_work_are_even_and_join_to_the_whole(cells, data):
+    whole = shard_work(cells)
+    pieces = split_work(whole, data.draw(st.integers(1, len(cells))))
+    sizes = [len(piece.positions) for piece in pieces]
+    assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+    assert as_lists({"": join_work(pieces)}) == as_lists({"": whole})
 
 
 def test_cells_are_counted_over_all_shards():
@@ -47,39 +58,54 @@ def test_cells_are_counted_over_all_shards():
     assert count_cells({}) == 0
 
 
-def test_a_worklist_comes_back_as_it_was_written_shards_in_their_order(tmp_path):
+def test_a_worklist_is_read_as_it_was_written_shards_in_their_order(tmp_path: Path):
     store = Store(str(tmp_path))
     found = read_worklist(store, write_worklist(store, "runs/r/worklists", WORKLIST))
-    assert found == WORKLIST
-    assert list(found) == list(WORKLIST)
-    assert all(isinstance(index, int) for items in found.values() for item in items for index in item.anchors)
+    assert as_lists(found) == as_lists(WORKLIST)
     assert read_worklist(store, write_worklist(store, "runs/r/worklists", {})) == {}
 
 
-def test_a_worklists_content_names_it(tmp_path):
+def test_the_content_of_a_worklist_is_its_name(tmp_path: Path):
     store = Store(str(tmp_path))
     first = write_worklist(store, "runs/r/worklists", WORKLIST)
     assert write_worklist(store, "runs/r/worklists", WORKLIST) == first
-    assert first.startswith("runs/r/worklists/") and first.endswith(".json")
+    assert first.startswith("runs/r/worklists/") and first.endswith(".parquet")
     assert store.list("") == [first]
     others = [
-        {**WORKLIST, "pools/p/shard-00000.parquet": [WorkItem("z", (1,))]},
-        {**WORKLIST, "pools/p/shard-00000.parquet": [WorkItem("y", (2,))]},
-        {"pools/p/shard-00001.parquet": WORKLIST["pools/p/shard-00001.parquet"]},
+        {**WORKLIST, FIRST: work([0], [[0, 1, 0]])},
+        {**WORKLIST, FIRST: work([1], [[0, 0, 1]])},
+        {SECOND: WORKLIST[SECOND]},
         {},
     ]
     assert len({first, *(write_worklist(store, "runs/r/worklists", other) for other in others)}) == 5
-    assert read_worklist(store, first) == WORKLIST
+    assert as_lists(read_worklist(store, first)) == as_lists(WORKLIST)
 
 
-@given(
-    st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
-        st.lists(st.builds(WorkItem, st.text(max_size=3), st.lists(st.integers(0, 99), max_size=3).map(tuple))),
-        max_size=3,
-    )
-)
+@pytest.mark.parametrize(("share", "bytes_per_candidate"), [(1.0, 8), (0.5, 24)])
+def test_a_worklist_takes_a_few_bytes_per_candidate(tmp_path: Path, share: float, bytes_per_candidate: int):
+    store = Store(str(tmp_path))
+    cells = np.random.default_rng(0).random((512, 100)) < share
+    path = write_worklist(store, "w", {FIRST: shard_work(cells)})
+    assert len(store.read(path)) < 512 * bytes_per_candidate  # a cell takes 400 bytes per candidate
+
+
+def test_a_worklist_of_another_format_is_refused_by_its_number(tmp_path: Path):
+    store = Store(str(tmp_path))
+    store.write("w/x.parquet", table_bytes({"shard": ["a"]}, metadata={"format_version": "7"}))
+    with pytest.raises(StoreError, match="is a work list of format 7, this program reads format 1: run nuggets curate"):
+        read_worklist(store, "w/x.parquet")
+
+
+@st.composite
+def worklists(draw: st.DrawFn) -> Worklist:
+    anchors = draw(st.integers(1, 20))
+    shards = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=3, unique=True))
+    masks = {shard: draw(arrays(np.bool_, st.tuples(st.integers(1, 5), st.just(anchors)))) for shard in shards}
+    return {shard: shard_work(cells) for shard, cells in masks.items() if cells.any()}
+
+
+@given(worklists())
 @settings(max_examples=40)
-def test_any_worklist_comes_back(tmp_path_factory, worklist):
+def test_any_worklist_is_read_as_it_was_written(tmp_path_factory, worklist):
     store = Store(str(tmp_path_factory.mktemp("store")))
-    assert read_worklist(store, write_worklist(store, "w", worklist)) == worklist
+    assert as_lists(read_worklist(store, write_worklist(store, "w", worklist))) == as_lists(worklist)

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -19,8 +18,8 @@ from nuggets.models.prompts import PromptProfile
 from nuggets.models.scoring_setup import open_profile
 from nuggets.pools.shards import Candidate, Pool, read_candidates
 from nuggets.progress import pluralize, report_round, report_stage
-from nuggets.racing.next_round import CellsToCompute, Part, RaceSchedule, next_round, whole_table
-from nuggets.racing.work_list import WorkItem, count_cells, work_items, write_worklist
+from nuggets.racing.next_round import CellsToCompute, ShardGains, next_round, whole_table
+from nuggets.racing.work_list import ShardWork, count_cells, join_work, shard_work, split_work, write_worklist
 from nuggets.runs.manifest import run_folder
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut
@@ -80,24 +79,24 @@ def plan_round(
     aside = read_unscorable(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
     bad: set[str] = set()
 
-    def parts() -> Iterator[Part]:
+    def gains_of_pool() -> Iterator[ShardGains]:
         for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
             eligible = eligible_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell, set_aside=aside)
             bad.update(aside.intersection(shard.candidate_ids.to_pylist()) if aside else ())
             gains = cell_gains(shard.values, baseline.zero_shot)
-            yield Part(shard.index, shard.candidate_ids, gains, eligible, free=shard.index not in busy)
+            yield ShardGains(shard.index, shard.candidate_ids, gains, eligible, free=shard.index not in busy)
 
     # Small products: shared among threads they gain little, and wait long where something else is running.
     with threadpool_limits(1):
         if cut is None:
-            race = whole_table(parts)
+            race = whole_table(gains_of_pool)
         else:
             profile = open_profile(prepared.setup)
             tokens = _tokens(profile, anchors)
-            pace = RaceSchedule(least=_least(profile, read_candidates(store, pool.shards[0]), tokens))
-            race = next_round(parts, cut, tokens, pace, round_number=number)
+            min_cells = _min_cells(profile, read_candidates(store, pool.shards[0]), tokens)
+            race = next_round(gains_of_pool, cut, tokens, min_cells=min_cells, round_number=number)
         _check_bad(bad, prepared.max_bad_candidates)
-        share = max(1, min(pool.shard_examples[0] * len(anchors), ceil(race.asked / workers)))
+        share = max(1, min(pool.shard_examples[0] * len(anchors), ceil(race.requested / workers)))
         tasks = _tasks(race.choices, cells_at_most=share)
         units = tuple(
             _unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks)
@@ -117,60 +116,58 @@ def _check_bad(candidates: Collection[str], allowed: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _ShardWork:
-    """A shard's part of a round, or a piece of it: its items, and the first and last of all ids of the shard."""
+class _Piece:
+    """Work of a shard, all of it or a piece, and the first and last of all ids of the shard."""
 
     shard: int
     ids: tuple[str, str]
-    items: Sequence[WorkItem]
+    work: ShardWork
 
     @property
     def cells(self) -> int:
-        return sum(len(item.anchors) for item in self.items)
+        return int(self.work.cells.sum())
 
 
-def _tasks(choices: Iterable[CellsToCompute], *, cells_at_most: int) -> Iterator[list[_ShardWork]]:
-    """Neighbouring shards' work together, as much as makes a task: late rounds ask for little of each shard."""
-    task: list[_ShardWork] = []
+def _tasks(choices: Iterable[CellsToCompute], *, cells_at_most: int) -> Iterator[list[_Piece]]:
+    """Pieces of neighbouring shards, joined until they fill a task: late rounds need few cells of each shard."""
+    task: list[_Piece] = []
     cells = 0
-    for work in _pieces(choices, cells_at_most):
-        if task and cells + work.cells > cells_at_most:
+    for piece in _pieces(choices, cells_at_most):
+        if task and cells + piece.cells > cells_at_most:
             yield task
             task, cells = [], 0
-        task.append(work)
-        cells += work.cells
+        task.append(piece)
+        cells += piece.cells
     if task:
         yield task
 
 
-def _pieces(choices: Iterable[CellsToCompute], cells_at_most: int) -> Iterator[_ShardWork]:
-    """The shards' work, in even pieces where a shard asks for more than one task is to do: a pilot is of one shard."""
+def _pieces(choices: Iterable[CellsToCompute], cells_at_most: int) -> Iterator[_Piece]:
+    """The work of each shard, split evenly where it is more than one task may take: the first round is in one shard."""
     for choice in choices:
-        ids = choice.part.candidate_ids
-        bounds = (ids[0].as_py(), ids[-1].as_py())
-        items = work_items(ids.to_pylist(), choice.cells)
-        if not items:  # another run has stored these cells since they were counted
+        ids = choice.shard.candidate_ids
+        ends = (ids[0].as_py(), ids[-1].as_py())
+        work = shard_work(choice.cells)
+        if not len(work.positions):  # another run has stored these cells since they were counted
             continue
-        pieces = min(len(items), ceil(int(choice.cells.sum()) / cells_at_most))
-        edges = [len(items) * piece // pieces for piece in range(pieces + 1)]
-        for start, stop in pairwise(edges):
-            yield _ShardWork(choice.part.index, bounds, items[start:stop])
+        pieces = min(len(work.positions), ceil(int(choice.cells.sum()) / cells_at_most))
+        yield from (_Piece(choice.shard.index, ends, piece) for piece in split_work(work, pieces))
 
 
 def _unit(
-    store: Store, prepared: PreparedRun, pool: Pool, task: Sequence[_ShardWork], *, number: int, index: int
+    store: Store, prepared: PreparedRun, pool: Pool, task: Sequence[_Piece], *, number: int, index: int
 ) -> ScoringUnit:
-    worklist: dict[str, Sequence[WorkItem]] = {}
-    for work in task:  # two pieces of one shard may stand side by side
-        path = pool.shards[work.shard]
-        worklist[path] = [*worklist.get(path, ()), *work.items]
+    shards = sorted({piece.shard for piece in task})
+    worklist = {
+        pool.shards[shard]: join_work([piece.work for piece in task if piece.shard == shard]) for shard in shards
+    }
     return ScoringUnit(
         round=number,
         index=index,
-        shards=tuple(sorted({work.shard for work in task})),
-        folder=cells_folder(prepared.setup.key, [end for work in task for end in work.ids]),
+        shards=tuple(shards),
+        folder=cells_folder(prepared.setup.key, [end for piece in task for end in piece.ids]),
         worklist=write_worklist(store, f"{run_folder(prepared.name)}/worklists", worklist),
-        candidates=sum(len(work.items) for work in task),
+        candidates=sum(len(work.positions) for work in worklist.values()),
         cells=count_cells(worklist),
     )
 
@@ -180,7 +177,7 @@ def _tokens(profile: PromptProfile, anchors: Sequence[Anchor]) -> NDArray[np.flo
     return np.array([max(1, len(profile.anchor(anchor.example).ids)) for anchor in anchors], dtype=np.float64)
 
 
-def _least(profile: PromptProfile, candidates: Sequence[Candidate], tokens: NDArray[np.float64]) -> int:
+def _min_cells(profile: PromptProfile, candidates: Sequence[Candidate], tokens: NDArray[np.float64]) -> int:
     """So many cells per visit that the demonstration, computed once more, is at most about a fifth of its tokens."""
     lengths = [len(profile.demonstration(candidate.example)) for candidate in candidates[:_MEASURED]]
     return max(1, round(4 * float(np.mean(lengths)) / float(tokens.mean())))

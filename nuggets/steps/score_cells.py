@@ -16,7 +16,7 @@ from nuggets.errors import InputError, Interrupted
 from nuggets.examples import Example
 from nuggets.models.prompts import PromptProfile
 from nuggets.models.scoring_setup import open_model, open_profile
-from nuggets.pools.shards import read_candidates
+from nuggets.pools.shards import read_candidates, read_ids
 from nuggets.progress import report_cells, report_stage
 from nuggets.racing.work_list import Worklist, read_worklist
 from nuggets.runs.prepared import PreparedRun
@@ -92,17 +92,17 @@ _Missing = tuple[str, str, tuple[int, ...]]  # shard, candidate, columns among t
 def _missing(
     scorer: Scorer, worklist: Worklist, anchor_ids: Sequence[str], distinct_ids: Sequence[str]
 ) -> list[_Missing]:
-    candidates = [item.candidate_id for items in worklist.values() for item in items]
-    stored = ~np.isnan(read_cells(scorer.store, scorer.folder, candidates, distinct_ids))
-    column = {anchor: place for place, anchor in enumerate(distinct_ids)}
-    asked = ((shard, item) for shard, items in worklist.items() for item in items)
-    missing: list[_Missing] = []
-    for (shard, item), known in zip(asked, stored, strict=True):
-        wanted = {column[anchor_ids[anchor]] for anchor in item.anchors}
-        columns = tuple(sorted(place for place in wanted if not known[place]))
-        if columns:
-            missing.append((shard, item.candidate_id, columns))
-    return missing
+    ids = {shard: read_ids(scorer.store, shard)[0].take(work.positions).to_pylist() for shard, work in worklist.items()}
+    candidates = [candidate for of_shard in ids.values() for candidate in of_shard]
+    missing = np.isnan(read_cells(scorer.store, scorer.folder, candidates, distinct_ids))
+    requested = np.zeros(missing.shape, dtype=bool)
+    cells = np.concatenate([np.empty((0, len(anchor_ids)), dtype=bool), *(work.cells for work in worklist.values())])
+    for anchor, anchor_id in enumerate(anchor_ids):  # an anchor that stands twice in the set is one column
+        requested[:, distinct_ids.index(anchor_id)] |= cells[:, anchor]
+    missing &= requested
+    shards = [shard for shard, of_shard in ids.items() for _ in of_shard]
+    rows = [tuple(np.flatnonzero(row).tolist()) for row in missing]
+    return [row for row in zip(shards, candidates, rows, strict=True) if row[2]]
 
 
 def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor]) -> None:
