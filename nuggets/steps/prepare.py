@@ -7,7 +7,7 @@ from typing import Any
 
 from nuggets.config.configs import CUTS, DEFAULT_CUT, CurateConfig, config_as_mapping
 from nuggets.errors import UsageError
-from nuggets.models.files import files_digest, find_encoder, find_language_model
+from nuggets.models.files import files_digest, find_encoder, find_language_model, with_digest
 from nuggets.models.language_model import ModelCard, describe_model, resolve_dtype
 from nuggets.models.prompts import Profile, token_limits
 from nuggets.models.scoring_setup import ScoringSetup
@@ -21,7 +21,7 @@ from nuggets.store.store import Store, open_store
 
 def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
     """The setup that a configuration means on this machine, its defaults filled in from the model."""
-    files = find_language_model(config.model)
+    files = with_digest(find_language_model(config.model))
     trusted = config.model is not None and config.trust_remote_code == config.model
     card = describe_model(store, files, trust_remote_code=trusted)
     profile = config.profile or _profile(card)
@@ -54,7 +54,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     store.check_writable()
     setup = resolve_scoring(store, config)
     pool_digest = source_digest(find_source(config.pool))
-    encoder = None if config.anchor_file else find_encoder(config.encoder)
+    encoder = None if config.anchor_file else with_digest(find_encoder(config.encoder))
     encoder_digest = files_digest(encoder) if encoder else ""
     anchor_file_digest = source_digest(find_source(config.anchor_file)) if config.anchor_file else None
     identity = {
