@@ -117,7 +117,7 @@ def run_step(step: str, size: Size, *, memory_mib: int) -> dict[str, float]:
         _with_pandas(size)
     else:
         cut = TopFraction(0.05 if step == "select" else 0.01)
-        publish_selection(str(size.store), RUN, cut, memory=memory_mib << 20)
+        publish_selection(Store(str(size.store)), RUN, cut, memory=memory_mib << 20)
     seconds = time.perf_counter() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": round(seconds, 2), "peak_mib": round(peak)}
@@ -142,10 +142,11 @@ def _prepared(size: Size) -> Any:
     from nuggets.models.prompts import TokenLimits
     from nuggets.models.scoring_setup import ScoringSetup
     from nuggets.runs.prepared import PreparedRun
+    from nuggets.store.store import Store
 
     files = ModelFiles("none", "", None)
     setup = ScoringSetup(files, "bench", "plain", TokenLimits(512, 512), "float32", 1, False)
-    return PreparedRun(RUN, str(size.store), setup, None, "", False, "bench")
+    return PreparedRun(RUN, Store(str(size.store)), setup, None, "", False, "bench")
 
 
 def _in_child(size: Size, step: str, memory_mib: int) -> dict[str, float]:

@@ -19,7 +19,6 @@ from nuggets.runs.manifest import RunState
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.publish import Selection
 from nuggets.stopping import check_stop
-from nuggets.store.s3_endpoint import s3_endpoint
 from tasks.anchor_set import choose_anchor_set, look_for_anchor_set
 from tasks.baseline import measure_baseline
 from tasks.embed import embed
@@ -52,7 +51,7 @@ def curate(config: CurateConfig) -> Selection:
     Args:
         config: What to curate, and how.
     """
-    with sigterm_stops(), s3_endpoint(config.s3_endpoint):
+    with sigterm_stops():
         return _recorded(config)
 
 

@@ -11,7 +11,7 @@ from nuggets.config.configs import ReselectConfig
 from nuggets.progress import report_stage
 from nuggets.runs.manifest import RunState
 from nuggets.steps.publish import Selection
-from nuggets.store.s3_endpoint import s3_endpoint
+from nuggets.store.store import open_store
 from tasks.count_undecided import count_undecided
 from tasks.publish import publish
 from tasks.resume import reopen
@@ -26,19 +26,20 @@ def reselect(config: ReselectConfig) -> Selection:
     Args:
         config: The run, its store, and the new cut.
     """
-    with sigterm_stops(), s3_endpoint(config.s3_endpoint):
-        undecided = count_undecided(config.store, config.run, config.cut)
+    store = open_store(config.store, config.s3_endpoint)
+    with sigterm_stops():
+        undecided = count_undecided(store, config.run, config.cut)
         if undecided:
             report_stage(
                 f"run {config.run}: {undecided} candidates lack cells that this cut needs; "
                 "scoring goes on where it stopped"
             )
-            run = reopen(config.store, config.run, config.s3_endpoint)
+            run = reopen(store, config.run)
             with open_executor(config) as executor, tasks_end_with_flow():
                 scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut, executor)
                 first = scoring.plan(0)
                 scored = score_everywhere(scoring, first)
             judge(run.prepared, run.pool, run.anchors)
             counts = {"cells_found": first.found, "cells_computed": scored.computed, "rounds": scored.rounds}
-            record(config.store, config.run, RunState.COMPLETE, counts=counts)
-        return publish(config.store, config.run, config.cut, config.memory_mib)
+            record(store, config.run, RunState.COMPLETE, counts=counts)
+        return publish(store, config.run, config.cut, config.memory_mib)

@@ -5,7 +5,6 @@ from prefect import task
 from nuggets.devices.worker_pool import run_on_device
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.measure_baseline import measure_missing
-from nuggets.store.s3_endpoint import at_s3_endpoint
 from tasks.cancellation_watch import stops_with_flow_run
 from tasks.retry_policy import RETRYING
 
@@ -14,7 +13,5 @@ from tasks.retry_policy import RETRYING
 def measure_baseline(prepared: PreparedRun, anchors_path: str, start: int, stop: int, remote: bool) -> int:
     """How many anchors were measured; those with a stored baseline are not. `remote` as for `score`."""
     with stops_with_flow_run(remote):
-        measured: int = run_on_device(
-            at_s3_endpoint, prepared.s3_endpoint, measure_missing, prepared, anchors_path, start, stop
-        )
+        measured: int = run_on_device(measure_missing, prepared, anchors_path, start, stop)
     return measured

@@ -5,7 +5,6 @@ from prefect import task
 from nuggets.devices.worker_pool import run_on_device
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.embed_shard import embed_shard
-from nuggets.store.s3_endpoint import at_s3_endpoint
 from tasks.cancellation_watch import stops_with_flow_run
 from tasks.retry_policy import RETRYING
 
@@ -14,5 +13,5 @@ from tasks.retry_policy import RETRYING
 def embed(prepared: PreparedRun, index: int, shard: str, remote: bool) -> str:
     """Path of the shard's embeddings, computed if the store has none; `remote` as for `score`."""
     with stops_with_flow_run(remote):
-        path: str = run_on_device(at_s3_endpoint, prepared.s3_endpoint, embed_shard, prepared, shard)
+        path: str = run_on_device(embed_shard, prepared, shard)
     return path

@@ -15,6 +15,6 @@ def prepare(config: CurateConfig) -> PreparedRun:
     prepared = prepare_run(config)
     setup = prepared.setup
     report_stage(
-        f"run {prepared.name} in {prepared.store}: model {setup.files.name}, profile {setup.profile}, {setup.dtype}"
+        f"run {prepared.name} in {prepared.store.url}: model {setup.files.name}, profile {setup.profile}, {setup.dtype}"
     )
     return prepared

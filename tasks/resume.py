@@ -9,7 +9,7 @@ from nuggets.runs.manifest import read_run
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Threshold, TopFraction, TopK
 from nuggets.steps.prepare import own_cut, resume_run
-from nuggets.store.store import open_store
+from nuggets.store.store import Store
 from tasks.retry_policy import RETRYING
 
 
@@ -24,10 +24,9 @@ class ResumedRun:
 
 
 @task(task_run_name="reopen {run}", **RETRYING)
-def reopen(store: str, run: str, s3_endpoint: str | None) -> ResumedRun:
+def reopen(store: Store, run: str) -> ResumedRun:
     """The run, to compute more of its cells. Raises UsageError if it can't be, as where its model is not the same."""
-    prepared = resume_run(store, run, s3_endpoint=s3_endpoint)
-    place = open_store(store)
-    found = read_run(place, run)
-    pool = read_pool_record(place, found.references["pool"])
+    prepared = resume_run(store, run)
+    found = read_run(store, run)
+    pool = read_pool_record(store, found.references["pool"])
     return ResumedRun(prepared, pool, found.references["anchors"], own_cut(found))

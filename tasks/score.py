@@ -11,7 +11,6 @@ from nuggets.devices.worker_pool import run_on_device
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.plan_round import ScoringUnit
 from nuggets.steps.score_cells import score_unit
-from nuggets.store.s3_endpoint import at_s3_endpoint
 from tasks.cancellation_watch import stops_with_flow_run
 from tasks.retry_policy import RETRYING, try_again
 
@@ -43,6 +42,6 @@ def score(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, remote: b
     if context is not None:
         _pausing.discard(context.task_run.id)
     with stops_with_flow_run(remote):
-        computed = run_on_device(at_s3_endpoint, prepared.s3_endpoint, score_unit, prepared, unit, anchors_path)
+        computed = run_on_device(score_unit, prepared, unit, anchors_path)
     # Tried again, it has found in the store what its earlier tries had computed.
     return unit.cells if context is not None and context.task_run.run_count > 1 else computed

@@ -72,13 +72,13 @@ class Scored:
             self.store, source, source_digest(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.5
         )
         setup = ScoringSetup(ModelFiles("none", "", None), "m", "plain", TokenLimits(9, 9), "float32", 1, False)
-        self.prepared = PreparedRun("r", self.store.url, setup, None, "", False, self.pool.id)
+        self.prepared = PreparedRun("r", self.store, setup, None, "", False, self.pool.id)
         ids = [item.id for item in ANCHORS]
         write_anchors(self.store, "anchors/a.json", ANCHORS)
         write_baseline(self.store, setup.key, ids, Baseline(ZERO_SHOT, TOKENS))
         inputs = {"pool": {"source": "pool.json"}, "model": {"name": "none"}}
         open_run(self.store, "r", config={}, identity={"profile": "plain", "dtype": "float32"}, inputs=inputs)
-        record_state(self.store.url, "r", RunState.COMPLETE, references={"pool": self.pool.id})
+        record_state(self.store, "r", RunState.COMPLETE, references={"pool": self.pool.id})
 
     def score(self, gains: NDArray[np.float64]) -> None:
         ids = tuple(item.id for item in ANCHORS[:4])
@@ -89,7 +89,7 @@ class Scored:
         score_candidates(self.prepared, self.pool, "anchors/a.json")
 
     def publish(self, cut: Threshold | TopK) -> Selection:
-        return publish_selection(self.store.url, "r", cut)
+        return publish_selection(self.store, "r", cut)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_report_lists_the_anchors_by_how_often_they_are_won_and_says_which_tel
     scored.score(GAINS)
     scored.judge()
     selection = scored.publish(TopK(2))
-    report = read_report(scored.store.url, selection)
+    report = read_report(scored.store, selection)
     section = report[report.index("## Anchors") : report.index("## Rows that")]
     assert "1 of 5 are never won, 1 always." in section
     assert "random sample" not in section
@@ -121,7 +121,7 @@ def test_a_report_lists_the_anchors_by_how_often_they_are_won_and_says_which_tel
     assert table["win_rate"].to_pylist() == pytest.approx([1, 2 / 3, 2 / 3, 0.4, 0])
     assert table["anchor_id"].to_pylist() == [ANCHORS[row].id for row in (2, 1, 4, 3, 0)]
     assert "| anchors.parquet | every anchor" in report
-    assert f"| anchors.parquet | `{selection.folder}/anchors.parquet` |" in selection_page(scored.store.url, selection)
+    assert f"| anchors.parquet | `{selection.folder}/anchors.parquet` |" in selection_page(scored.store, selection)
 
 
 def test_anchors_are_won_as_often_as_candidates_win(scored):
@@ -139,7 +139,7 @@ def test_in_a_race_only_computed_cells_count_and_the_report_says_that_they_are_n
     raced[3:, 2] = LOST
     scored.score(raced)
     scored.judge()
-    report = read_report(scored.store.url, scored.publish(Threshold(0.6)))
+    report = read_report(scored.store, scored.publish(Threshold(0.6)))
     assert "They are no random sample" in report
     assert "| 2 | 0.500 | 3/6 | 1.500 |" in report
     assert "| 1 | 1.000 | 3/3 | 1.000 | always won, stands there 2 times |" in report
@@ -150,7 +150,7 @@ def test_an_anchor_without_a_cell_stands_last(scored):
     gains[:, 1] = NAN
     scored.score(gains)
     scored.judge()
-    report = read_report(scored.store.url, scored.publish(Threshold(0.9)))
+    report = read_report(scored.store, scored.publish(Threshold(0.9)))
     assert [item.row for item in read_anchor_wins(scored.store, "r")] == [0, 2, 3, 1, 4]
     assert "| 1 | none | 0/0 | 1.000 | no cell, stands there 2 times |" in report
 
@@ -183,10 +183,10 @@ def test_a_run_that_was_judged_before_wins_were_counted_has_no_section_until_it_
     scored.judge()
     scored.store.remove(anchor_wins_path("r"))
     selection = scored.publish(TopK(2))
-    report = read_report(scored.store.url, selection)
+    report = read_report(scored.store, selection)
     assert "## Anchors" not in report and "anchors.parquet" not in report
     assert not Path(selection.folder, "anchors.parquet").exists()
-    assert "anchors.parquet" not in selection_page(scored.store.url, selection)
+    assert "anchors.parquet" not in selection_page(scored.store, selection)
     assert scored.publish(TopK(2)).already_there
     scored.judge()
     again = scored.publish(TopK(2))
@@ -199,7 +199,7 @@ def test_a_report_says_where_its_files_are_and_where_the_rows_that_it_could_not_
     scored.score(GAINS)
     scored.judge()
     selection = scored.publish(TopK(1))
-    report = read_report(scored.store.url, selection)
+    report = read_report(scored.store, selection)
     (folder,) = re.findall("^In `(.*)`$", report, re.MULTILINE)
     files = re.findall(r"^\| (\w+\.\w+) \| ", report[report.index("## Files") :], re.MULTILINE)
     assert {path.name for path in Path(folder).iterdir()} == set(files)
@@ -212,9 +212,9 @@ def test_a_report_says_where_its_files_are_and_where_the_rows_that_it_could_not_
 def test_a_report_has_no_empty_row_of_seconds(scored):
     scored.score(GAINS)
     scored.judge()
-    assert "| seconds |" not in read_report(scored.store.url, scored.publish(TopK(1)))
-    record_state(scored.store.url, "r", RunState.COMPLETE, seconds={"ingest": 0.5, "score": 12.25})
-    assert "| seconds | ingest 0.5, score 12.2 |" in read_report(scored.store.url, scored.publish(TopK(2)))
+    assert "| seconds |" not in read_report(scored.store, scored.publish(TopK(1)))
+    record_state(scored.store, "r", RunState.COMPLETE, seconds={"ingest": 0.5, "score": 12.25})
+    assert "| seconds | ingest 0.5, score 12.2 |" in read_report(scored.store, scored.publish(TopK(2)))
 
 
 CELLS = shaped.arrays(np.float32, (7, 3), elements=st.sampled_from([NAN, -2.0, -1.0, 0.0]))

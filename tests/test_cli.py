@@ -35,7 +35,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def begun(store: Store, name: str, state: RunState, message: str = "", **counts: int) -> None:
     open_run(store, name, config={"pool": "p", "seed": 0, "run": None}, identity={"profile": "plain"}, inputs=INPUTS)
-    record_state(store.url, name, state, message, counts=counts, seconds={"score": 1.5})
+    record_state(store, name, state, message, counts=counts, seconds={"score": 1.5})
 
 
 def selection(store: Store, run: str) -> None:
@@ -79,7 +79,7 @@ def test_runs_are_listed_with_what_they_are_made_from_and_why_they_failed(store:
 def test_a_run_is_shown_with_all_of_its_manifest_and_where_its_files_are(store: Store, cli: Any) -> None:
     begun(store, "r", RunState.COMPLETE, **COUNTS)
     selection(store, "r")
-    record_state(store.url, "r", RunState.COMPLETE, references={"scoring_key": "4f", "anchors": "anchors/5e.json"})
+    record_state(store, "r", RunState.COMPLETE, references={"scoring_key": "4f", "anchors": "anchors/5e.json"})
     store.write("cells/4f/0-1/a.parquet", b"")
     code, said, complained = cli("show", "r", "--store", store.url)
     assert (code, complained) == (0, [])

@@ -26,7 +26,7 @@ from nuggets.steps.measure_baseline import measure_missing
 from nuggets.config.configs import CurateConfig
 from nuggets.scores.cuts import TopK
 from nuggets.steps.embed_shard import embed_shard
-from nuggets.scores.score_table import score_candidates
+from nuggets.steps.score_candidates import score_candidates
 from nuggets.pools.ingest import ingest_pool
 from nuggets.steps.prepare import prepare_run
 from nuggets.steps.publish import publish_selection
@@ -34,12 +34,11 @@ from nuggets.pools.readers.detect import find_source
 from nuggets.runs.manifest import RunState, record_state
 from nuggets.steps.plan_round import plan_round
 from nuggets.steps.score_cells import score_unit
-from nuggets.store.store import open_store
 
 config = CurateConfig(pool={pool!r}, store={store!r}, model={model!r}, run="alone", anchors=3)
 prepared = prepare_run(config)
 pool = ingest_pool(
-    open_store(config.store), find_source(config.pool), prepared.pool_digest,
+    prepared.store, find_source(config.pool), prepared.pool_digest,
     shard_size=8, max_row_bytes=10_000, max_rejected_share=0.5,
 )
 anchors = find_anchors(prepared, config, pool, [embed_shard(prepared, shard) for shard in pool.shards])
@@ -57,7 +56,8 @@ print("whole table" if computed > 60 else "raced" if number > 1 else "at once", 
 _NEW_CUT = """
 from nuggets.scores.cuts import TopK
 from nuggets.steps.publish import publish_selection
-print("kept", publish_selection({store!r}, "alone", TopK(2)).kept)
+from nuggets.store.store import open_store
+print("kept", publish_selection(open_store({store!r}), "alone", TopK(2)).kept)
 """
 
 

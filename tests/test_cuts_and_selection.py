@@ -502,12 +502,12 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
     open_run(here.store, "first", config={}, identity=identity, inputs=inputs)
-    record_state(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id})
+    record_state(here.store, "first", RunState.COMPLETE, references={"pool": here.pool.id})
     rows = [(key, 3, 4, 4, 0.5) if number == 11 else (key, 0, 2, 4, NAN) for number, key in enumerate(here.keys)]
     write_score_table(here.store, "first", parted(rows, here.pool.shard_examples))
 
-    assert undecided_candidates(here.store.url, "first", TopK(1)) == 0
-    selection = publish_selection(here.store.url, "first", TopK(1))
+    assert undecided_candidates(here.store, "first", TopK(1)) == 0
+    selection = publish_selection(here.store, "first", TopK(1))
     assert (selection.candidates, selection.kept, selection.already_there) == (40, 1, False)
     assert selection.quantiles["0.5"] == (0.0, 0.5)
     assert selection.shown[0].place == RankedRow(1, here.keys[11], 4, 1, 3, 4, 4, 0.5, True)
@@ -516,7 +516,7 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     assert manifest["candidates_by_cells"] == {"2": 39, "4": 1}
     assert manifest["golden_score_quantiles"]["0.5"] == [0.0, 0.5]
     assert (manifest["cut"], manifest["cut_description"]) == ({"top_k": 1}, "best 1")
-    report = read_report(here.store.url, selection)
+    report = read_report(here.store, selection)
     assert "| cells | candidates |\n| --- | --- |\n| 2 | 39 |\n| 4 | 1 |\n" in report
     assert "| 0.000 to 0.500 | 0 | 2/4 | unknown | no |" in report
     assert "\n\n![Golden scores of the candidates, kept and dropped](scores.png)\n\n```text\n" in report
@@ -526,9 +526,9 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == manifest["sha256"]
     assert files["scores.png"].startswith(b"\x89PNG")
 
-    assert undecided_candidates(here.store.url, "first", TopK(2)) == 39
+    assert undecided_candidates(here.store, "first", TopK(2)) == 39
     with pytest.raises(UsageError) as refused:
-        publish_selection(here.store.url, "first", TopK(2))
+        publish_selection(here.store, "first", TopK(2))
     assert str(refused.value) == (
         "39 candidates of run 'first' lack cells that the cut 'best 2' needs: nuggets reselect computes them"
     )
@@ -538,7 +538,7 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
         "first",
         parted([(key, wins, 4, 4, 0.5) for key, wins, *_ in rows], here.pool.shard_examples),
     )
-    again = publish_selection(here.store.url, "first", TopK(1))
+    again = publish_selection(here.store, "first", TopK(1))
     assert (again.already_there, again.kept, again.quantiles["0.5"]) == (False, 1, (0.0, 0.0))
     after = {path: here.store.read(path) for path in here.store.list("runs/first/selections")}
     changed = [Path(path).name for path in before if after[path] != before[path]]
@@ -548,14 +548,14 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
         "scores.parquet",
         "scores.png",
     ]  # what is kept stays as it was
-    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert publish_selection(here.store, "first", TopK(1)).already_there
 
     for name in ("selected.jsonl", "scores.png"):  # selections of earlier versions have no picture
         lost = next(path for path in after if path.endswith(name))
         here.store.remove(lost)
-        assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+        assert not publish_selection(here.store, "first", TopK(1)).already_there
         assert here.store.read(lost) == after[lost]
-    assert publish_selection(here.store.url, "first", TopK(2)).kept == 2
+    assert publish_selection(here.store, "first", TopK(2)).kept == 2
 
 
 def published(folder: Path) -> Stored:
@@ -564,7 +564,7 @@ def published(folder: Path) -> Stored:
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
     open_run(here.store, "first", config={}, identity=identity, inputs=inputs)
-    record_state(here.store.url, "first", RunState.COMPLETE, references={"pool": here.pool.id, "scoring_key": "one"})
+    record_state(here.store, "first", RunState.COMPLETE, references={"pool": here.pool.id, "scoring_key": "one"})
     judged(here, best=11)
     return here
 
@@ -581,14 +581,14 @@ def chosen(here: Stored) -> list[str]:
 
 def test_scores_that_changed_where_no_cell_was_added_are_published_again(tmp_path: Path):
     here = published(tmp_path)
-    publish_selection(here.store.url, "first", TopK(1))
+    publish_selection(here.store, "first", TopK(1))
     assert chosen(here) == [here.keys[11]]
     judged(here, best=11)
-    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert publish_selection(here.store, "first", TopK(1)).already_there
     judged(here, best=5)
-    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert not publish_selection(here.store, "first", TopK(1)).already_there
     assert chosen(here) == [here.keys[5]]
-    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert publish_selection(here.store, "first", TopK(1)).already_there
 
 
 def test_a_selection_of_another_scoring_key_or_of_a_version_that_did_not_say_its_scores_is_made_once_more(
@@ -596,12 +596,12 @@ def test_a_selection_of_another_scoring_key_or_of_a_version_that_did_not_say_its
 ):
     here = published(tmp_path)
     manifest = "runs/first/selections/top-k-1/manifest.json"
-    publish_selection(here.store.url, "first", TopK(1))
-    record_state(here.store.url, "first", RunState.COMPLETE, references={"scoring_key": "two"})
-    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
+    publish_selection(here.store, "first", TopK(1))
+    record_state(here.store, "first", RunState.COMPLETE, references={"scoring_key": "two"})
+    assert not publish_selection(here.store, "first", TopK(1)).already_there
     assert here.store.read_json(manifest)["run"]["references"]["scoring_key"] == "two"
     earlier = here.store.read_json(manifest)
     del earlier["golden_sha256"]
     here.store.write(manifest, json.dumps(earlier).encode())
-    assert not publish_selection(here.store.url, "first", TopK(1)).already_there
-    assert publish_selection(here.store.url, "first", TopK(1)).already_there
+    assert not publish_selection(here.store, "first", TopK(1)).already_there
+    assert publish_selection(here.store, "first", TopK(1)).already_there

@@ -62,7 +62,7 @@ def test_damaged_embeddings_are_computed_again_and_others_are_not(
     )
     files = find_encoder(str(encoder))
     setup: Any = None  # of no use here
-    prepared = PreparedRun("r", store.url, setup, files, files_digest(files), False, "")
+    prepared = PreparedRun("r", store, setup, files, files_digest(files), False, "")
 
     def said() -> list[str]:
         caplog.clear()

@@ -54,7 +54,7 @@ def pool(store: Store, tmp_path: Path) -> Pool:
     write_anchors(store, "anchors/a.json", ANCHORS)
     open_run(store, "r", config={}, identity={}, inputs={})
     references = {"pool": pool.id, "anchors": "anchors/a.json", "scoring_key": KEY}
-    record_state(store.url, "r", RunState.INTERRUPTED, references=references)
+    record_state(store, "r", RunState.INTERRUPTED, references=references)
     return pool
 
 
@@ -124,7 +124,7 @@ def test_scores_are_exported_with_the_newest_or_the_named_cut(store, tmp_path):
     out = tmp_path / "scores.parquet"
     with pytest.raises(UsageError, match="^run 'r' has no selection yet, .*: make it with nuggets reselect$"):
         export_scores(store, "r", out, None)
-    published = [publish_selection(store.url, "r", cut) for cut in (TopK(1), Threshold(0.25))]
+    published = [publish_selection(store, "r", cut) for cut in (TopK(1), Threshold(0.25))]
     for name, selection, kept in ((None, published[1], {0, 1, 3}), (published[0].name, published[0], {1})):
         assert export_scores(store, "r", out, name) == ExportedScores(4, selection.name, selection.cut)
         assert out.read_bytes() == Path(selection.folder, "scores.parquet").read_bytes()
@@ -177,7 +177,7 @@ def judged(store: Store, pool: Pool) -> None:
         shards = np.full(len(rows), shard, dtype=np.int32)
         parts.append(ScoreTable(ids, rows, shards, np.zeros_like(full), cells, full, np.zeros(len(rows))))
     write_score_table(store, "r", parts)
-    record_state(store.url, "r", RunState.COMPLETE, counts={"cells_found": 12, "cells_computed": 0})
+    record_state(store, "r", RunState.COMPLETE, counts={"cells_found": 12, "cells_computed": 0})
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["complete", "interrupted"])
@@ -188,7 +188,7 @@ def test_cells_that_were_counted_and_are_gone_are_an_error_and_those_a_race_left
         command = ["cells", "r", "--store", store.url, "--out", str(tmp_path / "cells.csv")]
         return (_exit_code(lambda: app(command)), *capsys.readouterr())
 
-    record_state(store.url, "r", RunState.INTERRUPTED, counts={"cells_found": 12, "cells_computed": 0})
+    record_state(store, "r", RunState.INTERRUPTED, counts={"cells_found": 12, "cells_computed": 0})
     if done:
         judged(store, pool)
     needed = "did not need" if done else "has not computed, or did not need,"

@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Store:
     store = Store(str(tmp_path))
     for name in ("ended", "going"):
         open_run(store, name, config={}, identity={}, inputs={})
-    record_state(store.url, "ended", RunState.COMPLETE)
+    record_state(store, "ended", RunState.COMPLETE)
     return store
 
 

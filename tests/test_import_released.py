@@ -117,7 +117,7 @@ def test_golden_scores_are_in_the_order_of_the_pool_and_know_their_shard(files, 
     for shard, path in enumerate(pool.shards):
         ids, _ = read_ids(files.store, path)
         assert ids.to_pylist() == [key_of(POOL[row]) for row in rows[2 * shard : 2 * shard + 2]]
-    selection = publish_selection(files.store.url, run.name, TopK(1))
+    selection = publish_selection(files.store, run.name, TopK(1))
     assert json.loads(Path(selection.folder, "selected.jsonl").read_text())["instruction"] == "Count."
 
 
@@ -128,7 +128,7 @@ def test_mean_gain_is_one_shot_minus_zero_shot_in_nats_per_anchor(files):
 
 def test_without_raw_files_gains_are_unknown(files):
     files.put(at_0_2_score=SCORES)
-    selection = publish_selection(files.store.url, files.imported().name, TopK(1))
+    selection = publish_selection(files.store, files.imported().name, TopK(1))
     report = (Path(selection.folder) / "report.md").read_text()
     assert "| mean gain in | nats per anchor" in report
     assert "| 1 | 1.000 | 2 | 2/2 | unknown | yes | 1 | Count. | 1 |" in report
@@ -297,7 +297,7 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     files.put(at_0_4_score={"0": [0.5], "1": [1.0], "2": [0.5], "3": [0.0]}, at_0_4_raw_score=RAW | raw)
     files.imported(run="theirs")
     url, folder = files.store.url, "runs/theirs/selections/threshold-0.5"
-    first = publish_selection(url, "theirs", Threshold(0.5))
+    first = publish_selection(files.store, "theirs", Threshold(0.5))
     assert (first.folder, first.candidates, first.kept, first.already_there) == (f"{url}/{folder}", 4, 1, False)
     lines = files.store.read(f"{folder}/selected.jsonl").decode().splitlines()
     key = key_of(POOL[1])
@@ -308,7 +308,7 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     assert sorted(rows) == [(0, 0.5, False), (1, 1.0, True), (2, 0.5, False), (3, 0.0, False)]
     before = {path: files.store.read(path) for path in files.store.list("")}
 
-    second = publish_selection(url, "theirs", TopK(3))
+    second = publish_selection(files.store, "theirs", TopK(3))
     assert (second.folder, second.kept) == (f"{url}/runs/theirs/selections/top-k-3", 3)
     rows = [json.loads(line) for line in files.store.read("runs/theirs/selections/top-k-3/selected.jsonl").splitlines()]
     assert [(row["rank"], row["instruction"], row["golden_score"]) for row in rows] == [
@@ -321,7 +321,7 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     assert [item["name"] for item in list_selections(files.store, "theirs")] == ["threshold-0.5", "top-k-3"]
 
     everything = {path: files.store.read(path) for path in files.store.list("")}
-    again = publish_selection(url, "theirs", Threshold(0.5))
+    again = publish_selection(files.store, "theirs", Threshold(0.5))
     assert (again.already_there, again.kept, again.shown) == (True, 1, first.shown)
     assert {path: files.store.read(path) for path in files.store.list("")} == everything
     report = files.store.read("runs/theirs/selections/top-k-3/report.md").decode()
@@ -334,7 +334,7 @@ def test_a_selection_from_a_table_with_nan_is_json_that_every_reader_takes(files
     files.put(at_0_2_score=SCORES)
     pool, anchors = str(files.root / "pool.parquet"), str(files.root / "anchors.json")
     run = import_scores(files.store, files.folder, pool=pool, anchor_file=anchors)
-    selection = publish_selection(files.store.url, run.name, TopK(1))
+    selection = publish_selection(files.store, run.name, TopK(1))
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")

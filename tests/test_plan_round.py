@@ -24,7 +24,6 @@ from nuggets.steps.choose_anchors import known_anchors
 from nuggets.steps.measure_baseline import measure_missing
 from nuggets.steps.plan_round import Round, _tasks, plan_round
 from nuggets.steps.prepare import prepare_run
-from nuggets.store.store import open_store
 
 ANCHORS = 6
 
@@ -39,7 +38,7 @@ def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[Prepared
     )
     prepared = prepare_run(config)
     pool = ingest_pool(
-        open_store(config.store),
+        prepared.store,
         find_source(config.pool),
         prepared.pool_digest,
         shard_size=8,
@@ -54,7 +53,7 @@ def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[Prepared
 
 def cells(prepared: PreparedRun, plan: Round) -> Counter[tuple[str, int]]:
     """How often each candidate and anchor stands in the work lists of a round."""
-    store = open_store(prepared.store)
+    store = prepared.store
     requested: Counter[tuple[str, int]] = Counter()
     for shard, work in (item for unit in plan.units for item in read_worklist(store, unit.worklist).items()):
         ids = read_ids(store, shard)[0].take(work.positions).to_pylist()
@@ -110,7 +109,7 @@ def test_what_is_stored_and_what_is_to_be_computed_is_said_in_words(
         return [record.getMessage() for record in caplog.records if record.name == "nuggets.progress"]
 
     caplog.set_level("INFO", "nuggets.progress")
-    store = open_store(prepared.store)
+    store = prepared.store
     assert said(None) == ["cells: 120 in the full table, 0 stored, 120 to compute"]
     race, first = said(TopK(2))
     assert race == "cells: 120 in the full table, 0 stored, at most 120 to compute"

@@ -55,9 +55,9 @@ def test_a_run_with_a_relative_model_is_reopened_from_another_folder(config, tin
         store = open_store(config.store)
         kept = read_run(store, prepared.name).config
         assert {kept[name] for name in ("model", "encoder", "trust_remote_code")} == {str(tiny_model)}
-        record_state(store.url, prepared.name, RunState.INTERRUPTED, references={"scoring_key": prepared.setup.key})
+        record_state(store, prepared.name, RunState.INTERRUPTED, references={"scoring_key": prepared.setup.key})
         monkeypatch.chdir(tmp_path)
-        reopened = resume_run(store.url, prepared.name).setup
+        reopened = resume_run(store, prepared.name).setup
         assert (reopened.files.folder, reopened.key) == (str(tiny_model), prepared.setup.key)
         assert reopened.trust_remote_code
 

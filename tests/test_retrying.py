@@ -271,7 +271,7 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
     assert scores["golden_score"].isna().to_dict() == {row: row == 12 for row in scores.index}
     assert not scores.loc[12, "kept"] and np.isnan(scores.loc[12, "score_high"])
     named = f"1 candidates for which the model gives no number, never kept: {scores.loc[12, 'candidate_id']}"
-    assert named in read_report(open_store(str(store)).url, selection)
+    assert named in read_report(open_store(str(store)), selection)
 
     again = curate(CurateConfig(**{**options, "run": "again"}, max_bad_candidates=1))
     assert again.kept == 19

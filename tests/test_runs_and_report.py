@@ -67,8 +67,8 @@ def test_a_new_run_is_running_and_says_what_it_is_made_of(store):
 
 def test_an_outcome_is_added_to_what_is_known(store):
     opened(store)
-    record_state(store.url, "first", RunState.RUNNING, references={"pool": "x"}, counts={"rows": 3})
-    run = record_state(store.url, "first", RunState.FAILED, "the disk is full", seconds={"ingest": 0.5})
+    record_state(store, "first", RunState.RUNNING, references={"pool": "x"}, counts={"rows": 3})
+    run = record_state(store, "first", RunState.FAILED, "the disk is full", seconds={"ingest": 0.5})
     assert read_run(store, "first") == run
     assert (run.state, run.message) == (RunState.FAILED, "the disk is full")
     assert (run.references, run.counts, run.seconds) == ({"pool": "x"}, {"rows": 3}, {"ingest": 0.5})
@@ -76,7 +76,7 @@ def test_an_outcome_is_added_to_what_is_known(store):
 
 def test_a_run_goes_on_where_it_was_left(store):
     first = opened(store)
-    record_state(store.url, "first", RunState.INTERRUPTED, "stopped", references={"pool": "x"})
+    record_state(store, "first", RunState.INTERRUPTED, "stopped", references={"pool": "x"})
     again = open_run(store, "first", config={"pool": "moved.jsonl"}, identity=IDENTITY, inputs={"pool": "moved"})
     assert (again.state, again.message, again.references) == (RunState.RUNNING, "", {"pool": "x"})
     assert (again.config, again.inputs) == ({"pool": "moved.jsonl"}, {"pool": "moved"})

@@ -5,13 +5,13 @@ import gzip
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.readers.rows import read_pool
 from nuggets.steps.publish import Selection
 from nuggets.store.file_systems import S3_OPTIONS, locate
-from nuggets.store.s3_endpoint import current_s3_endpoint, s3_endpoint
 from nuggets.store.store import Store, open_store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
@@ -135,28 +134,24 @@ def test_an_endpoint_can_be_given_where_the_environment_names_none(
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_an_endpoint_is_that_of_a_piece_of_work_and_not_of_its_neighbours(
+def test_two_stores_of_one_process_have_endpoints_independently(
     address: str, s3_server: LocalS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # nobody is there
-    both, first_has_ended = threading.Barrier(2, timeout=20), threading.Event()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # no server listens there
+    store = open_store(address, s3_server.endpoint)
+    assert store.read("pool.jsonl").count(b"\n") == 20
+    assert find_source(f"{address}/pool.jsonl", s3_server.endpoint).files == (f"{address}/pool.jsonl",)
+    assert locate(address)[0].endpoint_url is None  # the environment decides
 
-    def first() -> bytes:
-        with s3_endpoint(s3_server.endpoint):
-            both.wait()
-            return Store(address).read("pool.jsonl")
 
-    def second() -> bytes:
-        with s3_endpoint(s3_server.endpoint):
-            both.wait()
-            assert first_has_ended.wait(20)
-            return Store(address).read("anchors.json")
-
-    with ThreadPoolExecutor(2) as threads:
-        one, other = threads.submit(first), threads.submit(second)
-        one.add_done_callback(lambda _: first_has_ended.set())
-        assert one.result().count(b"\n") == 20 and len(json.loads(other.result())) == 8
-    assert locate(address)[0].client_kwargs == {} and current_s3_endpoint() is None
+def test_a_store_is_a_value_that_reaches_another_process(address: str, s3_server: LocalS3) -> None:
+    store = open_store(address, s3_server.endpoint)
+    sent = pickle.dumps(store)
+    assert s3_server.secret.encode() not in sent
+    code = "import pickle, sys; print(len(pickle.load(sys.stdin.buffer).read('pool.jsonl').splitlines()))"
+    environment = os.environ | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, env=environment)
+    assert (done.stdout, done.returncode) == (b"20\n", 0), done.stderr.decode()
 
 
 @pytest.mark.parametrize("field", ["pool", "store", "s3_endpoint"])

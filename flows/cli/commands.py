@@ -16,7 +16,6 @@ from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConf
 from nuggets.errors import Interrupted, NuggetsError, UsageError
 from nuggets.progress import pluralize
 from nuggets.scores.cuts import Cut, remark
-from nuggets.store.s3_endpoint import s3_endpoint
 
 if TYPE_CHECKING:
     from nuggets.steps.publish import Selection
@@ -53,16 +52,17 @@ def curate(config: Path | None = None, **options: Any) -> None:
 def reselect(**options: Any) -> None:
     """Apply a new cut to a finished run. Takes seconds, unless the cut needs cells that a race has left out."""
     from nuggets.steps.publish import publish_selection, undecided_candidates
+    from nuggets.store.store import open_store
 
     config = ReselectConfig(**{name: value for name, value in options.items() if value is not None})
-    with s3_endpoint(config.s3_endpoint):
-        if undecided_candidates(config.store, config.run, config.cut):
-            from flows.cli.runner import run_reselect
+    store = open_store(config.store, config.s3_endpoint)
+    if undecided_candidates(store, config.run, config.cut):
+        from flows.cli.runner import run_reselect
 
-            _show_selection(run_reselect(config), config.cut)
-        else:
-            memory = config.memory_mib << 20
-            _show_selection(publish_selection(config.store, config.run, config.cut, memory=memory), config.cut)
+        _show_selection(run_reselect(config), config.cut)
+    else:
+        memory = config.memory_mib << 20
+        _show_selection(publish_selection(store, config.run, config.cut, memory=memory), config.cut)
 
 
 @app.command("score-shards")

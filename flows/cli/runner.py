@@ -11,7 +11,6 @@ from nuggets.devices.devices import find_devices
 from nuggets.steps.prepare import check_config
 from nuggets.steps.publish import Selection
 from nuggets.stopping import clear_stop
-from nuggets.store.s3_endpoint import s3_endpoint
 
 # Read by Prefect at import. What is set already wins.
 _SETTINGS = {
@@ -30,14 +29,13 @@ _SETTINGS = {
 
 def run_curate(config: CurateConfig) -> Selection:
     """Run the curate flow here, with the configured Prefect server or a temporary one."""
-    with s3_endpoint(config.s3_endpoint):
-        check_config(config)
-        if config.executor == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
-            find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
-        with _surroundings():
-            from flows.curate import curate
+    check_config(config)
+    if config.executor == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
+        find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    with _surroundings():
+        from flows.curate import curate
 
-            return curate(config)
+        return curate(config)
 
 
 def run_reselect(config: ReselectConfig) -> Selection:

@@ -13,7 +13,6 @@ from nuggets.config.configs import DEFAULT_STORE
 from nuggets.config.fields import check_address, check_endpoint
 from nuggets.errors import NuggetsError, UsageError
 from nuggets.progress import pluralize
-from nuggets.store.s3_endpoint import s3_endpoint
 
 if TYPE_CHECKING:
     from nuggets.store.store import Store
@@ -179,8 +178,8 @@ def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "
 
     check_address("store", url)
     check_endpoint(endpoint)
-    with s3_endpoint(endpoint), warnings_shown():
-        store = open_store(url)
+    with warnings_shown():
+        store = open_store(url, endpoint)
         if is_there and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
             raise UsageError(f"there is no store at {store.url}: give --store the folder or s3:// address of one")
         yield store

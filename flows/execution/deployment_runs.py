@@ -132,9 +132,15 @@ def _begun(client: SyncPrefectClient, deployment: str, configs: Sequence[dict[st
 
 def _config(scoring: Scoring, part: int, parts: int) -> dict[str, Any]:
     prepared = scoring.prepared
-    config = {"run": prepared.name, "store": prepared.store, "part": part, "parts": parts, **cut_options(scoring.cut)}
-    if prepared.s3_endpoint is not None:
-        config["s3_endpoint"] = prepared.s3_endpoint
+    config = {
+        "run": prepared.name,
+        "store": prepared.store.url,
+        "part": part,
+        "parts": parts,
+        **cut_options(scoring.cut),
+    }
+    if prepared.store.endpoint is not None:
+        config["s3_endpoint"] = prepared.store.endpoint
     return {**config, "stalled_after": scoring.executor.stalled_after}
 
 

@@ -22,7 +22,7 @@ from importlib import metadata
 from typing import Any
 
 from nuggets.errors import StoreError, UsageError
-from nuggets.store.store import Store, open_store
+from nuggets.store.store import Store
 
 logger = logging.getLogger(__name__)
 PACKAGES = ("nuggets", "torch", "transformers", "sentence-transformers", "scikit-learn", "numpy", "pandas", "prefect")
@@ -100,12 +100,11 @@ def save_run(store: Store, run: Run) -> Run:
     return run
 
 
-def record_state(store_url: str, name: str, state: RunState, message: str = "", **facts: Any) -> Run:
+def record_state(store: Store, name: str, state: RunState, message: str = "", **facts: Any) -> Run:
     """Write a run's state and what is known of it (references, counts, seconds) into its manifest.
 
     What is known of references and counts already stays, unless it is given anew.
     """
-    store = open_store(store_url)
     run = read_run(store, name)
     facts["references"] = {**run.references, **facts.get("references", {})}
     facts["counts"] = {**run.counts, **facts.get("counts", {})}

@@ -28,12 +28,12 @@ from nuggets.pools.shards import Candidate, Pool, read_candidates
 from nuggets.progress import report_stage
 from nuggets.runs.prepared import PreparedRun
 from nuggets.store.addresses import digest
-from nuggets.store.store import Store, open_store
+from nuggets.store.store import Store
 
 
 def known_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet | None:
     """The run's anchor set, if no embeddings are needed for it: the user's file, or what an earlier run has found."""
-    store = open_store(prepared.store)
+    store = prepared.store
     if config.anchor_file is not None:
         return _take_file(store, prepared, config)
     if config.anchor_set is not None:
@@ -44,7 +44,7 @@ def known_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> An
 
 def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: Sequence[str]) -> AnchorSet:
     """The run's anchor set, found among the pool's embeddings and stored."""
-    store = open_store(prepared.store)
+    store = prepared.store
     found = _address(prepared, config, pool)
     if config.anchors is None and found.anchors < 100:
         report_stage(f"anchors: {found.anchors} instead of 100, because the pool has only {pool.examples} examples")
@@ -99,7 +99,7 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
 
 
 def _take_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet:
-    source = find_source(str(config.anchor_file))
+    source = find_source(str(config.anchor_file), config.s3_endpoint)
     anchors = anchors_from_file(source, max_row_bytes=config.max_row_bytes, names=config.field_names)
     if prepared.anchor_file_digest is not None:
         check_unchanged(source, prepared.anchor_file_digest)

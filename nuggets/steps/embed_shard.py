@@ -6,12 +6,12 @@ from nuggets.models.encoder import embed_examples, load_encoder
 from nuggets.pools.shards import read_candidates
 from nuggets.progress import report_stage
 from nuggets.runs.prepared import PreparedRun
-from nuggets.store.store import Store, open_store
+from nuggets.store.store import Store
 
 
 def embed_shard(prepared: PreparedRun, shard: str) -> str:
     """Path of a shard's embeddings in the store, computed if they are not there."""
-    store = open_store(prepared.store)
+    store = prepared.store
     candidates = read_candidates(store, shard)
     path = embeddings_path(prepared.encoder_digest, candidates)
     if prepared.encoder is None or _are_stored(store, path, len(candidates)):

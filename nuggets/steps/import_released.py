@@ -67,11 +67,11 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     missing gains are unknown, and ties are broken by example id alone.
     """
     scores = read_released_scores(folder)
-    anchor_source = find_source(anchor_file)
+    anchor_source = find_source(anchor_file, store.endpoint)
     anchor_print = source_digest(anchor_source)
     anchors = anchors_from_file(anchor_source, max_row_bytes=MAX_ROW_BYTES)
     check_unchanged(anchor_source, anchor_print)
-    source = find_source(pool)
+    source = find_source(pool, store.endpoint)
     pool_print = source_digest(source)
     ingested = ingest_pool(
         store, source, pool_print, shard_size=SHARD_SIZE, max_row_bytes=MAX_ROW_BYTES, max_rejected_share=1.0
@@ -109,7 +109,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
     )
     write_score_table(store, name, [table])
     return record_state(
-        store.url,
+        store,
         name,
         RunState.COMPLETE,
         references={"pool": ingested.id, "anchors": anchors_path},

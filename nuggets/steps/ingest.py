@@ -6,15 +6,14 @@ from nuggets.pools.readers.detect import find_source
 from nuggets.pools.shards import Pool
 from nuggets.progress import pluralize, report_stage
 from nuggets.runs.prepared import PreparedRun
-from nuggets.store.store import open_store
 
 
 def ingest_run_pool(prepared: PreparedRun, config: CurateConfig) -> Pool:
     """The run's pool in the store; bad rows go to rejects.jsonl, duplicates are merged."""
-    store = open_store(prepared.store)
+    store = prepared.store
     pool = ingest_pool(
         store,
-        find_source(config.pool),
+        find_source(config.pool, config.s3_endpoint),
         prepared.pool_digest,
         shard_size=config.shard_size,
         max_row_bytes=config.max_row_bytes,

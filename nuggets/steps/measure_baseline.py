@@ -6,7 +6,6 @@ from nuggets.models.scoring_setup import open_model, open_profile
 from nuggets.progress import report_step
 from nuggets.runs.prepared import PreparedRun
 from nuggets.stopping import check_stop
-from nuggets.store.store import open_store
 
 # Anchors that are measured and stored at a time: between two batches progress is reported, or the watch for hangs
 # would end a slow model's process, and a request to stop is honoured.
@@ -15,7 +14,7 @@ BATCH = 32
 
 def measure_missing(prepared: PreparedRun, anchors_path: str, start: int, stop: int) -> int:
     """Measure and store the baseline of anchors `start` to `stop` where none is stored yet; returns how many."""
-    store = open_store(prepared.store)
+    store = prepared.store
     known = known_baseline(store, prepared.setup.key)
     missing = {anchor.id: anchor for anchor in read_anchors(store, anchors_path)[start:stop] if anchor.id not in known}
     if not missing:

@@ -25,7 +25,7 @@ from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut
 from nuggets.scores.golden import eligible_cells
 from nuggets.scores.wins import cell_gains
-from nuggets.store.store import Store, open_store
+from nuggets.store.store import Store
 
 _MEASURED = 64  # candidates from which the usual length of a demonstration is taken
 
@@ -71,7 +71,7 @@ def plan_round(
     `busy`: shards that are being scored still, or can't be: they count as they stand, and get no further work. So a
     round need not wait for a slow shard: a bar that lacks its cells is only lower than it could be.
     """
-    store = open_store(prepared.store)
+    store = prepared.store
     anchors = read_anchors(store, anchors_path)
     anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)

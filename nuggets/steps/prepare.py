@@ -39,24 +39,26 @@ def _profile(card: ModelCard) -> Profile:
 
 def check_config(config: CurateConfig) -> None:
     """Raise at once, in a second and before anything starts, if something that is named is not there."""
-    find_source(config.pool)
+    find_source(config.pool, config.s3_endpoint)
     if config.anchor_file is None:
         find_encoder(config.encoder)
     else:
-        find_source(config.anchor_file)
+        find_source(config.anchor_file, config.s3_endpoint)
     find_language_model(config.model)
-    open_store(config.store).check_writable()
+    open_store(config.store, config.s3_endpoint).check_writable()
 
 
 def prepare_run(config: CurateConfig) -> PreparedRun:
     """Hash what the run is made from and open it in the store, new or where it was left."""
-    store = open_store(config.store)
+    store = open_store(config.store, config.s3_endpoint)
     store.check_writable()
     setup = resolve_scoring(store, config)
-    pool_digest = source_digest(find_source(config.pool))
+    pool_digest = source_digest(find_source(config.pool, config.s3_endpoint))
     encoder = None if config.anchor_file else with_digest(find_encoder(config.encoder))
     encoder_digest = files_digest(encoder) if encoder else ""
-    anchor_file_digest = source_digest(find_source(config.anchor_file)) if config.anchor_file else None
+    anchor_file_digest = (
+        source_digest(find_source(config.anchor_file, config.s3_endpoint)) if config.anchor_file else None
+    )
     identity = {
         "pool": pool_digest,
         "max_row_bytes": config.max_row_bytes,
@@ -80,24 +82,22 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
     return PreparedRun(
         run.name,
-        store.url,
+        store,
         setup,
         encoder,
         encoder_digest,
         trust_encoder_code,
         pool_digest,
         config.max_bad_candidates,
-        config.s3_endpoint,
         anchor_file_digest,
     )
 
 
-def resume_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> PreparedRun:
+def resume_run(store: Store, name: str) -> PreparedRun:
     """A run as it was prepared, to compute more of its cells.
 
     Raises UsageError if its model is not there any more, or if this version would compute other cells.
     """
-    store = open_store(store_url)
     run = read_run(store, name)
     if "scoring_key" not in run.references:
         raise UsageError(
@@ -107,7 +107,8 @@ def resume_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> 
     config = CurateConfig(
         **{
             **run.config,
-            "store": store_url,
+            "store": store.url,
+            "s3_endpoint": store.endpoint,
             **dict.fromkeys(CUTS),  # of no account here
             # What the run resolved its defaults to, which another machine might resolve otherwise.
             **{field: identity[field] for field in ("profile", "demonstration_tokens", "dtype")},
@@ -120,9 +121,7 @@ def resume_run(store_url: str, name: str, *, s3_endpoint: str | None = None) -> 
             f"run '{name}' was scored as {run.references['scoring_key']}, and its model, limits and this version of "
             f"nuggets give {setup.key}: cells of two kinds must not be mixed; start a new run with nuggets curate"
         )
-    return PreparedRun(
-        name, store.url, setup, None, "", False, identity["pool"], config.max_bad_candidates, s3_endpoint
-    )
+    return PreparedRun(name, store, setup, None, "", False, identity["pool"], config.max_bad_candidates)
 
 
 def own_cut(run: Run) -> Cut | None:

@@ -38,7 +38,7 @@ from nuggets.steps.selection_files import (
     shown_examples,
 )
 from nuggets.store.disk_buckets import MEMORY
-from nuggets.store.store import Store, open_store
+from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
 FILES = (
@@ -64,23 +64,21 @@ class Selection:
     already_there: bool
 
 
-def undecided_candidates(store_url: str, run_name: str, cut: Cut) -> int:
+def undecided_candidates(store: Store, run_name: str, cut: Cut) -> int:
     """How many of a run's candidates lack cells that a cut needs; 0 if it can be published as things stand.
 
     Raises UsageError if the run has no golden scores yet.
     """
-    store = open_store(store_url)
     return undecided_count(count_scores(score_tables(store, read_run(store, run_name))()), cut)
 
 
-def publish_selection(store_url: str, run_name: str, cut: Cut, *, memory: int = MEMORY) -> Selection:
+def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = MEMORY) -> Selection:
     """Apply a cut to a run's golden scores and publish what it keeps.
 
     Rows beyond `memory` bytes are sorted by way of the disk. Another cut makes another folder; the same cut finds its
     own and leaves it alone, unless a file is missing there, or it was made from other scores than are known by now.
     Raises UsageError if the run has no golden scores yet, or lacks cells that the cut needs.
     """
-    store = open_store(store_url)
     run = read_run(store, run_name)
     tables = score_tables(store, run)
     # Before the scores are read: if others take their place meanwhile, the selection counts as outdated, not as new.
@@ -130,17 +128,16 @@ def _is_there(store: Store, folder: str, names: Sequence[str], run: Run, golden:
     return bool(manifest.get("golden_sha256") == golden and key == run.references.get("scoring_key"))
 
 
-def read_report(store_url: str, selection: Selection) -> str:
+def read_report(store: Store, selection: Selection) -> str:
     """A published selection's report, in Markdown."""
-    return open_store(store_url).read(f"{selection_folder(selection.run, selection.name)}/report.md").decode()
+    return store.read(f"{selection_folder(selection.run, selection.name)}/report.md").decode()
 
 
-def selection_page(store_url: str, selection: Selection) -> str:
+def selection_page(store: Store, selection: Selection) -> str:
     """A published selection for a page that can't reach into the store, in Markdown.
 
     Its report with the picture in it, the full addresses of its files, and all selections of its run side by side.
     """
-    store = open_store(store_url)
     folder = selection_folder(selection.run, selection.name)
     # As a paragraph of its own: an example's text that looks the same stands in a row of a table.
     linked, embedded = (
@@ -150,18 +147,17 @@ def selection_page(store_url: str, selection: Selection) -> str:
     paths = {name: f"{folder}/{name}" for name in (*FILES, ANCHORS, "manifest.json")}
     files = {name: store.uri(path) for name, path in paths.items() if path in there}
     parts = [
-        read_report(store_url, selection).replace(linked, embedded, 1).rstrip("\n"),
+        read_report(store, selection).replace(linked, embedded, 1).rstrip("\n"),
         "## Where the files lie",
         files_table(files),
         "## Selections of this run",
-        compare_selections(store_url, selection.run),
+        compare_selections(store, selection.run),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def compare_selections(store_url: str, run: str) -> str:
+def compare_selections(store: Store, run: str) -> str:
     """All selections of a run side by side, as Markdown, oldest first."""
-    store = open_store(store_url)
     made = list_selections(store, run)
     return selections_table(
         [(item["cut_description"], item["kept"], store.uri(selection_folder(run, item["name"]))) for item in made]

@@ -14,12 +14,11 @@ from nuggets.scores.anchor_wins import count_wins, write_anchor_wins
 from nuggets.scores.golden import ScoreTable, eligible_cells, score_table
 from nuggets.scores.score_table import write_score_table
 from nuggets.scores.wins import cell_gains
-from nuggets.store.store import open_store
 
 
 def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
     """Compute and store a run's golden scores, intervals where a race left cells out, and its anchors' wins."""
-    store = open_store(prepared.store)
+    store = prepared.store
     anchors = read_anchors(store, anchors_path)
     anchor_ids = [anchor.id for anchor in anchors]
     baseline = read_baseline(store, prepared.setup.key, anchor_ids)

@@ -22,7 +22,7 @@ from nuggets.racing.work_list import Worklist, read_worklist
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.plan_round import ScoringUnit
 from nuggets.stopping import stop_requested
-from nuggets.store.store import Store, open_store
+from nuggets.store.store import Store
 
 # What a killed process loses at most; each commit is an object in the store until the task's end, which joins them.
 COMMIT_SECONDS = 30.0
@@ -55,7 +55,7 @@ def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str) -> i
     """Compute and store the cells of a scoring task; returns how many. Raises Interrupted if asked to stop."""
     if stop_requested():
         raise Interrupted("stopped on request before this task began")
-    store = open_store(prepared.store)
+    store = prepared.store
     setup = prepared.setup
     scorer = Scorer(
         store,

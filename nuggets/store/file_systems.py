@@ -6,7 +6,6 @@ from typing import Any
 import fsspec.core
 
 from nuggets.errors import UsageError
-from nuggets.store.s3_endpoint import current_s3_endpoint
 
 S3_OPTIONS = {
     "use_listings_cache": False,  # it never expires, and would hide what other writers add
@@ -19,13 +18,15 @@ S3_OPTIONS = {
 }
 
 
-def locate(url: str) -> tuple[Any, str]:
-    """The file system and the path on it that a local path or URL means."""
+def locate(url: str, endpoint: str | None = None) -> tuple[Any, str]:
+    """The file system and the path on it that a local path or URL means.
+
+    `endpoint` is the server of s3:// addresses; None leaves it to the AWS environment.
+    """
     if "://" not in url:
         url = os.path.abspath(os.path.expanduser(url))
     options: dict[str, Any] = {}
     if url.startswith(("s3://", "s3a://")):
-        endpoint = current_s3_endpoint()
         options = S3_OPTIONS | ({"endpoint_url": endpoint} if endpoint else {})
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)

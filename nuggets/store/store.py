@@ -24,16 +24,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of immutable objects named by relative paths with forward slashes."""
+    """A folder of immutable objects named by relative paths with forward slashes.
+
+    It is an address without a connection or credentials: tasks, worker processes and clusters receive it as a value.
+    """
 
     url: str
+    endpoint: str | None = None  # URL of the S3 server; None leaves it to the AWS environment
 
     def uri(self, path: str) -> str:
         """Full address of an object, for people and manifests."""
         return posixpath.join(self.url, path)
 
     def _at(self, path: str) -> tuple[Any, str]:
-        filesystem, root = locate(self.url)
+        filesystem, root = locate(self.url, self.endpoint)
         return filesystem, posixpath.join(root, path)
 
     def _ask(self, action: str, path: str, call: Callable[[Any, str], T]) -> T:
@@ -129,7 +133,7 @@ class Store:
 
     def _shown(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Paths in the store, sorted, beside the names that the file system has for them; none that is not whole."""
-        _, root = locate(self.url)
+        _, root = locate(self.url, self.endpoint)
         for path, name in sorted((posixpath.relpath(name, root), name) for name in names):
             if not posixpath.basename(path).startswith(PENDING):
                 yield path, name
@@ -161,7 +165,7 @@ class Store:
 
         Only a local disk has any: elsewhere an object appears when all of it is there.
         """
-        filesystem, root = locate(self.url)
+        filesystem, root = locate(self.url, self.endpoint)
         if not is_local(filesystem):
             return {}
         with explained("list", self.url, "", filesystem):
@@ -184,8 +188,8 @@ class Store:
         self.remove(probe)
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, endpoint: str | None = None) -> Store:
     """The store at a local folder or URL; a relative folder is resolved, so that every task means the same place."""
     if "://" in url and not url.startswith("file://"):
-        return Store(url.rstrip("/"))
-    return Store(locate(url)[1])
+        return Store(url.rstrip("/"), endpoint)
+    return Store(locate(url)[1], endpoint)

@@ -17,10 +17,10 @@ _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)
 _BATCH_ROWS = 64  # how many rows are Python objects at a time
 
 
-def read_parquet(address: str, max_row_bytes: int) -> Iterator[object]:
+def read_parquet(address: str, endpoint: str | None, max_row_bytes: int) -> Iterator[object]:
     """The rows of a Parquet file. Raises InputError where it is damaged. A row group is in memory at a time."""
     try:
-        with StoredFile(address) as file:
+        with StoredFile(address, endpoint) as file:
             table = pq.ParquetFile(file, pre_buffer=False)
             missing = table.metadata.num_rows
             for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
@@ -34,10 +34,10 @@ def read_parquet(address: str, max_row_bytes: int) -> Iterator[object]:
         raise _damaged(address, "Parquet", error) from error
 
 
-def read_arrow(address: str, max_row_bytes: int) -> Iterator[object]:
+def read_arrow(address: str, endpoint: str | None, max_row_bytes: int) -> Iterator[object]:
     """The rows of an Arrow IPC stream. Raises InputError where it is damaged. A record batch is in memory at a time."""
     try:
-        with StoredFile(address) as file, pa.ipc.open_stream(file) as batches:
+        with StoredFile(address, endpoint) as file, pa.ipc.open_stream(file) as batches:
             for batch in batches:
                 _check_offsets(batch)
                 batch = _in_known_zones(batch)

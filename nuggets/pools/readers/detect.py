@@ -28,15 +28,16 @@ class PoolSource:
     url: str
     kind: Kind
     files: tuple[str, ...]  # full addresses; local ones are absolute paths, so that every task means the same file
+    endpoint: str | None = None  # URL of the S3 server of s3:// addresses; None leaves it to the AWS environment
 
 
-def find_source(url: str) -> PoolSource:
+def find_source(url: str, endpoint: str | None = None) -> PoolSource:
     """The pool at a local path or URL. Raises UsageError if none is there or its format is not known.
 
     Raises StoreError where a server does not answer, which says nothing about the pool.
     """
     try:
-        return ask(url, partial(_source_at, url))
+        return ask(url, endpoint, partial(_source_at, url, endpoint))
     except GZIP_ERRORS as error:
         raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
     except StoreError as error:
@@ -54,35 +55,35 @@ def _cause(error: StoreError) -> object:
     return getattr(cause, "strerror", None) or cause or error
 
 
-def _source_at(url: str, filesystem: Any, path: str) -> PoolSource:
+def _source_at(url: str, endpoint: str | None, filesystem: Any, path: str) -> PoolSource:
     if not filesystem.exists(path):
         raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
     address = url.rstrip("/") if "://" in url and not url.startswith("file://") else path
     if filesystem.isdir(path):
         names = [posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False)]
-        return _folder_source(address, sorted(names))
-    return _file_source(address)
+        return _folder_source(address, endpoint, sorted(names))
+    return _file_source(address, endpoint)
 
 
-def _file_source(address: str) -> PoolSource:
-    filesystem, path = locate(address)
+def _file_source(address: str, endpoint: str | None) -> PoolSource:
+    filesystem, path = locate(address, endpoint)
     if filesystem.size(path) == 0:
         raise UsageError(f"'{address}' is an empty file. Give a file with at least one row")
     name = path.lower()
     if name.endswith(".parquet"):
-        return PoolSource(address, "parquet", (address,))
+        return PoolSource(address, "parquet", (address,), endpoint)
     plain = name.removesuffix(".gz")
     if not plain.endswith((".json", ".jsonl", ".ndjson", ".csv", ".tsv")):
         raise UsageError(f"the format of '{address}' is not known. Known are {KNOWN_FORMATS}")
-    first = _first_character(address)
+    first = _first_character(address, endpoint)
     if plain.endswith((".csv", ".tsv")):
-        return PoolSource(address, "csv" if plain.endswith(".csv") else "tsv", (address,))
+        return PoolSource(address, "csv" if plain.endswith(".csv") else "tsv", (address,), endpoint)
     is_array = plain.endswith(".json") and first == b"["
-    return PoolSource(address, "json_array" if is_array else "jsonl", (address,))
+    return PoolSource(address, "json_array" if is_array else "jsonl", (address,), endpoint)
 
 
-def _first_character(address: str) -> bytes:
-    with open_text(address) as file:
+def _first_character(address: str, endpoint: str | None) -> bytes:
+    with open_text(address, endpoint) as file:
         piece: bytes = file.read(_PIECE_BYTES)
         if piece.startswith(_FOREIGN_BOMS):
             raise UsageError(f"'{address}' is UTF-16 or UTF-32. Convert it to UTF-8, for example with iconv")
@@ -94,24 +95,24 @@ def _first_character(address: str) -> bytes:
     return piece.lstrip(_JSON_SPACE)[:1]
 
 
-def _folder_source(address: str, names: list[str]) -> PoolSource:
+def _folder_source(address: str, endpoint: str | None, names: list[str]) -> PoolSource:
     if "dataset_dict.json" in names:
-        splits = [str(split) for split in _read_json(f"{address}/dataset_dict.json").get("splits", [])]
+        splits = [str(split) for split in _read_json(f"{address}/dataset_dict.json", endpoint).get("splits", [])]
         if "train" not in splits and len(splits) != 1:
             choices = ", ".join(f"{address}/{split}" for split in splits) or "none"
             raise UsageError(f"'{address}' holds several splits and none is called train. Give one of: {choices}")
         split = "train" if "train" in splits else splits[0]
-        return find_source(f"{address}/{split}")
+        return find_source(f"{address}/{split}", endpoint)
     if "state.json" in names:
-        return _saved_dataset(address)
+        return _saved_dataset(address, endpoint)
     parquet = [name for name in names if name.lower().endswith(".parquet") and not name.startswith((".", "_"))]
     if not parquet:
         raise UsageError(f"the folder '{address}' holds no pool. Known are {KNOWN_FORMATS}")
-    return PoolSource(address, "parquet", tuple(f"{address}/{name}" for name in parquet))
+    return PoolSource(address, "parquet", tuple(f"{address}/{name}" for name in parquet), endpoint)
 
 
-def _saved_dataset(address: str) -> PoolSource:
-    state = _read_json(f"{address}/state.json")
+def _saved_dataset(address: str, endpoint: str | None) -> PoolSource:
+    state = _read_json(f"{address}/state.json", endpoint)
     if state.get("_indices_data_files"):  # written by datasets 1.x only: the rows meant are a selection of the files'
         raise UsageError(f"'{address}' was saved with an indices mapping. Call flatten_indices() and save it again")
     try:
@@ -121,14 +122,14 @@ def _saved_dataset(address: str) -> PoolSource:
     if not files:
         raise UsageError(f"'{address}' is an empty dataset. Give one with at least one row")
     for file in files:
-        filesystem, path = locate(file)
+        filesystem, path = locate(file, endpoint)
         if not filesystem.exists(path):
             raise UsageError(f"'{file}' is named in state.json but not there. Copy or save the whole folder again")
-    return PoolSource(address, "arrow_folder", files)
+    return PoolSource(address, "arrow_folder", files, endpoint)
 
 
-def _read_json(address: str) -> dict[str, Any]:
-    filesystem, path = locate(address)
+def _read_json(address: str, endpoint: str | None) -> dict[str, Any]:
+    filesystem, path = locate(address, endpoint)
     try:
         content = json.loads(filesystem.cat_file(path))
     except ValueError as error:
@@ -140,7 +141,7 @@ def _read_json(address: str) -> dict[str, Any]:
 
 def source_digest(source: PoolSource) -> str:
     """SHA-256, in hex, over the stored bytes of the files in order: the same wherever the same pool lies."""
-    return sha256_of(source.files)
+    return sha256_of(source.files, source.endpoint)
 
 
 def check_unchanged(source: PoolSource, expected: str) -> None:

@@ -20,9 +20,10 @@ _BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would 
 class StoredFile(io.RawIOBase):
     """A file as it is stored, readable and seekable. Its errors are StoreErrors, or InputError if it was changed."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, endpoint: str | None) -> None:
         super().__init__()
         self._address = address
+        self._endpoint = endpoint
         self._file: Any = None
         self._version: object = None
         self._at = 0
@@ -86,7 +87,7 @@ class StoredFile(io.RawIOBase):
                 self._drop()  # what it has buffered can't be trusted
                 raise
 
-        return ask(self._address, on_an_open_file)
+        return ask(self._address, self._endpoint, on_an_open_file)
 
     def _open(self, filesystem: Any, path: str) -> None:
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
@@ -98,12 +99,12 @@ class StoredFile(io.RawIOBase):
         self._file, self._version = file, version
 
 
-def ask(address: str, call: Callable[[Any, str], T]) -> T:
+def ask(address: str, endpoint: str | None, call: Callable[[Any, str], T]) -> T:
     """What `call` returns, given the file system and the path there; a remote one gets several chances.
 
     Raises StoreError. `call` has to be harmless when repeated.
     """
-    filesystem, path = locate(address)
+    filesystem, path = locate(address, endpoint)
     is_local = "file" in filesystem.protocol
     try:
         if is_local:
@@ -136,9 +137,9 @@ _HASH_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def open_text(address: str) -> Iterator[Any]:
+def open_text(address: str, endpoint: str | None) -> Iterator[Any]:
     """A file of encoded text, readable as bytes; a .gz is uncompressed on the way."""
-    with StoredFile(address) as file:
+    with StoredFile(address, endpoint) as file:
         if address.lower().endswith(".gz"):
             with gzip.GzipFile(fileobj=file) as uncompressed:
                 yield uncompressed
@@ -146,10 +147,10 @@ def open_text(address: str) -> Iterator[Any]:
             yield file
 
 
-def read_pieces(address: str) -> Iterator[bytes]:
+def read_pieces(address: str, endpoint: str | None) -> Iterator[bytes]:
     """The text of a file in pieces, without a leading UTF-8 BOM. Raises InputError where a .gz is damaged."""
     try:
-        with open_text(address) as file:
+        with open_text(address, endpoint) as file:
             piece = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8) or file.read(_PIECE_BYTES)
             while piece:
                 yield piece
@@ -158,11 +159,11 @@ def read_pieces(address: str) -> Iterator[bytes]:
         raise InputError(f"'{address}' is damaged gzip ({error}). Copy or compress it again") from error
 
 
-def sha256_of(addresses: Iterable[str]) -> str:
+def sha256_of(addresses: Iterable[str], endpoint: str | None) -> str:
     """SHA-256, in hex, over the stored bytes of some files, one after the other."""
     digest = hashlib.sha256()
     for address in addresses:
-        with StoredFile(address) as file:
+        with StoredFile(address, endpoint) as file:
             while piece := file.read(_HASH_BYTES):
                 digest.update(piece)
     return digest.hexdigest()

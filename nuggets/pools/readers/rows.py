@@ -19,18 +19,19 @@ def read_rows(source: PoolSource, *, max_row_bytes: int) -> Iterator[tuple[int |
 
     A row's size is that of its bytes in a JSON file, and of its JSON text in UTF-8 if it comes from a table.
     """
+    endpoint = source.endpoint
     for address in source.files:
         if source.kind == "jsonl":
-            yield from read_lines(read_pieces(address), max_row_bytes)
+            yield from read_lines(read_pieces(address, endpoint), max_row_bytes)
         elif source.kind == "json_array":
-            yield from _without_lines(read_array(read_pieces(address), max_row_bytes, address=address))
+            yield from _without_lines(read_array(read_pieces(address, endpoint), max_row_bytes, address=address))
         elif source.kind in ("csv", "tsv"):
             delimiter = "," if source.kind == "csv" else "\t"
-            yield from read_csv(read_pieces(address), max_row_bytes, address=address, delimiter=delimiter)
+            yield from read_csv(read_pieces(address, endpoint), max_row_bytes, address=address, delimiter=delimiter)
         elif source.kind == "parquet":
-            yield from _without_lines(read_parquet(address, max_row_bytes))
+            yield from _without_lines(read_parquet(address, endpoint, max_row_bytes))
         else:
-            yield from _without_lines(read_arrow(address, max_row_bytes))
+            yield from _without_lines(read_arrow(address, endpoint, max_row_bytes))
 
 
 def _without_lines(rows: Iterator[object]) -> Iterator[tuple[None, object]]:
