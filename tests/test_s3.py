@@ -321,21 +321,21 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import nuggets.steps.score_cells
+    import nuggets.steps.block_writer
 
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
     scored: list[str] = []
     died: list[str] = []
-    add = nuggets.steps.score_cells._Rows.add
+    add = nuggets.steps.block_writer.BlockWriter.add
 
-    def die_at_the_tenth(rows: Any, candidate: str, values: Any) -> None:
+    def die_at_the_tenth(blocks: Any, candidate: str, values: Any) -> None:
         scored.append(candidate)
-        add(rows, candidate, values)
+        add(blocks, candidate, values)
         if len(scored) == 10 and not died:
             died.append(candidate)
             mortal_s3.kill()
 
-    monkeypatch.setattr(nuggets.steps.score_cells._Rows, "add", die_at_the_tenth)
+    monkeypatch.setattr(nuggets.steps.block_writer.BlockWriter, "add", die_at_the_tenth)
     monkeypatch.setattr("nuggets.store.retries.PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [0.1])
     monkeypatch.setattr(tasks.plan.plan, "retry_delay_seconds", [0.1])

@@ -36,7 +36,8 @@ class _Noting(importlib.abc.MetaPathFinder):
 
 def _note_rows(module: Any) -> None:
     handle = os.open(os.environ["NOTED_CELLS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    module.COMMIT_CANDIDATES = int(os.environ.get("NOTED_COMMIT", module.COMMIT_CANDIDATES))
+    writer = sys.modules["nuggets.steps.block_writer"]
+    writer.BLOCK_CANDIDATES = int(os.environ.get("NOTED_COMMIT", writer.BLOCK_CANDIDATES))  # type: ignore[attr-defined]
     score = module._score
 
     def noted(scorer: Any, missing: Any, anchors: Any) -> None:

@@ -1,14 +1,12 @@
 """Scoring a task's cells: computed candidate by candidate, stored while that goes on."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.anchors.anchor_set import Anchor, read_anchors
-from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.cells.folders import compact, read_cells
 from nuggets.cells.unscorable import record_unscorable
 from nuggets.engine.interface import LanguageModel
@@ -20,14 +18,12 @@ from nuggets.pools.shards import read_candidates, read_ids
 from nuggets.progress import report_cells, report_stage
 from nuggets.racing.work_list import Worklist, read_worklist
 from nuggets.runs.prepared import PreparedRun
+from nuggets.steps.block_writer import BlockWriter
 from nuggets.steps.plan_round import ScoringUnit
 from nuggets.stopping import stop_requested
 from nuggets.store.store import Store
 
-# What a killed process loses at most; each commit is an object in the store until the task's end, which joins them.
-COMMIT_SECONDS = 30.0
-COMMIT_CANDIDATES = 64
-_BROKEN_AT_MOST = 10  # candidates without a number: beyond it is the model that is broken, and GPU hours are at stake
+_BROKEN_AT_MOST = 10  # candidates without a number; if there are more, the model is broken, and GPU hours are at stake
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,36 +102,38 @@ def _missing(
 
 
 def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor]) -> None:
-    rows = _Rows(scorer, [anchor.id for anchor in anchors])
     broken: list[BrokenRow] = []
     sums = scorer.model.log_prob_sums(
         (scorer.profile.demonstration(example) for example in _examples(scorer.store, missing)),
         [scorer.profile.anchor(anchor.example) for anchor in anchors],
         wanted=(columns for _, _, columns in missing),
     )
-    try:
+    with BlockWriter(scorer.store, scorer.folder, [anchor.id for anchor in anchors]) as blocks:
         for done, ((_, candidate, columns), row) in enumerate(zip(missing, sums, strict=True), start=1):
-            wanted = list(columns)
-            with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite and is counted below
-                values = row.astype(np.float32)
-            unknown = [place for place in wanted if not np.isfinite(values[place])]
-            values[unknown] = np.nan  # 'not computed' to whoever reads it, whatever the model said
-            rows.add(candidate, values)
+            values, unknown = _cells(row, columns)
+            blocks.add(candidate, values)
             if unknown:
-                broken.append(BrokenRow(candidate, tuple(anchors[place].id for place in unknown)))
+                broken.append(BrokenRow(candidate, tuple(anchors[column].id for column in unknown)))
                 if len(broken) > max(_BROKEN_AT_MOST, scorer.max_bad_candidates):
                     raise _no_numbers(broken)
-            report_cells(computed=len(wanted))
+            report_cells(computed=len(columns))
             if scorer.should_stop() and done < len(missing):
                 raise Interrupted(f"stopped on request; {done} of {len(missing)} candidates of this task are stored")
-            rows.commit_if_due()
-    finally:
-        rows.commit()  # also when the model has failed or someone has stopped us: these numbers cost compute
+            blocks.write_if_due()
     if len(broken) > scorer.max_bad_candidates:
         raise _no_numbers(broken)
     if broken:
         record_unscorable(scorer.store, scorer.scoring_key, {row.candidate: row.anchors for row in broken})
         report_stage(f"set aside, because the model gives no number: {', '.join(row.candidate for row in broken)}")
+
+
+def _cells(row: NDArray[np.float64], columns: Sequence[int]) -> tuple[NDArray[np.float32], list[int]]:
+    """A candidate's sums as cells, and the wanted columns for which the model gave no finite number."""
+    with np.errstate(over="ignore"):  # what exceeds float32 becomes infinite, and is not finite below
+        values = row.astype(np.float32)
+    unknown = [column for column in columns if not np.isfinite(values[column])]
+    values[unknown] = np.nan  # a cell that is NaN counts as not computed
+    return values, unknown
 
 
 def _examples(store: Store, missing: Sequence[_Missing]) -> Iterator[Example]:
@@ -147,37 +145,6 @@ def _examples(store: Store, missing: Sequence[_Missing]) -> Iterator[Example]:
             examples = {item.id: item.example for item in read_candidates(store, shard)}
             at_hand = shard
         yield examples[candidate]
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Computed rows that are not stored yet."""
-
-    scorer: Scorer
-    anchor_ids: Sequence[str]
-    candidates: list[str] = field(default_factory=list)
-    values: list[NDArray[np.float32]] = field(default_factory=list)
-    last_commit: float = field(default_factory=time.monotonic)
-
-    def add(self, candidate: str, values: NDArray[np.float32]) -> None:
-        """A candidate's cells, NaN where there is none."""
-        if not np.isnan(values).all():
-            self.candidates.append(candidate)
-            self.values.append(values)
-
-    def commit_if_due(self) -> None:
-        """Store the rows if there are enough of them, or the last ones were stored long ago."""
-        if len(self.values) >= COMMIT_CANDIDATES or time.monotonic() - self.last_commit > COMMIT_SECONDS:
-            self.commit()
-
-    def commit(self) -> None:
-        """Store the rows as a block."""
-        if self.values:
-            block = CellBlock(tuple(self.candidates), tuple(self.anchor_ids), np.array(self.values))
-            write_block(self.scorer.store, self.scorer.folder, block)
-        self.candidates.clear()
-        self.values.clear()
-        self.last_commit = time.monotonic()
 
 
 def _no_numbers(broken: Sequence[BrokenRow]) -> InputError:
