@@ -1,17 +1,33 @@
-# make setup  make .venv with the command nuggets in it, and nothing else;  PYTHON=... where python3.11 is elsewhere
-# make demo   set up, then curate the demo pool and show what came of it
-# make test   set up, then linters, type checks and the whole test suite
-# make slow   set up, then the tests that take minutes: runs that are killed, deployments with server and worker
-# make bench  set up, then the engine against three other algorithms; OPTIONS="--quick" for two minutes of it
-# make up     set up, then start Prefect server, worker and S3 server on loopback, and deploy;  make down  stop them
-# make check  linters and type checks only;  make fix  format and mend what can be mended
+# make setup  create .venv with the command nuggets and the test tools
+# make demo   curate a small pool with planted defects and print how well the score found them
+# make test   linters, type checks and all tests but the slow ones
+# make unit   the tests that need no server, for use while writing code
+# make slow   tests that take minutes, and the property tests again with ten times as many examples
+# make bench  compare the scoring engine with three other algorithms; OPTIONS="--quick" for a short run
+# make up     start Prefect server, worker and S3 server on loopback, and deploy the flows
+# make down   stop what make up started
+# make check  linters and type checks only
+# make fix    format the code and apply the linters' automatic fixes
+# make clean  delete .venv and everything that the other targets created
+#
+# Every target but down and clean first creates .venv if it is missing or out of date.
+# Variables: PYTHON, the interpreter for .venv (default python3.11); WORKERS, the number of test processes (default 2).
+#
+# A test's tier follows from the servers that it uses (tests/conftest.py):
+#   unit   no server; make unit runs only these
+#   s3     a real S3 server
+#   flow   a real Prefect server
+#   slow   marked by hand; make test leaves these out
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 PYTHON ?= python3.11
+WORKERS ?= 2
 BIN := .venv/bin
-# Everything stays inside this folder: no home directory is needed, and none is changed.
+# loadgroup: the tests of one server run in one process, so that the server starts once.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+# Prefect, the hub client and matplotlib keep their files in this folder instead of the home directory.
 export PREFECT_HOME := $(CURDIR)/.prefect
 export HF_HOME := $(CURDIR)/.cache/huggingface
 export HF_HUB_OFFLINE := 1
@@ -20,7 +36,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 OPTIONS ?=
 
-.PHONY: setup demo test slow bench up down check fix clean
+.PHONY: setup demo test unit slow bench up down check fix clean
 
 setup: .venv/ready
 
@@ -28,10 +44,14 @@ demo: .venv/ready
 	$(BIN)/python demo/run.py
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+unit: .venv/ready
+	$(PYTEST) -m "not slow and not flow and not s3"
 
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m hypothesis --hypothesis-profile thorough
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/engine.py $(OPTIONS)

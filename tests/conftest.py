@@ -1,18 +1,25 @@
-"""Fixtures: a tiny language model, a small pool, and one Prefect server for all tests that ask for it."""
+"""Fixtures that many test files share, the cost tiers of the tests, and the hypothesis profiles.
+
+A test's tier follows from its fixtures: a test that uses a Prefect server is marked `flow`, one that uses an S3 server
+is marked `s3`; all others are unit tests. Under pytest-xdist each server's tests share one worker process, so that
+each server starts once.
+"""
 
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Idle OpenMP threads sleep instead of spinning: where a core is busy with something else, tiny tensors would be several
-# times slower. It is read when torch is loaded.
+# Torch reads these when it is imported. One thread per process: the models are tiny, and as many test processes run as
+# there are cores. Idle OpenMP threads sleep instead of spinning on a core that another process needs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tiny_models import save_tiny_llama  # noqa: E402
@@ -25,9 +32,41 @@ if TYPE_CHECKING:
 
     from nuggets.store.store import Store
 
-# How long an example takes says more about what else the machine is doing than about the code.
-settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared-machine")
+# No deadline: on a busy machine the duration of an example depends on the machine, not on the code. Tests set no number
+# of examples themselves, so that the profile decides: `make slow` runs with --hypothesis-profile=thorough.
+for _profile, _examples in {"quick": 20, "thorough": 200}.items():
+    settings.register_profile(
+        _profile, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile("quick")
+
+# Fixtures that are expensive and shared, and the group of the tests that use them. A group's tests run in one process,
+# so that its fixtures are made once. A test that uses fixtures of several groups belongs to the first of these.
+GROUPS = {
+    "running_stack": "stack",
+    "prefect_server": "flow",
+    "s3_server": "s3",
+    "mortal_s3": "s3",
+    "raced": "rounds",
+    "whole": "rounds",
+    "ours": "reference",
+}
+SERVERS = ("stack", "flow", "s3")  # groups that are markers too: a test's tier
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests with their tier and their group of pytest-xdist, and run unit tests first."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        groups = [group for fixture, group in GROUPS.items() if fixture in fixtures or item.get_closest_marker(group)]
+        for group in groups:
+            if group in SERVERS:
+                item.add_marker(group)
+        if groups:
+            item.add_marker(pytest.mark.xdist_group(groups[0]))
+    items.sort(key=lambda item: [item.get_closest_marker(server) is not None for server in SERVERS])
+
 
 EXAMPLES = [
     {"instruction": f"{verb} {what}.", "input": given, "output": answer}
@@ -70,6 +109,20 @@ def pool_file(tmp_path: Path) -> Path:
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess[str]]:
+    """Runs a `nuggets` command in this process, and returns what a subprocess would return."""
+    from flows.cli.commands import app, run_command
+
+    def run(*arguments: object) -> CompletedProcess[str]:
+        command = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        code = run_command(lambda: app(command))
+        return CompletedProcess(command, code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -219,7 +219,6 @@ def full_pieces(lengths: Sequence[tuple[int, int]], key_start: int) -> Pieces:
 
 
 @given(some_pieces, st.booleans(), some_heads, st.integers(0, 9), st.integers(0, 5))
-@settings(max_examples=40)
 def test_pieces_by_equal_lengths_are_attended_to_as_if_each_were_alone(
     lengths: list[tuple[int, int]], causal: bool, key_heads: int, key_start: int, keys_behind: int
 ) -> None:
@@ -257,7 +256,6 @@ def test_on_a_cpu_pieces_of_equal_lengths_are_all_there_is(dtype: torch.dtype) -
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @given(some_pieces, st.booleans(), some_heads, st.integers(0, 9), st.integers(0, 5))
-@settings(max_examples=40)
 def test_pieces_of_variable_length_are_attended_to_as_if_each_were_alone(
     lengths: list[tuple[int, int]], causal: bool, key_heads: int, key_start: int, keys_behind: int
 ) -> None:

@@ -6,22 +6,39 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+Nuggets = Callable[..., tuple[int, str]]
 
 
-def nuggets(*arguments: object, **options: object) -> tuple[int, str]:
+def in_subprocess(*arguments: object, **options: object) -> tuple[int, str]:
     command = [NUGGETS, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **options)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stderr
 
 
-def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+@pytest.fixture
+def nuggets(cli: Cli) -> Nuggets:
+    """Exit code and errors of a command that runs in this process."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        done = cli(*arguments)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stderr
+
+    return run
+
+
+def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(
+    tmp_path: Path, pool_file: Path, tiny_model: Path, nuggets: Nuggets
+) -> None:
     (tmp_path / "not-a-model").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "empty.jsonl").write_text("")
@@ -65,7 +82,7 @@ def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(tmp_path: Path, poo
 
 
 def test_a_model_without_a_tokenizer_says_which_files_are_missing(
-    tmp_path: Path, pool_file: Path, tiny_model: Path
+    tmp_path: Path, pool_file: Path, tiny_model: Path, nuggets: Nuggets
 ) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -76,7 +93,9 @@ def test_a_model_without_a_tokenizer_says_which_files_are_missing(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_pool_that_can_not_be_used_fails_with_counts_and_exit_code_1(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_pool_that_can_not_be_used_fails_with_counts_and_exit_code_1(
+    tmp_path: Path, tiny_model: Path, nuggets: Nuggets
+) -> None:
     (tmp_path / "void.json").write_text("[]")
     (tmp_path / "useless.jsonl").write_text('{"instruction": "a"}\n[1]\nnot json\n')
     common = ("--store", tmp_path / "store", "--model", tiny_model)
@@ -89,14 +108,18 @@ def test_a_pool_that_can_not_be_used_fails_with_counts_and_exit_code_1(tmp_path:
     assert sorted(map(len, rejects)) == [0, 3]
 
 
-def test_a_store_that_can_not_be_written_is_named_at_once(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+def test_a_store_that_can_not_be_written_is_named_at_once(
+    tmp_path: Path, pool_file: Path, tiny_model: Path, nuggets: Nuggets
+) -> None:
     (tmp_path / "file").write_text("in the way")
     code, said = nuggets("curate", pool_file, "--model", tiny_model, "--store", tmp_path / "file" / "store")
     assert code == 1 and f"could not write {tmp_path}/file/store" in said
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_full_disk_fails_the_run_keeps_what_is_stored_and_a_rerun_goes_on(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_full_disk_fails_the_run_keeps_what_is_stored_and_a_rerun_goes_on(
+    tmp_path: Path, tiny_model: Path, nuggets: Nuggets
+) -> None:
     pool = tmp_path / "pool.jsonl"
     rows = [{**EXAMPLES[index % 20], "instruction": f"Task {index}: be short."} for index in range(100)]
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -105,7 +128,7 @@ def test_a_full_disk_fails_the_run_keeps_what_is_stored_and_a_rerun_goes_on(tmp_
     store = tmp_path / "store"
     common = ("curate", pool, "--model", tiny_model, "--store", store, "--anchor-file", anchors, "--run", "full")
 
-    code, said = nuggets(*common, preexec_fn=_small_files_only)
+    code, said = in_subprocess(*common, preexec_fn=_small_files_only)
     assert code == 1 and "could not write" in said and "what is stored already is kept" in said, said
     assert not list(store.rglob(".pending-*"))
 
@@ -123,7 +146,9 @@ def _small_files_only() -> None:
 @pytest.mark.usefixtures("prefect_server")
 def test_a_dead_prefect_server_is_named(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    code, said = nuggets("curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment)
+    code, said = in_subprocess(
+        "curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment
+    )
     assert code == 1 and "no Prefect server answers at PREFECT_API_URL=http://127.0.0.1:9/api" in said
 
 
@@ -131,5 +156,7 @@ def test_a_prefect_home_that_can_not_be_written_is_named(tmp_path: Path, pool_fi
     (tmp_path / "file").write_text("in the way")
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     environment["PREFECT_HOME"] = str(tmp_path / "file" / "home")
-    code, said = nuggets("curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment)
+    code, said = in_subprocess(
+        "curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment
+    )
     assert code == 1 and "set PREFECT_HOME to a folder that is" in said

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.cells.blocks import CellBlock, read_block, write_block
@@ -592,7 +592,6 @@ def test_a_reader_that_meets_a_join_looks_again(store, monkeypatch):
 
 
 @given(data=st.data(), candidates=st.integers(1, 6), anchors=st.integers(1, 5))
-@settings(max_examples=30)
 def test_any_blocks_that_cover_a_table_read_back_as_that_table_whenever_they_are_joined(
     tmp_path_factory, data, candidates, anchors
 ):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deployments.local_s3 import LocalS3
-from flows.cli.commands import _exit_code, app
+from flows.cli.commands import app, run_command
 from nuggets.errors import StoreError
 from nuggets.runs.manifest import RunState, list_runs, open_run, read_run, record_state
 from nuggets.store.store import Store
@@ -26,7 +26,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Any:
     """A command's exit code, and the lines that it says and complains."""
 
     def run(*arguments: object) -> tuple[int, list[str], list[str]]:
-        code = _exit_code(lambda: app([str(argument) for argument in arguments]))
+        code = run_command(lambda: app([str(argument) for argument in arguments]))
         said, complained = capsys.readouterr()
         return code, said.splitlines(), complained.splitlines()
 

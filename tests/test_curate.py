@@ -1,4 +1,4 @@
-"""The main job end to end, as a user runs it: real Prefect server, real (tiny) language model, real encoder."""
+"""The main job end to end with a real (tiny) language model and a real encoder."""
 
 import base64
 import json
@@ -6,38 +6,47 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import job
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import EXAMPLES
+from orchestrated import wait_for
 
 from deployments.local_s3 import LocalS3
 from nuggets.config.configs import CurateConfig, ReselectConfig
 from nuggets.errors import InputError, NuggetsError, UsageError
+from nuggets.pools.ingest import ingest_pool
+from nuggets.pools.readers.detect import find_source, source_digest
+from nuggets.pools.shards import read_candidates
+from nuggets.steps.export import export_cells
 from nuggets.steps.publish import Selection
 from nuggets.store.store import Store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def nuggets(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [NUGGETS, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+def configured(pool: object, store: Path, model: Path, **options: object) -> CurateConfig:
+    return CurateConfig(pool=str(pool), store=str(store), model=str(model), **options)
 
 
-def run_flow(pool: object, store: Path, model: Path, **options: object) -> Selection:
+def run_job(*arguments: Any, **options: object) -> Selection:
+    return job.curate(configured(*arguments, **options))
+
+
+def run_flow(*arguments: Any, **options: object) -> Selection:
     from flows.curate import curate
 
-    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), **options))
+    return curate(configured(*arguments, **options))
 
 
 def manifest(store: Path, run: str) -> dict:
@@ -51,12 +60,13 @@ def artifacts(server: str, key: str, *, about: str) -> list[Any]:
 
 
 def test_curate_reselect_and_exports_as_a_user_runs_them(
-    tmp_path: Path, pool_file: Path, tiny_model: Path, prefect_server: str, s3_server: LocalS3
+    tmp_path: Path, pool_file: Path, tiny_model: Path, prefect_server: str, s3_server: LocalS3, cli: Cli
 ) -> None:
     store = tmp_path / "store"
     common = ("--store", store, "--model", tiny_model, "--run", "first", "--shard-size", 8, "--racing", "off")
 
-    first = nuggets("curate", pool_file, *common)
+    command = [NUGGETS, "curate", *map(str, (pool_file, *common))]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert first.returncode == 0, first.stderr
     assert "anchors: 5 instead of 100, because the pool has only 20 examples" in first.stderr
     assert "cells: 100 in the full table, 0 stored, 100 to compute" in first.stderr
@@ -80,13 +90,13 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     assert artifacts(prefect_server, "selected", about=str(store)) == []  # a browser does not open paths of a server
     assert 100 in artifacts(prefect_server, "embed", about="3 of 3 tasks are done")
 
-    again = nuggets("curate", pool_file, *common)
+    again = cli("curate", pool_file, *common)
     assert again.returncode == 0, again.stderr
     assert "cells: 100 in the full table, 100 stored, nothing to compute" in again.stderr
     assert "loaded" not in again.stderr  # no model
     assert manifest(store, "first")["counts"]["cells_computed"] == 0
 
-    cut = nuggets("reselect", "first", "--store", store, "--top-k", 3)
+    cut = cli("reselect", "first", "--store", store, "--top-k", 3)
     assert cut.returncode == 0, cut.stderr
     chosen = [json.loads(line) for line in (store / "runs/first/selections/top-k-3/selected.jsonl").open()]
     assert [row["rank"] for row in chosen] == [1, 2, 3]
@@ -94,11 +104,11 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     assert all(row in EXAMPLES for row in originals)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
-    assert nuggets("cells", "first", "--store", store, "--out", tmp_path / "cells.parquet").returncode == 0
+    assert cli("cells", "first", "--store", store, "--out", tmp_path / "cells.parquet").returncode == 0
     cells = pd.read_parquet(tmp_path / "cells.parquet")
     columns = ["candidate_id", "candidate_row", "anchor_id", "anchor_row", "zero_shot", "one_shot"]
     assert (list(cells.columns), len(cells)) == (columns, 100)
-    assert nuggets("scores", "first", "--store", store, "--out", tmp_path / "scores.parquet").returncode == 0
+    assert cli("scores", "first", "--store", store, "--out", tmp_path / "scores.parquet").returncode == 0
     scores = pd.read_parquet(tmp_path / "scores.parquet")
     columns = ["candidate_id", "candidate_row", "golden_score", "score_low", "score_high", "wins", "cells", "anchors"]
     assert (list(scores.columns), len(scores)) == ([*columns, "mean_gain", "kept"], 20)
@@ -113,7 +123,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     np.testing.assert_allclose(scores["golden_score"], expected)
     assert sorted(set(scores["anchors"])) == [4, 5]
 
-    listing = nuggets("runs", "--store", store).stdout
+    listing = cli("runs", "--store", store).stdout
     assert "first" in listing and "complete" in listing and "best 5 %: 1; best 3: 3" in listing
 
     # The same store on S3: there the chosen examples have an address to follow.
@@ -129,10 +139,13 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     assert f"| scores.png | `{url}/scores.png` |" in page
 
 
-def test_a_yaml_file_and_the_command_line_go_together(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
+@pytest.mark.usefixtures("prefect_server")
+def test_a_yaml_file_and_the_command_line_go_together(
+    tmp_path: Path, pool_file: Path, tiny_model: Path, cli: Cli
+) -> None:
     settings = {"pool": str(pool_file), "model": str(tiny_model), "anchors": 2, "threshold": 0.9, "run": "yaml"}
     (tmp_path / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
-    done = nuggets("curate", "--config", tmp_path / "run.yaml", "--store", tmp_path / "store", "--top-k", 4)
+    done = cli("curate", "--config", tmp_path / "run.yaml", "--store", tmp_path / "store", "--top-k", 4)
     assert done.returncode == 0, done.stderr
     assert "kept 4 of 20" in done.stdout
     config = manifest(tmp_path / "store", "yaml")["config"]
@@ -141,7 +154,7 @@ def test_a_yaml_file_and_the_command_line_go_together(tmp_path: Path, pool_file:
 
 def test_two_runs_of_the_same_inputs_are_byte_identical(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     for name, shard_size in (("one", 20), ("two", 20)):
-        run_flow(pool_file, tmp_path / name, tiny_model, run="r", shard_size=shard_size)
+        run_job(pool_file, tmp_path / name, tiny_model, run="r", shard_size=shard_size)
     folders = [tmp_path / name / "runs/r/selections/top-fraction-0.05" for name in ("one", "two")]
     for file in ("selected.jsonl", "scores.parquet"):
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
@@ -152,9 +165,8 @@ def test_cells_and_selection_do_not_depend_on_how_the_pool_is_cut_into_shards(
 ) -> None:
     for name, shard_size in (("whole", 20), ("pieces", 3)):
         options = {"shard_size": shard_size, "anchors": 4, "top_k": 5, "racing": "off"}
-        run_flow(pool_file, tmp_path / name, tiny_model, run="r", **options)
-        exported = nuggets("cells", "r", "--store", tmp_path / name, "--out", tmp_path / f"{name}.parquet")
-        assert exported.returncode == 0, exported.stderr
+        run_job(pool_file, tmp_path / name, tiny_model, run="r", **options)
+        export_cells(Store(str(tmp_path / name)), "r", tmp_path / f"{name}.parquet")
     whole, pieces = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "pieces"))
     pd.testing.assert_frame_equal(whole, pieces, rtol=1e-5)
     chosen = [(tmp_path / name / "runs/r/selections/top-k-5/selected.jsonl").open() for name in ("whole", "pieces")]
@@ -168,11 +180,11 @@ def test_a_larger_pool_and_another_shard_size_compute_only_what_is_new(
     anchors = tmp_path / "anchors.json"
     anchors.write_text(json.dumps(EXAMPLES[:4]))
     store = tmp_path / "store"
-    run_flow(pool_file, store, tiny_model, run="small", anchor_file=str(anchors), shard_size=7, racing="off")
+    run_job(pool_file, store, tiny_model, run="small", anchor_file=str(anchors), shard_size=7, racing="off")
     larger = tmp_path / "larger.jsonl"
     extra = {"instruction": "Say hello.", "input": "", "output": "Hello!"}
     larger.write_text("".join(json.dumps(row) + "\n" for row in [extra, *EXAMPLES]))
-    run_flow(larger, store, tiny_model, run="large", anchor_file=str(anchors), shard_size=3, racing="off")
+    run_job(larger, store, tiny_model, run="large", anchor_file=str(anchors), shard_size=3, racing="off")
     counts = manifest(store, "large")["counts"]
     assert (counts["cells"], counts["cells_found"], counts["cells_computed"]) == (84, 80, 4)
 
@@ -196,7 +208,7 @@ def _write_saved_dataset(folder: Path, rows: list[dict]) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "dolly", "parquet", "sharegpt", "messages", "dataset"])
-def test_every_pool_format_runs_to_a_selection(form: str, tmp_path: Path, tiny_model: Path) -> None:
+def test_every_pool_format_is_ingested_as_the_same_examples(form: str, tmp_path: Path) -> None:
     rows = EXAMPLES[:8]
     pool = tmp_path / {"parquet": "pool.parquet", "dataset": "pool", "jsonl": "pool.jsonl"}.get(form, "pool.json")
     if form == "parquet":
@@ -214,16 +226,21 @@ def test_every_pool_format_runs_to_a_selection(form: str, tmp_path: Path, tiny_m
             "messages": _as_messages,
         }[form]
         pool.write_text(json.dumps([convert(row) for row in rows]))
-    selection = run_flow(pool, tmp_path / "store", tiny_model, anchors=2, top_k=2)
-    assert (selection.candidates, selection.kept) == (8, 2)
-    assert all("golden_score" in json.loads(line) for line in (Path(selection.folder) / "selected.jsonl").open())
+    store = Store(str(tmp_path / "store"))
+    source = find_source(str(pool))
+    limits = {"shard_size": 8, "max_row_bytes": 10_000, "max_rejected_share": 0.0}
+    (shard,) = ingest_pool(store, source, source_digest(source), **limits).shards
+    has_input = form not in ("sharegpt", "messages")
+    expected = {(row["instruction"], row["input"] if has_input else "", row["output"]) for row in rows}
+    candidates = read_candidates(store, shard)
+    assert {(item.example.instruction, item.example.input, item.example.output) for item in candidates} == expected
 
 
 def test_profiles_and_chat_template_lead_to_different_cells_side_by_side(
     tmp_path: Path, pool_file: Path, tiny_model: Path
 ) -> None:
     for profile in ("released", "plain"):
-        run_flow(pool_file, tmp_path, tiny_model, run=profile, profile=profile, anchors=3)
+        run_job(pool_file, tmp_path, tiny_model, run=profile, profile=profile, anchors=3)
     keys = {manifest(tmp_path, run)["references"]["scoring_key"] for run in ("released", "plain")}
     assert {path.name for path in (tmp_path / "cells").iterdir()} == keys and len(keys) == 2
     eligible = {
@@ -234,11 +251,12 @@ def test_profiles_and_chat_template_lead_to_different_cells_side_by_side(
 
 
 def test_a_run_name_is_not_given_to_other_scores(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
-    run_flow(pool_file, tmp_path, tiny_model, run="mine", anchors=2)
+    run_job(pool_file, tmp_path, tiny_model, run="mine", anchors=2)
     with pytest.raises(UsageError, match="run 'mine' exists and was made from something else .*anchors: 2 by k-means"):
-        run_flow(pool_file, tmp_path, tiny_model, run="mine", anchors=3)
+        run_job(pool_file, tmp_path, tiny_model, run="mine", anchors=3)
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_more_anchors_than_examples_are_refused_and_the_run_is_marked_failed(
     tmp_path: Path, pool_file: Path, tiny_model: Path
 ) -> None:
@@ -247,6 +265,7 @@ def test_more_anchors_than_examples_are_refused_and_the_run_is_marked_failed(
     assert manifest(tmp_path, "many")["state"] == "failed"
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_a_model_that_returns_no_numbers_fails_the_run_and_names_the_anchor(
     tmp_path: Path, pool_file: Path, tiny_model: Path
 ) -> None:
@@ -267,8 +286,19 @@ def test_a_model_that_returns_no_numbers_fails_the_run_and_names_the_anchor(
     assert not (tmp_path / "store" / "baselines").exists()
 
 
+def scoring_has_begun(server: str, pool: Path) -> bool:
+    """Whether a scoring task of the flow run for the pool is running."""
+    wanted = {
+        "flow_runs": {"name": {"any_": [f"curate {pool}"]}},
+        "task_runs": {"name": {"like_": "score round 0 part 000"}, "state": {"type": {"any_": ["RUNNING"]}}},
+    }
+    return bool(httpx.post(f"{server}/task_runs/filter", json=wanted).raise_for_status().json())
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path, sent: signal.Signals) -> None:
+def test_interrupting_keeps_what_was_computed(
+    tmp_path: Path, tiny_model: Path, prefect_server: str, cli: Cli, sent: signal.Signals
+) -> None:
     pool = tmp_path / "pool.jsonl"
     words = " ".join(f"word{index}" for index in range(300))
     rows = [{"instruction": f"Repeat {index}.", "input": "", "output": words} for index in range(60)]
@@ -293,7 +323,7 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path, 
             line = process.stderr.readline()
             assert line, seen
             seen += line
-        time.sleep(3)
+        wait_for(lambda: scoring_has_begun(prefect_server, pool), seconds=60)
         if sent == signal.SIGINT:
             os.killpg(process.pid, sent)  # as a terminal does: to everything the command has started
         else:
@@ -307,32 +337,32 @@ def test_interrupting_keeps_what_was_computed(tmp_path: Path, tiny_model: Path, 
     )
     assert manifest(tmp_path / "store", "stop")["state"] == "interrupted"
     out = tmp_path / "cells.parquet"
-    assert nuggets("cells", "stop", "--store", tmp_path / "store", "--out", out).returncode == 0
+    assert cli("cells", "stop", "--store", tmp_path / "store", "--out", out).returncode == 0
     kept = len(pd.read_parquet(out))
     assert 0 < kept < 600 and kept % 10 == 0  # whole candidates
-    again = nuggets(*command[1:], timeout=200)
+    again = cli(*command[1:])
     assert again.returncode == 0, again.stderr
     assert f"cells: 600 in the full table, {kept} stored, {600 - kept} to compute" in again.stderr
 
 
 def test_a_pool_that_grows_keeps_its_cells_where_its_anchors_have_a_name(
-    tmp_path: Path, pool_file: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, pool_file: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture, cli: Cli
 ) -> None:
     store = tmp_path / "store"
     common = {"store": store, "model": tiny_model, "racing": "off", "anchor_set": "ours"}
-    run_flow(pool_file, **common, run="first", anchors=5)
+    run_job(pool_file, **common, run="first", anchors=5)
     grown = tmp_path / "grown.jsonl"
     new = {"instruction": "Name a river.", "input": "", "output": "The Rhine."}
     grown.write_bytes(pool_file.read_bytes() + json.dumps(new).encode() + b"\n")
     caplog.clear()
     caplog.set_level("INFO", logger="nuggets")
-    run_flow(grown, **common, run="second")
-    assert "anchors: 5 of set ours" in caplog.messages and "embedded" not in caplog.text
+    run_job(grown, **common, run="second")
+    assert "embedded" not in caplog.text
     counts = manifest(store, "second")["counts"]
     assert (counts["cells"], counts["cells_found"], counts["cells_computed"]) == (105, 100, 5)
     file = tmp_path / "anchors.csv"
-    assert nuggets("anchors", "first", "--store", store, "--out", file).stdout == f"5 anchors in {file}\n"
-    run_flow(grown, store, tiny_model, racing="off", run="third", anchor_file=str(file))
+    assert cli("anchors", "first", "--store", store, "--out", file).stdout == f"5 anchors in {file}\n"
+    run_job(grown, store, tiny_model, racing="off", run="third", anchor_file=str(file))
     assert manifest(store, "third")["counts"]["cells_computed"] == 0
     with pytest.raises(UsageError, match="anchors=6, and anchor_set='ours' has 5 in this store, for good"):
-        run_flow(grown, **common, run="fourth", anchors=6)
+        run_job(grown, **common, run="fourth", anchors=6)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.errors import UsageError
@@ -439,7 +439,6 @@ def line_of(original: dict[str, Any], row: Row, rank: int) -> dict[str, Any]:
 
 
 @given(st.lists(LEFT, min_size=40, max_size=40), CUTS, st.sampled_from([7, 14, 40]))
-@settings(max_examples=25)
 def test_files_hold_what_is_kept_best_first_and_everyones_scores_whatever_the_memory(stored, drawn, cut, size):
     rows = decided(rows_from(stored.keys, drawn), cut)
     whole = parted(rows, stored.pool.shard_examples)

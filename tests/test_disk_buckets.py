@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.errors import StoreError
@@ -96,7 +96,6 @@ def test_files_are_gone_afterwards_also_after_an_error(temporary, failing):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(), max_size=4)), max_size=12), st.integers(0, 60))
-@settings(max_examples=40)
 def test_memory_changes_nothing_about_what_comes_back(parts, memory):
     parts = [(bucket, [number % 1000 for number in numbers]) for bucket, numbers in parts]
     with disk_buckets(buckets=4, memory=memory) as buckets:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scored_pairs import (
     MIXED,
@@ -160,7 +160,6 @@ shapes = st.lists(st.tuples(st.integers(1, 24), st.integers(1, 26)), min_size=1,
     st.integers(1, 200),
     st.integers(0, 9999),
 )
-@settings(max_examples=20)
 def test_any_mix_of_lengths_and_budget(
     family: str, prefix_lengths: list[int], shapes: list[tuple[int, int]], opening: int, token_budget: int, seed: int
 ) -> None:
@@ -208,7 +207,6 @@ def test_what_is_wanted_may_be_nothing_or_without_response_tokens_or_everything(
     st.integers(1, 200),
     st.integers(0, 9999),
 )
-@settings(max_examples=20)
 def test_any_mix_of_what_is_wanted(
     family: str, prefixes: list[tuple[int, set[int]]], shapes: list[tuple[int, int]], token_budget: int, seed: int
 ) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli.commands import _exit_code, app
+from flows.cli.commands import app, run_command
 from nuggets.anchors.anchor_set import Anchor, write_anchors
 from nuggets.anchors.baseline import Baseline, write_baseline
 from nuggets.cells.blocks import CellBlock, write_block
@@ -186,7 +186,7 @@ def test_cells_that_were_counted_and_are_gone_are_an_error_and_those_a_race_left
 ):
     def cells() -> tuple[int, str, str]:
         command = ["cells", "r", "--store", store.url, "--out", str(tmp_path / "cells.csv")]
-        return (_exit_code(lambda: app(command)), *capsys.readouterr())
+        return (run_command(lambda: app(command)), *capsys.readouterr())
 
     record_state(store, "r", RunState.INTERRUPTED, counts={"cells_found": 12, "cells_computed": 0})
     if done:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -123,7 +123,6 @@ GAINS = st.sampled_from([NAN, NAN, -100.0, -1.0, -0.25, -0.0, 0.0, 0.25, 1.0, 1e
 
 
 @given(st.data(), st.integers(0, 12), st.integers(1, 16))
-@settings(max_examples=60)
 def test_any_sample_gives_probabilities_and_no_warning(data, rows, anchors):
     sample = data.draw(arrays(np.float32, (rows, anchors), elements=GAINS))
     candidates = data.draw(arrays(np.float32, (3, anchors), elements=GAINS))

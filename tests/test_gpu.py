@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scored_pairs import (
     MIXED,
@@ -111,7 +111,6 @@ def test_the_token_budget_that_is_found_is_more_than_the_least() -> None:
     st.lists(st.tuples(st.integers(1, 24), st.integers(1, 26)), min_size=1, max_size=8),
     st.integers(1, 200),
 )
-@settings(max_examples=20)
 def test_any_mix_of_lengths_and_budget_in_float32(
     prefix_lengths: list[int], shapes: list[tuple[int, int]], token_budget: int
 ) -> None:

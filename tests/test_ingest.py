@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nuggets.pools.distinct_rows
@@ -468,7 +468,6 @@ ROWS = st.lists(
 
 
 @given(rows=ROWS, shard_size=st.integers(1, 5), memory=st.sampled_from([0, 100, 1 << 20]))
-@settings(max_examples=40)
 def test_every_row_is_an_example_a_duplicate_or_a_reject_and_shards_partition_the_examples(
     tmp_path_factory, rows, shard_size, memory
 ):

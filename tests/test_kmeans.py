@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.exceptions import ConvergenceWarning
@@ -131,7 +131,6 @@ def test_fewer_scorable_examples_than_clusters_are_refused_with_both_numbers():
     arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 3)), elements=st.integers(-8, 8)),
     st.data(),
 )
-@settings(deadline=None)
 def test_the_nearest_members_are_those_of_comparing_every_pair(vectors, data):
     count = data.draw(st.integers(1, len(vectors)))
     centres = data.draw(arrays(np.float32, (count, vectors.shape[1]), elements=st.integers(-8, 8)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -182,7 +182,6 @@ def check_answer(pool: Pool, known: NDArray[np.bool_], cut: Cut) -> None:
 
 
 @given(pools(), CUTS, MIN_CELLS, RANDOM, st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.0, 0.2, 0.9]))
-@settings(max_examples=120)
 def test_a_race_keeps_what_the_full_table_keeps_in_the_same_order(pool, cut, min_cells, random, share, late):
     known = something(pool, random, share)
     run_race(pool, known, cut, random, min_cells=min_cells, late=late)
@@ -200,7 +199,6 @@ def strict_and_loose(draw: st.DrawFn) -> tuple[Cut, Cut]:
 
 
 @given(pools(), strict_and_loose(), MIN_CELLS, RANDOM)
-@settings(max_examples=60)
 def test_a_looser_cut_goes_on_and_a_stricter_one_asks_for_nothing(pool, cuts, min_cells, random):
     strict, loose = cuts
     known = nothing(pool)
@@ -307,7 +305,6 @@ def test_a_threshold_and_the_first_round_read_the_gains_twice_and_a_later_round_
 
 
 @given(st.lists(st.integers(0, 3000), max_size=4))
-@settings(max_examples=20)
 def test_the_sample_is_that_of_drawing_one_row_after_another(sizes):
     rng, total, kept = np.random.default_rng(1), sum(sizes), list[int]()
     for row in range(total):

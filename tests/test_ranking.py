@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.examples import EXAMPLE_ID_LENGTH
@@ -143,7 +143,6 @@ def test_few_passes_are_enough_for_many_keys():
 
 
 @given(st.sets(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(16, 70), st.integers(1, 20), st.data())
-@settings(max_examples=60)
 def test_the_key_at_a_rank_whatever_the_keys_the_limit_and_the_batches(numbers, limit, size, data):
     keys = numbered(np.array(data.draw(st.permutations(sorted(numbers)))))
     rank = data.draw(st.integers(1, len(keys)))
@@ -151,7 +150,6 @@ def test_the_key_at_a_rank_whatever_the_keys_the_limit_and_the_batches(numbers, 
 
 
 @given(ROWS.filter(bool), st.integers(16, 18), st.data())
-@settings(max_examples=60)
 def test_the_key_at_a_rank_among_candidates(rows, limit, data):
     keys = rank_keys(table(rows))
     rank = data.draw(st.integers(1, len(rows)))

@@ -657,7 +657,7 @@ ANY_ROWS = st.lists(
     min_size=1,
     max_size=6,
 )
-per_test_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+per_test_folder = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 @per_test_folder

@@ -1,4 +1,4 @@
-"""Racing as a user runs it: rounds in a real flow with a real (tiny) language model, and what they leave stored."""
+"""Races with a real (tiny) language model: rounds, what they leave in the store, and how later runs continue them."""
 
 import json
 import shutil
@@ -6,24 +6,27 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import job
 import pandas as pd
 import pytest
 from conftest import EXAMPLES
+from orchestrated import wait_for
 
 import tasks.score
 from nuggets.config.configs import CurateConfig, ReselectConfig
 from nuggets.devices.devices import Device
 from nuggets.errors import UsageError
+from nuggets.steps.export import export_cells
 from nuggets.steps.publish import Selection
 from nuggets.steps.score_cells import score_unit
+from nuggets.store.store import open_store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
-
-pytestmark = pytest.mark.usefixtures("prefect_server")
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -47,56 +50,40 @@ def anchor_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A run that is done, and the Prefect run that it was; the store is shared by all tests: copy it to change it."""
-
-    store: Path
-    selection: Selection
-    flow_run_id: str
-
-    def copy(self, folder: Path) -> Path:
-        return Path(shutil.copytree(self.store, folder / "store"))
-
-
-def finish_run(store: Path, *arguments: Path, **options: Any) -> Finished:
-    from prefect.client.orchestration import get_client
-
-    selection = run_flow(arguments[0], store, *arguments[1:], **options)
-    with get_client(sync_client=True) as client:
-        latest = client.read_flow_runs(limit=1, sort="START_TIME_DESC")[0]
-    return Finished(store, selection, str(latest.id))
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory, wide_pool: Path, anchor_file: Path, tiny_model: Path) -> Selection:
+    """The wide pool raced for its best 10 %. All tests share its store: copy it to change it."""
+    return job.curate(configured(wide_pool, tmp_path_factory.mktemp("raced"), tiny_model, anchor_file))
 
 
 @pytest.fixture(scope="module")
-def raced(tmp_path_factory: pytest.TempPathFactory, wide_pool: Path, anchor_file: Path, tiny_model: Path) -> Finished:
-    """The wide pool raced for its best 10 %."""
-    return finish_run(tmp_path_factory.mktemp("raced"), wide_pool, tiny_model, anchor_file)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, wide_pool: Path, anchor_file: Path, tiny_model: Path) -> Finished:
+def whole(tmp_path_factory: pytest.TempPathFactory, wide_pool: Path, anchor_file: Path, tiny_model: Path) -> Selection:
     """The same with every cell computed."""
-    return finish_run(tmp_path_factory.mktemp("whole"), wide_pool, tiny_model, anchor_file, racing="off")
+    return job.curate(configured(wide_pool, tmp_path_factory.mktemp("whole"), tiny_model, anchor_file, racing="off"))
 
 
-def run_flow(pool: Path, store: Path, model: Path, anchors: Path, **options: Any) -> Selection:
-    from flows.curate import curate
-
+def configured(pool: Path, store: Path, model: Path, anchors: Path, **options: Any) -> CurateConfig:
     given = {"run": "r", "shard_size": 16, "top_fraction": 0.1} | options
-    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **given))
+    return CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **given)
+
+
+def store_of(selection: Selection) -> Path:
+    return Path(selection.folder).parents[3]
+
+
+def copied(selection: Selection, folder: Path) -> Path:
+    """A copy of the store that holds the selection."""
+    return Path(shutil.copytree(store_of(selection), folder / "store"))
 
 
 def curate_command(pool: Path, store: Path, model: Path, anchors: Path) -> list[str]:
-    """The command line of what `run_flow` does."""
+    """The command line for `configured`."""
     command = [NUGGETS, "curate", str(pool), "--store", str(store), "--run", "r", "--model", str(model)]
     return [*command, "--anchor-file", str(anchors), "--shard-size", "16", "--top-fraction", "0.1"]
 
 
 def cut_again(store: Path, **cut: Any) -> Selection:
-    from flows.reselect import reselect
-
-    return reselect(ReselectConfig(run="r", store=str(store), **cut))
+    return job.reselect(ReselectConfig(run="r", store=str(store), **cut))
 
 
 def chosen(selection: Selection) -> list[tuple[str, float, int]]:
@@ -105,43 +92,40 @@ def chosen(selection: Selection) -> list[tuple[str, float, int]]:
 
 
 def stored_cells(store: Path) -> pd.DataFrame:
-    done = subprocess.run(
-        [NUGGETS, "cells", "r", "--store", str(store), "--out", str(store / "cells.parquet")], capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
+    export_cells(open_store(str(store)), "r", store / "cells.parquet")
     return pd.read_parquet(store / "cells.parquet")
 
 
-def counts(store: Path) -> dict[str, int]:
-    return json.loads((store / "runs/r/manifest.json").read_text())["counts"]
+def counts(store: Path, run: str = "r") -> dict[str, int]:
+    return json.loads((store / "runs" / run / "manifest.json").read_text())["counts"]
 
 
 def test_a_race_keeps_what_the_full_table_keeps_in_its_order_and_computes_less(
-    tmp_path: Path, raced: Finished, whole: Finished
+    tmp_path: Path, raced: Selection, whole: Selection
 ) -> None:
-    assert chosen(raced.selection) == chosen(whole.selection) and len(chosen(raced.selection)) == 6
-    found = counts(raced.store)
-    assert counts(whole.store)["cells_computed"] == found["cells"] == 1200
-    assert found["cells_computed"] == len(stored_cells(raced.copy(tmp_path))) < 1000
+    assert chosen(raced) == chosen(whole) and len(chosen(raced)) == 6
+    found = counts(store_of(raced))
+    assert counts(store_of(whole))["cells_computed"] == found["cells"] == 1200
+    assert found["cells_computed"] == len(stored_cells(copied(raced, tmp_path))) < 1000
     assert found["rounds"] > 3
 
-    scores = pd.read_parquet(Path(raced.selection.folder) / "scores.parquet").set_index("candidate_id")
-    truth = pd.read_parquet(Path(whole.selection.folder) / "scores.parquet").set_index("candidate_id")["golden_score"]
+    scores = pd.read_parquet(Path(raced.folder) / "scores.parquet").set_index("candidate_id")
+    truth = pd.read_parquet(Path(whole.folder) / "scores.parquet").set_index("candidate_id")["golden_score"]
     complete = scores["cells"] == scores["anchors"]
     assert complete[scores["kept"]].all() and not complete.all()
     assert scores["golden_score"].isna().equals(~complete) and scores["mean_gain"].isna().equals(~complete)
     assert (scores["score_low"] <= truth).all() and (truth <= scores["score_high"]).all()
 
-    report = (Path(raced.selection.folder) / "report.md").read_text()
+    report = (Path(raced.folder) / "report.md").read_text()
     assert "## Cells per candidate" in report and " to " in report
-    by_cells = json.loads((Path(raced.selection.folder) / "manifest.json").read_text())["candidates_by_cells"]
+    by_cells = json.loads((Path(raced.folder) / "manifest.json").read_text())["candidates_by_cells"]
     assert {int(cells): count for cells, count in by_cells.items()} == scores["cells"].value_counts().to_dict()
 
 
 def test_a_stricter_cut_computes_nothing_and_a_looser_one_goes_on_where_the_race_stopped(
-    tmp_path: Path, raced: Finished, wide_pool: Path, anchor_file: Path, tiny_model: Path
+    tmp_path: Path, raced: Selection, wide_pool: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
-    store = raced.copy(tmp_path)
+    store = copied(raced, tmp_path)
     before = stored_cells(store)
 
     cut_again(store, top_k=2)
@@ -158,18 +142,16 @@ def test_a_stricter_cut_computes_nothing_and_a_looser_one_goes_on_where_the_race
 
     threshold = cut_again(store, threshold=0.45)
     kept = [chosen(looser), chosen(threshold)]
-    run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
+    job.curate(configured(wide_pool, store, tiny_model, anchor_file, racing="off"))
     assert len(stored_cells(store)) == 1200
     first = pd.read_parquet(store / "runs/r/selections/top-fraction-0.1/scores.parquet")
     assert first["golden_score"].notna().all()  # published again, with every score
     assert [chosen(cut_again(store, top_fraction=0.4)), chosen(cut_again(store, threshold=0.45))] == kept
 
 
-def test_the_command_continues_a_race_for_a_looser_cut(tmp_path: Path, raced: Finished) -> None:
-    store = raced.copy(tmp_path)
-    done = subprocess.run(
-        [NUGGETS, "reselect", "r", "--store", str(store), "--top-fraction", "0.5"], capture_output=True, text=True
-    )
+@pytest.mark.usefixtures("prefect_server")
+def test_the_command_continues_a_race_for_a_looser_cut(tmp_path: Path, raced: Selection, cli: Cli) -> None:
+    done = cli("reselect", "r", "--store", copied(raced, tmp_path), "--top-fraction", 0.5)
     assert done.returncode == 0, done.stderr
     assert "candidates lack cells that this cut needs; scoring goes on where it stopped" in done.stderr
     assert "run r, cut best 50 %: kept 30 of 60" in done.stdout
@@ -182,7 +164,7 @@ def test_a_run_whose_model_has_changed_is_not_continued(
 
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
-    run_flow(wide_pool, tmp_path / "store", model, anchor_file, top_fraction=0.05)
+    job.curate(configured(wide_pool, tmp_path / "store", model, anchor_file, top_fraction=0.05))
     weights = load_file(model / "model.safetensors")
     name = next(key for key in weights if key.endswith("norm.weight"))
     save_file({**weights, name: weights[name] * 1.5}, model / "model.safetensors", metadata={"format": "pt"})
@@ -190,32 +172,42 @@ def test_a_run_whose_model_has_changed_is_not_continued(
         cut_again(tmp_path / "store", top_fraction=0.5)
 
 
-def test_rounds_and_prunes_are_tasks_of_the_run(raced: Finished) -> None:
+@pytest.mark.usefixtures("prefect_server")
+def test_rounds_and_prunes_are_tasks_of_the_run_which_selects_what_the_steps_select(
+    tmp_path: Path, raced: Selection, wide_pool: Path, anchor_file: Path, tiny_model: Path
+) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.states import StateType
 
+    from flows.curate import curate
+
+    assert chosen(curate(configured(wide_pool, tmp_path, tiny_model, anchor_file))) == chosen(raced)
     with get_client(sync_client=True) as client:
-        names: set[str] = set()
-        end = time.monotonic() + 30
-        while time.monotonic() < end and not any(name.startswith("prune before round 3") for name in names):
-            body = {"flow_runs": {"id": {"any_": [raced.flow_run_id]}}, "limit": 200}
+        run = client.read_flow_runs(limit=1, sort="START_TIME_DESC")[0]
+        body = {"flow_runs": {"id": {"any_": [str(run.id)]}}, "limit": 200}
+
+        def completed() -> set[str]:
             answer = client.request("POST", "/task_runs/filter", json=body).json()
-            names = {run["name"] for run in answer if run["state_type"] == StateType.COMPLETED.value}
-            time.sleep(0.2)
+            return {task["name"] for task in answer if task["state_type"] == "COMPLETED"}
+
+        # The server stores what tasks report a second later.
+        wait_for(lambda: any(name.startswith("prune before round 3") for name in completed()), seconds=30)
+        names = completed()
     assert {f"prune before round {number}" for number in range(4)} <= names
     assert any(name.startswith("score round 0 part 000: ") for name in names)
     assert any(name.startswith("score round 3 part ") for name in names)
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_a_round_does_not_wait_for_a_slow_shard(
     tmp_path: Path,
-    raced: Finished,
+    raced: Selection,
     wide_pool: Path,
     anchor_file: Path,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import flows.execution.open_executor
+    from flows.curate import curate
 
     others_rounds: list[int] = []  # while the slow shard is being scored
     slow, over = threading.Event(), threading.Event()
@@ -237,7 +229,7 @@ def test_a_round_does_not_wait_for_a_slow_shard(
     monkeypatch.setattr(
         flows.execution.open_executor, "find_devices", lambda *_, **__: (Device("one", {}), Device("two", {}))
     )
-    assert chosen(run_flow(wide_pool, tmp_path / "two", tiny_model, anchor_file)) == chosen(raced.selection)
+    assert chosen(curate(configured(wide_pool, tmp_path / "two", tiny_model, anchor_file))) == chosen(raced)
     assert over.is_set() and len(set(others_rounds)) > 1
 
 
@@ -247,19 +239,20 @@ def test_new_anchors_and_a_second_pool_compute_just_the_missing_cells(
     store = tmp_path / "store"
     fewer = tmp_path / "fewer.json"
     fewer.write_text(json.dumps(EXAMPLES[:12]))
-    run_flow(wide_pool, store, tiny_model, fewer, run="fewer", racing="off")
-    run_flow(wide_pool, store, tiny_model, anchor_file, racing="off")
+    job.curate(configured(wide_pool, store, tiny_model, fewer, run="fewer", racing="off"))
+    job.curate(configured(wide_pool, store, tiny_model, anchor_file, racing="off"))
     found = counts(store)
     assert (found["cells_found"], found["cells_computed"]) == (60 * 12, 60 * 8)
     second = tmp_path / "second.jsonl"
     second.write_text("".join(wide_pool.read_text().splitlines(keepends=True)[:30]) + json.dumps(EXAMPLES[0]) + "\n")
-    run_flow(second, store, tiny_model, anchor_file, run="second", racing="off", shard_size=5)
-    found = json.loads((store / "runs/second/manifest.json").read_text())["counts"]
+    job.curate(configured(second, store, tiny_model, anchor_file, run="second", racing="off", shard_size=5))
+    found = counts(store, "second")
     assert (found["cells"], found["cells_found"], found["cells_computed"]) == (31 * 20, 30 * 20, 20)
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_two_runs_at_once_come_to_the_same_selection(
-    tmp_path: Path, raced: Finished, wide_pool: Path, anchor_file: Path, tiny_model: Path
+    tmp_path: Path, raced: Selection, wide_pool: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
     store = tmp_path / "store"
     command = curate_command(wide_pool, store, tiny_model, anchor_file)
@@ -267,51 +260,53 @@ def test_two_runs_at_once_come_to_the_same_selection(
     said = [process.communicate(timeout=200) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     together = store / "runs/r/selections/top-fraction-0.1/selected.jsonl"
-    assert together.read_bytes() == (Path(raced.selection.folder) / "selected.jsonl").read_bytes()
+    assert together.read_bytes() == (Path(raced.folder) / "selected.jsonl").read_bytes()
 
 
 def test_a_raised_scoring_version_begins_new_cells_and_leaves_the_old_ones_readable(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "store"
-    run_flow(pool_file, store, tiny_model, anchor_file, top_fraction=0.05)
+    job.curate(configured(pool_file, store, tiny_model, anchor_file, top_fraction=0.05))
     before = stored_cells(store)
     monkeypatch.setattr("nuggets.store.addresses.SCORING_VERSION", 2)
     pd.testing.assert_frame_equal(stored_cells(store), before)
     assert cut_again(store, top_k=1).kept == 1
     with pytest.raises(UsageError, match="this version of nuggets give .*: cells of two kinds must not be mixed"):
         cut_again(store, top_k=15)
-    run_flow(pool_file, store, tiny_model, anchor_file, run="new", top_fraction=0.05)
-    counts_of_new = json.loads((store / "runs/new/manifest.json").read_text())["counts"]
-    assert counts_of_new["cells_found"] == 0 and len(list((store / "cells").iterdir())) == 2
+    job.curate(configured(pool_file, store, tiny_model, anchor_file, run="new", top_fraction=0.05))
+    assert counts(store, "new")["cells_found"] == 0 and len(list((store / "cells").iterdir())) == 2
 
 
 def test_a_damaged_block_is_computed_again(
-    tmp_path: Path, whole: Finished, wide_pool: Path, anchor_file: Path, tiny_model: Path
+    tmp_path: Path,
+    whole: Selection,
+    wide_pool: Path,
+    anchor_file: Path,
+    tiny_model: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    store = whole.copy(tmp_path)
+    store = copied(whole, tmp_path)
     blocks = sorted(store.glob("cells/*/*/*.parquet"))
     blocks[0].write_bytes(blocks[0].read_bytes()[:-100])
     again = store / "runs/r/selections/top-fraction-0.1/selected.jsonl"
     again.unlink()
-    command = [*curate_command(wide_pool, store, tiny_model, anchor_file), "--racing", "off"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert again.read_bytes() == (Path(whole.selection.folder) / "selected.jsonl").read_bytes()
-    assert f"warning: {blocks[0]} is damaged" in done.stderr and "set aside as" in done.stderr
+    job.curate(configured(wide_pool, store, tiny_model, anchor_file, racing="off"))
+    assert again.read_bytes() == (Path(whole.folder) / "selected.jsonl").read_bytes()
+    assert f"{blocks[0]} is damaged" in caplog.text and "set aside as" in caplog.text
     assert 0 < counts(store)["cells_computed"] < 1200
     assert [path.name for path in store.glob("damaged/cells/*/*/*")] == [blocks[0].name]
 
 
-def test_gc_sweeps_what_killed_writers_left_and_loses_no_cell(tmp_path: Path, raced: Finished) -> None:
-    store = raced.copy(tmp_path)
+def test_gc_sweeps_what_killed_writers_left_and_loses_no_cell(tmp_path: Path, raced: Selection, cli: Cli) -> None:
+    store = copied(raced, tmp_path)
     before = stored_cells(store)
     folder = next(store.glob("cells/*/*"))
     (folder / ".pending-abc").write_bytes(b"half a block")
     (store / "cells" / "notes.txt").write_text("somebody's")
 
     def sweep(*options: str) -> str:
-        done = subprocess.run([NUGGETS, "gc", "--store", str(store), *options], capture_output=True, text=True)
+        done = cli("gc", "--store", store, *options)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -9,12 +9,12 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import job
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +39,7 @@ from nuggets.store.store import Store, open_store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -59,20 +59,18 @@ def address(s3_server: LocalS3, pool_file: Path, anchor_file: Path) -> str:
     return f"s3://{prefix}"
 
 
-def curate_here(pool: str, anchors: str, store: str, model: Path, **options: Any) -> Selection:
-    from flows.curate import curate
-
+def configured(pool: str, anchors: str, store: str, model: Path, **options: Any) -> CurateConfig:
     given = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"} | options
-    return curate(CurateConfig(pool=pool, anchor_file=anchors, store=store, model=str(model), **given))
+    return CurateConfig(pool=pool, anchor_file=anchors, store=store, model=str(model), **given)
 
 
-def curate_on_s3(address: str, model: Path, **options: Any) -> Selection:
-    return curate_here(f"{address}/pool.jsonl", f"{address}/anchors.json", f"{address}/store", model, **options)
+def configured_on_s3(address: str, model: Path, **options: Any) -> CurateConfig:
+    return configured(f"{address}/pool.jsonl", f"{address}/anchors.json", f"{address}/store", model, **options)
 
 
 def on_disk(pool: Path, anchors: Path, store: Path, model: Path) -> bytes:
     """What the same run chooses where nothing goes wrong."""
-    selection = curate_here(str(pool), str(anchors), str(store), model)
+    selection = job.curate(configured(str(pool), str(anchors), str(store), model))
     return Path(selection.folder, "selected.jsonl").read_bytes()
 
 
@@ -80,36 +78,47 @@ def selected(selection: Selection) -> bytes:
     return Store(selection.folder).read("selected.jsonl")
 
 
-def command(*arguments: str, said: list[str]) -> str:
-    done = subprocess.run([NUGGETS, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    said += [done.stdout, done.stderr]
-    return done.stdout
-
-
+@pytest.mark.usefixtures("prefect_server")
 def test_every_command_works_on_s3_and_the_secret_is_nowhere(
-    tmp_path: Path, address: str, s3_server: LocalS3, pool_file: Path, anchor_file: Path, tiny_model: Path
+    tmp_path: Path,
+    address: str,
+    s3_server: LocalS3,
+    pool_file: Path,
+    anchor_file: Path,
+    tiny_model: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
     store = f"{address}/store"
     place = Store(store)
     said: list[str] = []
+
+    def command(*arguments: str) -> str:
+        done = cli(*arguments)
+        assert done.returncode == 0, done.stderr
+        said.extend([done.stdout, done.stderr])
+        return done.stdout
+
     options = ["--store", store, "--anchor-file", f"{address}/anchors.json", "--run", "r", "--shard-size", "8"]
     curate = ["curate", f"{address}/pool.jsonl", "--model", str(tiny_model), "--top-k", "5", *options]
-    assert f"{store}/runs/r/selections/top-k-5" in command(*curate, said=said)
+    done = subprocess.run([NUGGETS, *curate], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said += [done.stdout, done.stderr]
+    assert f"{store}/runs/r/selections/top-k-5" in done.stdout
     assert place.read("runs/r/selections/top-k-5/selected.jsonl") == kept
-    assert "kept 3 of 20" in command("reselect", "r", "--store", store, "--top-k", "3", said=said)
-    assert "complete" in command("runs", "--store", store, said=said)
-    command("cells", "r", "--store", store, "--out", str(tmp_path / "cells.parquet"), said=said)
+    assert "kept 3 of 20" in command("reselect", "r", "--store", store, "--top-k", "3")
+    assert "complete" in command("runs", "--store", store)
+    command("cells", "r", "--store", store, "--out", str(tmp_path / "cells.parquet"))
     cells = pd.read_parquet(tmp_path / "cells.parquet")
     assert 0 < len(cells) <= 20 * 8 and cells["one_shot"].notna().all()
-    command("scores", "r", "--store", store, "--out", str(tmp_path / "scores.parquet"), said=said)
+    command("scores", "r", "--store", store, "--out", str(tmp_path / "scores.parquet"))
     assert len(pd.read_parquet(tmp_path / "scores.parquet")) == 20
-    assert command("gc", "--store", store, said=said).startswith("0 files of killed writers")
+    assert command("gc", "--store", store).startswith("0 files of killed writers")
 
     # Not in the store, nor with Prefect (parameters, artifacts, logs), nor in what commands say, of errors too.
-    wrong = os.environ | {"AWS_SECRET_ACCESS_KEY": "wrong-" + s3_server.secret}
-    refused = subprocess.run([NUGGETS, *curate], capture_output=True, text=True, env=wrong)
+    with environment({"AWS_SECRET_ACCESS_KEY": "wrong-" + s3_server.secret}, monkeypatch):
+        refused = cli(*curate)
     assert refused.returncode == 2 and "Check address, credentials and permissions" in refused.stderr
     texts = [place.read(path) for path in place.list("")]
     texts += [path.read_bytes() for path in Path(os.environ["PREFECT_HOME"]).rglob("*") if path.is_file()]
@@ -118,18 +127,21 @@ def test_every_command_works_on_s3_and_the_secret_is_nowhere(
     assert not [text for text in texts if s3_server.secret.encode() in text]
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_an_endpoint_can_be_given_where_the_environment_names_none(
-    address: str, s3_server: LocalS3, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, s3_server: LocalS3, tiny_model: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flows.curate import curate
+
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     s3fs.S3FileSystem.clear_instance_cache()
     endpoint = s3_server.endpoint
-    first = curate_on_s3(address, tiny_model, s3_endpoint=endpoint)
+    first = curate(configured_on_s3(address, tiny_model, s3_endpoint=endpoint))
     store = f"{address}/store"
     assert "AWS_ENDPOINT_URL_S3" not in os.environ
     given = ["--store", store, "--s3-endpoint", endpoint]
-    assert "kept 2 of 20" in command("reselect", "r", "--top-k", "2", *given, said=[])
-    assert "best 5: 5; best 2: 2" in command("runs", *given, said=[])
+    assert "kept 2 of 20" in cli("reselect", "r", "--top-k", 2, *given).stdout
+    assert "best 5: 5; best 2: 2" in cli("runs", *given).stdout
     assert first.kept == 5
     s3fs.S3FileSystem.clear_instance_cache()
 
@@ -241,7 +253,7 @@ def test_a_server_that_fails_one_request_in_ten_changes_nothing(
     tmp_path: Path, proxy: FaultProxy, address: str, pool_file: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
-    assert selected(curate_on_s3(address, tiny_model, racing="on")) == kept
+    assert selected(job.curate(configured_on_s3(address, tiny_model, racing="on"))) == kept
     assert proxy.passed > 50 and set(proxy.faults) == set(FAULTS)
 
 
@@ -277,21 +289,6 @@ def mortal_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
     server.kill()
 
 
-def kill_after(server: LocalS3, seconds: float, *, down: float | None) -> threading.Thread:
-    """Kill the server soon, and start it again after a while if `down` is given."""
-
-    def act() -> None:
-        time.sleep(seconds)
-        server.kill()
-        if down is not None:
-            time.sleep(down)
-            server.start()
-
-    thread = threading.Thread(target=act)
-    thread.start()
-    return thread
-
-
 def test_a_server_that_is_killed_and_started_again_is_waited_for(
     tmp_path: Path,
     mortal_s3: LocalS3,
@@ -299,19 +296,31 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
     pool_file: Path,
     anchor_file: Path,
     tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
+    starters: list[threading.Timer] = []
+    score_unit = job.score_unit
+
+    def killing_first(*arguments: Any) -> int:
+        if not starters:
+            mortal_s3.kill()
+            starters.append(threading.Timer(3.0, mortal_s3.start))
+            starters[0].start()
+        return score_unit(*arguments)
+
+    monkeypatch.setattr(job, "score_unit", killing_first)
     with caplog.at_level(logging.WARNING, "nuggets.store.retries"):
-        killer = kill_after(mortal_s3, 0.5, down=6.0)
-        selection = curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
-        killer.join()
+        selection = job.curate(configured(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model))
+    starters[0].join()
     assert selected(selection) == kept
     waited = [record.getMessage() for record in caplog.records if record.name == "nuggets.store.retries"]
     assert waited and "s3://pools/store/" in waited[0] and "Trying again" in waited[0]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
     tmp_path: Path,
     mortal_s3: LocalS3,
@@ -322,7 +331,9 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import nuggets.steps.block_writer
+    from flows.curate import curate
 
+    wanted = configured(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
     scored: list[str] = []
     died: list[str] = []
@@ -340,14 +351,14 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
     monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [0.1])
     monkeypatch.setattr(tasks.plan.plan, "retry_delay_seconds", [0.1])
     with pytest.raises(NuggetsError, match=rf"could not \w+ s3://pools/store/.*\(endpoint {mortal_s3.endpoint}\)"):
-        curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
+        curate(wanted)
     mortal_s3.start()
     first = set(scored)
     scored.clear()
     store = Store("s3://pools/store")
     blocks = [read_block(store, path) for path in list_blocks(store, "cells")]
     stored = {candidate for block in blocks if block is not None for candidate in block.candidate_ids}
-    assert selected(curate_here(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)) == kept
+    assert selected(curate(wanted)) == kept
     # What was stored when the server died is not computed again: the shard that was done by then.
     assert 0 < len(stored) < len(first) < 20 and len(scored) == 20 - len(stored)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nuggets.steps.block_writer
@@ -173,7 +173,6 @@ def test_a_shard_is_read_once_and_only_if_a_candidate_of_it_is_computed(store, m
 
 
 @given(data=st.data())
-@settings(max_examples=25)
 def test_whatever_is_asked_and_whatever_is_there_only_what_lacks_is_computed(tmp_path_factory, data):
     store = Store(str(tmp_path_factory.mktemp("store")))
     put_shards(store)
@@ -231,7 +230,6 @@ def test_what_was_computed_before_the_model_failed_is_stored(store, failure):
 
 
 @given(st.lists(st.integers(1, 5), max_size=6))
-@settings(max_examples=20)
 def test_however_often_it_is_stopped_no_cell_is_computed_twice(tmp_path_factory, stops):
     store = Store(str(tmp_path_factory.mktemp("store")))
     put_shards(store)

@@ -86,7 +86,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
             subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.s3)])
 def store(request, tmp_path) -> Store:
     if request.param == "s3":
         request.getfixturevalue("s3_server")

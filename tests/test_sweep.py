@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.cells.blocks import CellBlock, read_block, write_block
@@ -252,7 +252,6 @@ def test_a_sweep_sees_everything_that_was_stored_before_it_while_others_write_an
 
 
 @given(data=st.data(), count=st.integers(1, 14), shard_size=st.integers(1, 6))
-@settings(max_examples=25)
 def test_any_blocks_in_any_folders_in_any_order_with_joins_in_between_sweep_back_to_the_same_table(
     tmp_path_factory, data, count, shard_size
 ):

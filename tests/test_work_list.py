@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -105,7 +105,6 @@ def worklists(draw: st.DrawFn) -> Worklist:
 
 
 @given(worklists())
-@settings(max_examples=40)
 def test_any_worklist_is_read_as_it_was_written(tmp_path_factory, worklist):
     store = Store(str(tmp_path_factory.mktemp("store")))
     assert as_lists(read_worklist(store, write_worklist(store, "w", worklist))) == as_lists(worklist)

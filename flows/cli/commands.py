@@ -106,10 +106,11 @@ def _show_selection(selection: "Selection", cut: Cut) -> None:
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted, 143 by SIGTERM."""
-    sys.exit(_exit_code(app))
+    sys.exit(run_command(app))
 
 
-def _exit_code(command: Callable[[], Any]) -> int:
+def run_command(command: Callable[[], Any]) -> int:
+    """Run a command, print its error if it has one, and return its exit code."""
     try:
         command()
     except UsageError as error:
