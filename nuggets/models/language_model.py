@@ -1,11 +1,10 @@
 """Loading a language model and its tokenizer: the edge where files become something that can be asked."""
 
-import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nuggets.devices.devices import has_gpu
 from nuggets.engine.interface import LanguageModel
@@ -13,6 +12,7 @@ from nuggets.errors import InputError
 from nuggets.models.cache import loaded_model, reading_weights, unreadable_weights
 from nuggets.models.files import ModelFiles, files_digest
 from nuggets.models.prompts import default_profile
+from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 class ModelCard:
     """What a run has to know of a model before it loads any weights."""
 
+    FORMAT: ClassVar[int] = 1
     name: str
     digest: str
     architecture: str
@@ -34,8 +35,7 @@ def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool =
     digest = files_digest(files)
     path = f"models/{digest}.json"
     if store.exists(path):
-        card = ModelCard(**store.read_json(path))
-        return ModelCard(**{**asdict(card), "name": files.name})
+        return replace(read_record(store, path, ModelCard), name=files.name)
     from transformers import AutoConfig
 
     _quiet()
@@ -51,7 +51,7 @@ def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool =
     tokenizer = load_tokenizer(files, trust_remote_code=trust_remote_code)
     context = getattr(config, "max_position_embeddings", None) or 2048
     card = ModelCard(files.name, digest, config.model_type, context, default_profile(tokenizer))
-    store.write(path, json.dumps(asdict(card), indent=1).encode())
+    write_record(store, path, card)
     return card
 
 

@@ -15,10 +15,11 @@ from nuggets.examples import RECOGNISED, FieldNames, PoolRow, Reject, RejectReas
 from nuggets.pools.distinct_rows import BUCKETS, DistinctRows
 from nuggets.pools.readers.detect import PoolSource, check_unchanged
 from nuggets.pools.readers.rows import read_pool
-from nuggets.pools.shards import Pool, read_pool_record
+from nuggets.pools.shards import Pool, pool_record_path, read_pool_record
 from nuggets.store.addresses import digest
 from nuggets.store.disk_buckets import MEMORY, disk_buckets
 from nuggets.store.parquet import table_bytes
+from nuggets.store.records import write_record
 from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
@@ -62,8 +63,7 @@ def ingest_pool(
         rows = _rows(source, source_digest, max_row_bytes=max_row_bytes, names=names)
         pool = _ingest(store, f"pools/{pool_id}", rows, shard_size=shard_size, memory=memory)
         # Last, because its presence says that the shards are all there.
-        record = replace(pool, source=source.url)
-        store.write(f"pools/{pool_id}/pool.json", json.dumps(asdict(record), indent=1).encode())
+        write_record(store, pool_record_path(pool_id), replace(pool, source=source.url))
     # The same content may have come from elsewhere before; messages name what was given now.
     pool = replace(pool, source=source.url)
     _check_usable(store, pool, max_rejected_share)

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from nuggets.examples import Example
 from nuggets.store.parquet import read_table
+from nuggets.store.records import read_record
 from nuggets.store.store import Store
 
 
@@ -14,6 +15,7 @@ from nuggets.store.store import Store
 class Pool:
     """A pool in the store: what was found in its source, and where its shards lie."""
 
+    FORMAT: ClassVar[int] = 1
     id: str
     source: str
     rows: int
@@ -40,8 +42,12 @@ class Candidate:
 
 def read_pool_record(store: Store, pool_id: str) -> Pool:
     """The record that ingest left of a pool."""
-    fields = store.read_json(f"pools/{pool_id}/pool.json")
-    return Pool(**{**fields, "shards": tuple(fields["shards"]), "shard_examples": tuple(fields["shard_examples"])})
+    return read_record(store, pool_record_path(pool_id), Pool)
+
+
+def pool_record_path(pool_id: str) -> str:
+    """Path of a pool's record. It is written last: its presence says that the shards are complete."""
+    return f"pools/{pool_id}/pool.json"
 
 
 def read_candidates(store: Store, shard: str) -> list[Candidate]:
