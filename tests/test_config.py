@@ -1,13 +1,22 @@
 """What a run can be told, what it can't, and how it says so."""
 
+import importlib
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from nuggets.config.configs import CurateConfig, ReselectConfig, config_as_mapping, config_from_mapping
-from nuggets.config.fields import check_name
+from nuggets.config.configs import (
+    CurateConfig,
+    ReselectConfig,
+    ScoreShardsConfig,
+    config_as_mapping,
+    config_from_mapping,
+)
+from nuggets.config.declaration import declared_fields
+from nuggets.config.rules import check_name
 from nuggets.errors import UsageError
 from nuggets.examples import FieldNames
 from nuggets.scores.cuts import Threshold, TopFraction, TopK
@@ -88,7 +97,8 @@ def test_a_cut_that_is_given_replaces_the_default(option: dict[str, Any], cut: o
     ("options", "message"),
     [
         ({"threshold": 0.5, "top_k": 3}, "threshold=0.5, top_k=3: give one cut, not 2"),
-        ({"threshold": 0, "top_k": 3, "top_fraction": 1}, "threshold=0, top_k=3, top_fraction=1: give one cut, not 3"),
+        ({"threshold": 0, "top_k": 3, "top_fraction": 1},
+         "threshold=0.0, top_k=3, top_fraction=1.0: give one cut, not 3"),
         ({"threshold": 1.5}, "threshold=1.5 is out of range: allowed is 0 to 1, without 1 (1.5 % is 0.015)"),
         ({"threshold": -0.1}, "threshold=-0.1 is out of range: allowed is 0 to 1, without 1"),
         ({"threshold": float("nan")}, "threshold=nan is out of range: allowed is 0 to 1, without 1"),
@@ -201,6 +211,55 @@ def test_refined_keys_and_values_are_of_the_released_profile_alone(options: dict
     assert CurateConfig(pool="p.jsonl", kv_iter=2, profile="released").kv_iter == 2
 
 
+def test_every_wrong_field_is_named_and_what_is_missing():
+    assert refusal(seed=-1, dtype="int8") == (
+        "seed=-1 is out of range: allowed is 0 to 4294967295; "
+        "dtype='int8' is not known; allowed: auto, float32, bfloat16, float16"
+    )
+    with pytest.raises(UsageError, match="^run is missing$"):
+        ReselectConfig(top_k=1)
+    with pytest.raises(UsageError, match="^unknown field treshold. Known fields: run, store, threshold, "):
+        ReselectConfig(run="r", treshold=0.5)
+
+
+@pytest.mark.parametrize("wrong", [{"top_k": "5"}, {"top_k": True}, {"treshold": 0.5}, {"run": "a/b"}, {"seed": 1.0}])
+def test_a_flow_refuses_what_a_command_refuses(wrong: dict[str, Any]):
+    form = TypeAdapter(CurateConfig)
+    assert form.validate_python({"pool": "p.jsonl", "top_k": 5}) == CurateConfig(pool="p.jsonl", top_k=5)
+    (name,) = wrong
+    with pytest.raises(ValidationError, match=name):
+        form.validate_python({"pool": "p.jsonl", **wrong})
+
+
+@pytest.mark.parametrize("config", [CurateConfig, ReselectConfig, ScoreShardsConfig])
+def test_no_number_is_read_from_a_text_or_a_truth_value(config: type):
+    needed = {"pool": "p"} if config is CurateConfig else {"run": "r"}
+    numbers = [name for name, kind in get_type_hints(config).items() if {int, float} & {kind, *get_args(kind)}]
+    assert len(numbers) >= 6
+    for name in numbers:
+        for wrong in ("5", True):
+            with pytest.raises(UsageError, match=f"^{name}={wrong!r} is {type(wrong).__name__}; it has to be "):
+                config(**needed, **{name: wrong})
+
+
+def test_postponed_annotations_are_checked_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "postponed.py").write_text(
+        "from __future__ import annotations\n"
+        "from nuggets.config.declaration import configuration\n"
+        "from nuggets.config.fields import Workers\n"
+        "@configuration()\n"
+        "class Postponed:\n"
+        "    workers: Workers = None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    postponed = importlib.import_module("postponed").Postponed
+    assert postponed(workers=2).workers == 2
+    with pytest.raises(UsageError, match="^workers='2' is str; it has to be int$"):
+        postponed(workers="2")
+    with pytest.raises(UsageError, match="^workers=0 is out of range: allowed is 1 or more$"):
+        postponed(workers=0)
+
+
 def test_an_unknown_key_is_named_beside_all_known_ones():
     with pytest.raises(UsageError) as refused:
         config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
@@ -234,7 +293,7 @@ def test_a_bare_on_or_off_in_a_file_means_what_it_says(read: object, meant: str)
 def test_fields_of_the_pool_that_can_not_be_meant_are_refused():
     assert refusal(output_field="") == "output_field is empty: name a field of the pool's rows, or leave it out"
     assert refusal(instruction_field="q", output_field="q") == (
-        "instruction_field='q' and output_field='q' are the same field: each text needs one of its own"
+        "instruction_field='q' and output_field='q' are the same field: name a different one for each text"
     )
     config = CurateConfig(pool="p.jsonl", instruction_field="q", input_field="input", output_field="a")
     assert config.field_names == FieldNames("q", "input", "a")
@@ -250,7 +309,7 @@ def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds(
     properties = TypeAdapter(CurateConfig).json_schema()["properties"]
     assert list(properties) == FIELDS == [item.name for item in fields(CurateConfig)]
     assert {name: shown["description"] for name, shown in properties.items()} == {
-        item.name: item.metadata["description"] for item in fields(CurateConfig)
+        name: field.description for name, field in declared_fields(CurateConfig).items()
     }
     assert all(shown["description"].endswith(".") for shown in properties.values())
     bounds = {}
@@ -284,7 +343,7 @@ def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
     assert schema["properties"]["top_k"] == {
         "anyOf": [{"minimum": 1, "type": "integer"}, {"type": "null"}],
         "default": None,
-        "description": "Keep this many of the best.",
+        "description": "Cut: keep this many of the best.",
         "title": "Top K",
     }
     assert all("description" in shown for shown in schema["properties"].values())

@@ -2,14 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 import yaml
+from pydantic.fields import FieldInfo
 
 from nuggets.config.configs import EXCLUSIVE
+from nuggets.config.declaration import declared_fields
 from nuggets.errors import UsageError
 
 
@@ -23,8 +24,12 @@ def with_options(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        types = get_type_hints(config)
         parameters = [
-            _parameter(item, is_argument=item.name == argument, required=not extra) for item in fields(config)
+            _argument(name, types[name], field, required=not extra)
+            if name == argument
+            else _option(name, types[name], field)
+            for name, field in declared_fields(config).items()
         ]
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
@@ -65,22 +70,26 @@ def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in file.items() if name not in replaced} | dict(given)
 
 
-def _parameter(item: Field[Any], *, is_argument: bool, required: bool) -> inspect.Parameter:
-    text = item.metadata["description"]
-    if item.default not in (None, MISSING):
-        text += f" Default: {item.default}."
-    given: Any = item.type if "None" in str(item.type) else item.type | None  # type: ignore[operator]
-    default = inspect.Parameter.empty if is_argument and required else None
-    choices = _choices(item.type)
-    if choices:  # checked by the configuration, whose messages are ours
-        given = str | None
-    if is_argument:
-        marker: Any = typer.Argument(help=text, metavar=item.name.upper(), show_default=False)
-    else:
-        metavar = "|".join(choices) or None
-        marker = typer.Option(f"--{item.name.replace('_', '-')}", help=text, show_default=False, metavar=metavar)
+def _argument(name: str, kind: Any, field: FieldInfo, *, required: bool) -> inspect.Parameter:
+    marker = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)
+    default = inspect.Parameter.empty if required else None
     return inspect.Parameter(
-        item.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[given, marker], default=default
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind | None, marker], default=default
+    )
+
+
+def _option(name: str, kind: Any, field: FieldInfo) -> inspect.Parameter:
+    text = field.description or ""
+    if field.default is not None:
+        text += f" Default: {field.default}."
+    choices = _choices(kind)
+    # The configuration checks choices: its message names the field, the value, and what is allowed.
+    accepted = str if choices else kind
+    marker = typer.Option(
+        f"--{name.replace('_', '-')}", help=text, show_default=False, metavar="|".join(choices) or None
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[accepted | None, marker], default=None
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuggets.config.configs import DEFAULT_STORE
-from nuggets.config.fields import check_address, check_endpoint
+from nuggets.config.rules import check_address, check_endpoint
 from nuggets.errors import NuggetsError, UsageError
 from nuggets.progress import pluralize
 
@@ -177,7 +177,8 @@ def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "
     from nuggets.store.store import open_store
 
     check_address("store", url)
-    check_endpoint(endpoint)
+    if endpoint is not None:
+        check_endpoint("s3_endpoint", endpoint)
     with warnings_shown():
         store = open_store(url, endpoint)
         if is_there and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
