@@ -2,13 +2,17 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import nuggets
 from flows.cli.commands import app, run_command
 from nuggets.anchors.anchor_set import Anchor, write_anchors
 from nuggets.anchors.baseline import Baseline, write_baseline
@@ -23,9 +27,10 @@ from nuggets.runs.manifest import RunState, open_run, record_state
 from nuggets.scores.cuts import Threshold, TopK
 from nuggets.scores.golden import ScoreTable
 from nuggets.scores.score_table import write_score_table
-from nuggets.steps.export import ExportedCells, ExportedScores, convert_parquet, export_cells, export_scores
+from nuggets.steps.export import ExportedCells, ExportedScores, export_cells, export_scores
 from nuggets.steps.import_released import import_scores
 from nuggets.steps.publish import publish_selection
+from nuggets.steps.table_file import write_tables
 from nuggets.store.store import Store
 
 POOL = [{"instruction": f"Count to {number}.", "input": "", "output": "Done."} for number in range(5)]
@@ -60,7 +65,7 @@ def pool(store: Store, tmp_path: Path) -> Pool:
 
 def test_cells_are_one_row_each_with_both_sums_and_those_not_computed_are_left_out(store, pool, tmp_path):
     out = tmp_path / "cells.parquet"
-    assert export_cells(store, "r", out) == ExportedCells(written=12, left_out=3, gone=0)
+    assert export_cells(store, "r", out) == ExportedCells(written=12, left_out=3, lost=0)
     rows = [tuple(row.values()) for row in pq.read_table(out).to_pylist()]
     assert rows == [
         (IDS[n], n, name, place, ZERO_SHOT[name], -n / 2 if name == "B" else -float(n))
@@ -128,6 +133,7 @@ def test_scores_are_exported_with_the_newest_or_the_named_cut(store, tmp_path):
     for name, selection, kept in ((None, published[1], {0, 1, 3}), (published[0].name, published[0], {1})):
         assert export_scores(store, "r", out, name) == ExportedScores(4, selection.name, selection.cut)
         assert out.read_bytes() == Path(selection.folder, "scores.parquet").read_bytes()
+        pd.testing.assert_frame_equal(nuggets.load_scores("r", store.url, selection=name), pd.read_parquet(out))
         table = pq.read_table(out)
         rows = zip(*(table[column].to_pylist() for column in ("candidate_id", "golden_score", "kept")), strict=True)
         assert list(rows) == [(IDS[n], scores[str(n)][0], n in kept) for n in BY_ID if n < 4]
@@ -155,16 +161,53 @@ def test_the_format_is_what_the_name_ends_with_and_any_other_one_is_refused(stor
     ]  # fmt: skip
 
 
-def test_what_is_unknown_is_empty_in_csv_and_null_in_json_lines(tmp_path):
-    table = pa.table({"a": pa.array([float("nan"), 0.5]), "b": pa.array([None, 1]), "c": ["x", 'y,"']})
-    pq.write_table(table, tmp_path / "t.parquet")
-    for extension in (".csv", ".jsonl"):
-        convert_parquet(tmp_path / "t.parquet", tmp_path / f"t{extension}", extension)
-    assert (tmp_path / "t.csv").read_text() == '"a","b","c"\n,,"x"\n0.5,1,"y,"""\n'
-    assert [json.loads(line) for line in (tmp_path / "t.jsonl").open()] == [
+def test_what_is_unknown_is_empty_in_csv_and_null_in_json_lines_and_no_digit_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("nuggets.steps.table_file._ROWS_AT_ONCE", 2)
+    table = pa.table(
+        {"a": [float("nan"), 1 / 3, None], "b": pa.array([None, 0.1, 2], pa.float32()), "c": ["x", 'y,"', "é"]}
+    )
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        assert write_tables(tmp_path / name, iter([table, table.slice(0, 1)])) == 4
+    lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["a,b,c", ",,x", f'{1 / 3!r},0.1,"y,"""', ",2.0,é", ",,x"]
+    assert [json.loads(line) for line in (tmp_path / "t.jsonl").open(encoding="utf-8")] == [
         {"a": None, "b": None, "c": "x"},
-        {"a": 0.5, "b": 1, "c": 'y,"'},
+        {"a": 1 / 3, "b": float(np.float32(0.1)), "c": 'y,"'},
+        {"a": None, "b": 2.0, "c": "é"},
+        {"a": None, "b": None, "c": "x"},
     ]
+    write_tables(tmp_path / "empty.csv", [table.slice(0, 0)])
+    assert (tmp_path / "empty.csv").read_text() == "a,b,c\n"
+
+
+def test_cells_are_loaded_as_a_frame_long_or_wide(store, pool):
+    long = nuggets.load_cells("r", store.url)
+    assert list(long.columns) == ["candidate_id", "candidate_row", "anchor_id", "anchor_row", "zero_shot", "one_shot"]
+    assert len(long) == 12 and long.one_shot.dtype == np.float32
+    wide = nuggets.load_cells("r", store.url, wide=True)
+    assert list(wide.index) == [IDS[n] for n in BY_ID] and list(wide.columns) == [0, 1, 2]
+    assert wide.loc[IDS[3]].tolist() == [-3.0, -1.5, -3.0]
+    assert wide.loc[IDS[1]].isna().tolist() == [False, True, False]
+    pivoted = long.pivot(index="candidate_id", columns="anchor_row", values="one_shot")
+    pd.testing.assert_frame_equal(pivoted, wide, check_names=False, check_column_type=False)
+
+
+def test_scores_are_loaded_as_a_frame_with_or_without_a_selection(store, pool):
+    judged(store, pool)
+    scores = nuggets.load_scores("r", store.url)
+    assert scores.candidate_row.tolist() == BY_ID
+    assert scores.golden_score.isna().tolist() == [n < 3 for n in BY_ID]
+    assert scores.score_high[scores.candidate_row < 3].tolist() == pytest.approx([1 / 3] * 3)
+    assert scores.kept.isna().all()
+    with pytest.raises(UsageError, match="^run 'r' has no selection top-k-1; selections there: none$"):
+        nuggets.load_scores("r", store.url, selection="top-k-1")
+
+
+def test_importing_the_package_loads_no_library():
+    code = (
+        "import sys, nuggets; nuggets.load_scores; print({'pandas', 'torch', 'prefect', 'pyarrow'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def judged(store: Store, pool: Pool) -> None:

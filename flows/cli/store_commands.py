@@ -45,13 +45,13 @@ def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3E
         found = export_cells(place, run, out)
         is_complete = read_run(place, run).state is RunState.COMPLETE
     text = f"{pluralize(found.written, 'cell')} in {out}"
-    if rest := found.left_out - found.gone:
+    if rest := found.left_out - found.lost:
         needed = "did not need" if is_complete else "has not computed, or did not need,"
         text += f"; the run {needed} {rest} of its full table"
     typer.echo(text)
-    if found.gone:
+    if found.lost:
         raise NuggetsError(
-            f"{pluralize(found.gone, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
+            f"{pluralize(found.lost, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
             f"in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
         )
 

@@ -63,10 +63,11 @@ def save_selected(file: Path, store: Store, pool: Pool, tables: Tables, boundary
 
 def save_scores(file: Path, tables: Tables, boundary: Boundary) -> int:
     """Every candidate's scores, in the order of example ids; returns how many candidates."""
-    return save_tables(file, (_scores(table, boundary) for table in tables()))
+    return save_tables(file, (scores_with_kept(table, boundary) for table in tables()))
 
 
-def _scores(table: ScoreTable, boundary: Boundary) -> Any:
+def scores_with_kept(table: ScoreTable, boundary: Boundary | None) -> Any:
+    """A pyarrow table of scores for people and programs; `kept` is null without a boundary."""
     bounds = table.bounds
     eligible = table.anchors > 0
     unknown = ~bounds.complete | ~eligible
@@ -81,7 +82,7 @@ def _scores(table: ScoreTable, boundary: Boundary) -> Any:
             "cells": table.cells,
             "anchors": table.anchors,
             "mean_gain": pa.array(table.mean_gain, mask=unknown),
-            "kept": boundary.keeps(rank_keys(table)),
+            "kept": pa.nulls(len(table), pa.bool_()) if boundary is None else boundary.keeps(rank_keys(table)),
         }
     )
 

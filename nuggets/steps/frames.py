@@ -1,0 +1,110 @@
+"""A run's scores and cells as tables, a part of the pool at a time, and as pandas frames."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nuggets.anchors.anchor_set import read_anchors
+from nuggets.anchors.baseline import read_baseline
+from nuggets.cells.sweep import ShardCells, sweep_cells
+from nuggets.errors import UsageError
+from nuggets.pools.shards import read_pool_record
+from nuggets.runs.manifest import Run, list_selections, read_run
+from nuggets.scores.cuts import Cut
+from nuggets.scores.score_table import score_tables
+from nuggets.scores.selection import Boundary, count_scores, find_boundary
+from nuggets.steps.publish import published_cut
+from nuggets.steps.selection_files import scores_with_kept
+from nuggets.store.disk_buckets import MEMORY
+from nuggets.store.store import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_CELL_COLUMNS = pa.schema(
+    [
+        ("candidate_id", pa.string()),
+        ("candidate_row", pa.int64()),
+        ("anchor_id", pa.string()),
+        ("anchor_row", pa.int64()),
+        ("zero_shot", pa.float32()),
+        ("one_shot", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCells:
+    """The cells of a run, to be read shard by shard."""
+
+    store: Store
+    run: Run
+    anchor_ids: tuple[str, ...]
+    zero_shot: NDArray[np.float32]
+
+    def shards(self) -> Iterator[ShardCells]:
+        """The cells of each shard as an array."""
+        shards = read_pool_record(self.store, self.run.references["pool"]).shards
+        return sweep_cells(self.store, self.run.references["scoring_key"], shards, self.anchor_ids)
+
+    def table(self, shard: ShardCells) -> Any:
+        """A shard's computed cells as a pyarrow table, one row each."""
+        candidates, anchors = np.nonzero(~np.isnan(shard.values))
+        return pa.table(
+            [
+                shard.candidate_ids.take(pa.array(candidates)),
+                pa.array(shard.candidate_rows[candidates]),
+                pa.array(np.array(self.anchor_ids)[anchors]),
+                pa.array(anchors.astype(np.int64)),
+                pa.array(self.zero_shot[anchors]),
+                pa.array(shard.values[candidates, anchors]),
+            ],
+            schema=_CELL_COLUMNS,
+        )
+
+
+def run_cells(store: Store, run_name: str) -> RunCells:
+    """A run's cells. Raises UsageError if the run has none."""
+    run = read_run(store, run_name)
+    if "scoring_key" not in run.references:
+        raise UsageError(f"run '{run_name}' is {run.state} and has no cells: {run.message or 'it was not scored here'}")
+    anchor_ids = tuple(anchor.id for anchor in read_anchors(store, run.references["anchors"]))
+    return RunCells(store, run, anchor_ids, read_baseline(store, run.references["scoring_key"], anchor_ids).zero_shot)
+
+
+def run_scores(store: Store, run_name: str, cut: Cut | None, *, memory: int = MEMORY) -> Iterator[Any]:
+    """A run's scores as pyarrow tables, `kept` by the cut, or null without one."""
+    tables = score_tables(store, read_run(store, run_name))
+    boundary: Boundary | None = None
+    if cut is not None:
+        boundary, _ = find_boundary(tables, count_scores(tables()), cut, memory=memory)
+    return (scores_with_kept(table, boundary) for table in tables())
+
+
+def scores_frame(store: Store, run_name: str, selection: str | None) -> "DataFrame":
+    """A run's scores, as `nuggets.load_scores` documents them."""
+    selections = list_selections(store, run_name)
+    has_cut = selections or selection is not None
+    cut = published_cut(selections, run_name, selection) if has_cut else None
+    frame: DataFrame = pa.concat_tables(run_scores(store, run_name, cut)).to_pandas()
+    return frame
+
+
+def cells_frame(store: Store, run_name: str, *, wide: bool) -> "DataFrame":
+    """A run's cells, as `nuggets.load_cells` documents them."""
+    from pandas import DataFrame, Index
+
+    cells = run_cells(store, run_name)
+    if not wide:
+        frame: DataFrame = pa.concat_tables(map(cells.table, cells.shards())).to_pandas()
+        return frame
+    shards = list(cells.shards())
+    ids = pa.chunked_array([shard.candidate_ids for shard in shards], pa.string()).to_pandas()
+    values = np.concatenate([shard.values for shard in shards])
+    return DataFrame(
+        values, index=Index(ids, name="candidate_id"), columns=Index(range(values.shape[1]), name="anchor_row")
+    )
