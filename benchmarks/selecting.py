@@ -49,7 +49,7 @@ def make_store(size: Size) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from nuggets.anchors.anchor_set import Anchor, write_anchors
+    from nuggets.anchors.anchor_set import Anchor, AnchorSet, write_anchor_set
     from nuggets.anchors.baseline import Baseline, write_baseline
     from nuggets.cells.blocks import CellBlock, write_block
     from nuggets.cells.folders import cells_folder
@@ -65,9 +65,8 @@ def make_store(size: Size) -> None:
     zero_shot = rng.normal(-150, 50, size.anchors).astype(np.float32)
     ease = rng.beta(2, 2, size.anchors)
     key = _prepared(size).setup.key
-    write_anchors(
-        store, "anchors/bench.json", [Anchor(key, None, item) for key, item in zip(anchor_ids, anchors, strict=True)]
-    )
+    members = tuple(Anchor(key, None, item) for key, item in zip(anchor_ids, anchors, strict=True))
+    write_anchor_set(store, "anchors/bench.json", AnchorSet(members))
     write_baseline(store, key, anchor_ids, Baseline(zero_shot, np.full(size.anchors, 100, dtype=np.int32)))
     digits = np.sort(rng.integers(0, 2**63, size.candidates, dtype=np.uint64) * np.uint64(2))
     rows = rng.permutation(size.candidates)

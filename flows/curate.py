@@ -104,6 +104,7 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
         "rows": pool.rows,
         "examples": pool.examples,
         "anchors": anchor_set.anchors,
+        **anchor_set.counts,
         "cells": first.table,
         "cells_found": first.found,
         "cells_computed": 0,

@@ -27,6 +27,11 @@ class Example:
     input: str
     output: str
 
+    @property
+    def stripped(self) -> "Example":
+        """The texts without white space around them: all that ids, prompts and embeddings depend on."""
+        return Example(self.instruction.strip(), self.input.strip(), self.output.strip())
+
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
@@ -57,8 +62,12 @@ RECOGNISED = FieldNames()
 
 
 def example_id(example: Example) -> str:
-    """Identity of an example: a hash of its three texts, the same wherever and however often it stands."""
-    content = json.dumps([example.instruction, example.input, example.output], ensure_ascii=False)
+    """Hash of an example's three stripped texts: independent of its pool and row, and of white space around a text.
+
+    Prompts strip the texts too. An id of the raw texts would score "Paris." and "Paris.\\n" twice and keep both.
+    """
+    texts = example.stripped
+    content = json.dumps([texts.instruction, texts.input, texts.output], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:EXAMPLE_ID_LENGTH]
 
 

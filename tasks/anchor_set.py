@@ -2,7 +2,7 @@
 
 from prefect import task
 
-from nuggets.anchors.anchor_set import AnchorSet
+from nuggets.anchors.anchor_set import AnchorSetRef
 from nuggets.config.configs import CurateConfig
 from nuggets.pools.shards import Pool
 from nuggets.progress import report_stage
@@ -12,7 +12,7 @@ from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="look for anchors of {prepared.name}", **RETRYING)
-def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet | None:
+def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSetRef | None:
     """The user's file as it is, or what an earlier run has found; None if the pool has to be embedded first."""
     known = known_anchors(prepared, config, pool)
     if known is not None:
@@ -23,7 +23,7 @@ def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool)
 
 
 @task(task_run_name="choose anchors of {prepared.name}", **RETRYING)
-def choose_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: list[str]) -> AnchorSet:
+def choose_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: list[str]) -> AnchorSetRef:
     """The anchor set by k-means over the embeddings."""
     chosen = find_anchors(prepared, config, pool, embeddings)
     report_stage(f"anchors: {chosen.anchors} by k-means")

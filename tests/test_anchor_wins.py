@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as shaped
 from numpy.typing import NDArray
 
-from nuggets.anchors.anchor_set import Anchor, write_anchors
+from nuggets.anchors.anchor_set import Anchor, AnchorSet, write_anchor_set
 from nuggets.anchors.baseline import Baseline, write_baseline
 from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.cells.folders import cells_folder
@@ -74,7 +74,7 @@ class Scored:
         setup = ScoringSetup(ModelFiles("none", "", None), "m", "plain", TokenLimits(9, 9), "float32", 1, False)
         self.prepared = PreparedRun("r", self.store, setup, None, "", False, self.pool.id)
         ids = [item.id for item in ANCHORS]
-        write_anchors(self.store, "anchors/a.json", ANCHORS)
+        write_anchor_set(self.store, "anchors/a.json", AnchorSet(tuple(ANCHORS)))
         write_baseline(self.store, setup.key, ids, Baseline(ZERO_SHOT, TOKENS))
         inputs = {"pool": {"source": "pool.json"}, "model": {"name": "none"}}
         open_run(self.store, "r", config={}, identity={"profile": "plain", "dtype": "float32"}, inputs=inputs)

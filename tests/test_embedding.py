@@ -1,5 +1,6 @@
 """Embeddings in the store: read as they were written, computed once, and again where they were damaged."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from tiny_models import save_tiny_encoder
 
 from nuggets.anchors.embeddings import read_embeddings, write_embeddings
 from nuggets.errors import DamagedTable
+from nuggets.examples import Example
+from nuggets.models.encoder import Embeddings, embed_examples, load_encoder
 from nuggets.models.files import files_digest, find_encoder
 from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source, source_digest
@@ -18,6 +21,7 @@ from nuggets.steps.embed_shard import embed_shard
 from nuggets.store.store import Store
 
 VECTORS = np.arange(6, dtype=np.float16).reshape(3, 2)
+EMBEDDINGS = Embeddings(VECTORS, np.array([1, 3, 1], dtype=np.int32))
 
 
 @pytest.fixture
@@ -31,13 +35,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_whatever_byte_is_damaged_the_vectors_are_those_written_or_the_file_is_named(store: Store) -> None:
-    write_embeddings(store, "a.npz", ["x", "y", "z"], VECTORS)
+    write_embeddings(store, "a.npz", ["x", "y", "z"], EMBEDDINGS)
     whole = store.read("a.npz")
     refused = 0
     for place in range(len(whole)):
         store.write("a.npz", whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            np.testing.assert_array_equal(read_embeddings(store, "a.npz"), VECTORS)
+            stored = read_embeddings(store, "a.npz")
+            np.testing.assert_array_equal(stored.vectors, VECTORS)
+            np.testing.assert_array_equal(stored.windows, [1, 3, 1])
         except DamagedTable as error:
             refused += 1
             assert str(error).startswith(f"{store.url}/a.npz is damaged")
@@ -46,7 +52,7 @@ def test_whatever_byte_is_damaged_the_vectors_are_those_written_or_the_file_is_n
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_embeddings_that_were_cut_off_are_named(store: Store, share: float) -> None:
-    write_embeddings(store, "a.npz", ["x", "y", "z"], VECTORS)
+    write_embeddings(store, "a.npz", ["x", "y", "z"], EMBEDDINGS)
     whole = store.read("a.npz")
     store.write("a.npz", whole[: int(share * len(whole))])
     with pytest.raises(DamagedTable, match=f"{store.url}/a.npz is damaged and can't be read as embeddings"):
@@ -80,5 +86,100 @@ def test_damaged_embeddings_are_computed_again_and_others_are_not(
     assert first.startswith(f"{store.url}/{paths[1]} is damaged and computed again (Bad CRC-32")
     assert second == "embedded 10"
     for path, vectors in zip(paths, expected, strict=True):
-        np.testing.assert_array_equal(read_embeddings(store, path), vectors)
+        np.testing.assert_array_equal(read_embeddings(store, path).vectors, vectors.vectors)
     assert said() == []
+
+
+def configured(folder: Path, **files: Any) -> Any:
+    """A tiny encoder with some of the files by which sentence-transformers configures one."""
+    save_tiny_encoder(folder)
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return load_encoder(find_encoder(str(folder)))
+
+
+def words(count: int, *, first: int = 0) -> str:
+    return " ".join(f"w{number}" for number in range(first, first + count))
+
+
+def unit(vector: Any) -> Any:
+    return vector / np.linalg.norm(vector)
+
+
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+           {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]  # fmt: skip
+
+
+def short_window(folder: Path, **files: Any) -> Any:
+    """A tiny encoder that reads 24 tokens."""
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "1_Pooling/config.json").write_text('{"word_embedding_dimension": 48, "pooling_mode_mean_tokens": true}')
+    return configured(folder, modules=MODULES, sentence_bert_config={"max_seq_length": 24}, **files)
+
+
+def test_the_end_of_a_long_example_counts(tmp_path: Path) -> None:
+    encoder = short_window(tmp_path / "encoder")
+    assert encoder.max_seq_length == 24
+    same_start = [Example("Say.", "", words(40) + end) for end in (" red", " green")]
+    short = Example("Say.", "", "red")
+    found = embed_examples(encoder, [*same_start, short])
+    assert found.windows[2] == 1 and (found.windows[:2] > 1).all()
+    assert not np.array_equal(found.vectors[0], found.vectors[1])
+    np.testing.assert_allclose(np.linalg.norm(found.vectors.astype(np.float32), axis=1), 1, atol=2e-3)
+    alone = encoder.encode(["Say.\nred"], normalize_embeddings=True)
+    np.testing.assert_allclose(found.vectors[2], alone[0], atol=2e-3)
+
+
+def spied(encoder: Any) -> tuple[Any, list[str]]:
+    """The encoder's own `encode`, and the texts that it will be given from now on."""
+    seen: list[str] = []
+    encode = encoder.encode
+
+    def spy(texts: list[str], **options: Any) -> Any:
+        seen.extend(texts)
+        return encode(texts, **options)
+
+    encoder.encode = spy
+    return encode, seen
+
+
+def test_a_long_example_is_the_mean_of_windows_weighted_by_tokens_and_no_window_is_cut(tmp_path: Path) -> None:
+    encoder = short_window(tmp_path / "encoder")
+    encode, seen = spied(encoder)
+    text = words(30)
+    found = embed_examples(encoder, [Example(text, "", "")])
+    assert found.windows.tolist() == [len(seen)]
+    assert " ".join(seen) == text  # nothing is lost, and no word is split
+    lengths = [len(encoder.tokenizer(window)["input_ids"]) for window in seen]
+    assert max(lengths) <= 24
+    vectors = encode(seen, normalize_embeddings=True)
+    expected = sum(length * vector for length, vector in zip(lengths, vectors, strict=True))
+    np.testing.assert_allclose(found.vectors[0], unit(expected), atol=2e-3)
+
+
+def test_a_text_without_white_space_is_split_inside(tmp_path: Path) -> None:
+    encoder = short_window(tmp_path / "encoder")
+    found = embed_examples(encoder, [Example("x" * 500 + "y", "", ""), Example("x" * 500 + "z", "", "")])
+    assert (found.windows > 1).all()
+    assert not np.array_equal(found.vectors[0], found.vectors[1])
+
+
+def test_the_default_prompt_of_an_encoder_is_used_and_takes_room_in_every_window(tmp_path: Path) -> None:
+    plain = short_window(tmp_path / "plain")
+    prompts = {"prompts": {"cluster": "T: "}, "default_prompt_name": "cluster"}
+    prompted = short_window(tmp_path / "prompted", config_sentence_transformers=prompts)
+    examples = [Example("Say.", "", "red")]
+    short = [embed_examples(encoder, examples).vectors[0] for encoder in (plain, prompted)]
+    assert not np.array_equal(*short)
+    expected = plain.encode(["T: Say.\nred"], normalize_embeddings=True)[0]
+    np.testing.assert_allclose(short[1], expected, atol=2e-3)
+    _, seen = spied(prompted)
+    embed_examples(prompted, [Example(words(30), "", "")])
+    assert max(len(plain.tokenizer("T: " + window)["input_ids"]) for window in seen) <= 24
+
+
+def test_white_space_around_texts_does_not_change_an_embedding(encoder: Path) -> None:
+    loaded = load_encoder(find_encoder(str(encoder)))
+    tidy, untidy = Example("Say.", "", "red"), Example(" Say.\n", "\t", "red\n\n")
+    for other in (tidy, untidy):
+        np.testing.assert_array_equal(embed_examples(loaded, [other]).vectors, embed_examples(loaded, [tidy]).vectors)

@@ -14,7 +14,7 @@ import pytest
 
 import nuggets
 from flows.cli.commands import app, run_command
-from nuggets.anchors.anchor_set import Anchor, write_anchors
+from nuggets.anchors.anchor_set import Anchor, AnchorSet, write_anchor_set
 from nuggets.anchors.baseline import Baseline, write_baseline
 from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.cells.folders import cells_folder
@@ -56,7 +56,7 @@ def pool(store: Store, tmp_path: Path) -> Pool:
     write_block(store, cells_folder(KEY, IDS), CellBlock(tuple(IDS), ("A", "B"), values))
     sums = np.array([-1.5, -2.5], dtype=np.float32)
     write_baseline(store, KEY, ["A", "B"], Baseline(sums, np.array([1, 1], dtype=np.int32)))
-    write_anchors(store, "anchors/a.json", ANCHORS)
+    write_anchor_set(store, "anchors/a.json", AnchorSet(tuple(ANCHORS)))
     open_run(store, "r", config={}, identity={}, inputs={})
     references = {"pool": pool.id, "anchors": "anchors/a.json", "scoring_key": KEY}
     record_state(store, "r", RunState.INTERRUPTED, references=references)

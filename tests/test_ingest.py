@@ -1,5 +1,6 @@
 """Ingest: from a file to shards of distinct, usable examples, with an account of everything else."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -16,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nuggets.pools.distinct_rows
+from nuggets.anchors.anchor_set import anchors_from_file
 from nuggets.errors import InputError, StoreError
 from nuggets.examples import RECOGNISED, Example, FieldNames, example_id
-from nuggets.pools.ingest import READING, described_rejects, ingest_pool
+from nuggets.pools.ingest import POOL_VERSION, described_rejects, ingest_pool
 from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Candidate, Pool, read_candidates, read_ids, read_pool_record, read_records
+from nuggets.scores.golden import eligible_cells
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
@@ -118,7 +121,6 @@ def test_a_pool_is_counted_whole(store, tmp_path):
             "not_an_object": "row 3 (line 4): the row is a text ('just text'), wanted an object with fields",
             "missing_output": "row 6 (line 7): 'output' is empty",
         },
-        reading=READING,
     )
     assert store.list("") == [f"{folder}/pool.json", f"{folder}/rejects.jsonl", *pool.shards]
     assert read_pool_record(store, pool.id) == pool
@@ -384,25 +386,37 @@ def test_other_fields_are_another_pool_and_without_any_the_address_is_what_it_wa
         {item.example.output for shard in of.shards for item in read_candidates(store, shard)} for of in (pool, other)
     ]
     assert outputs == [{"1"}, {"one"}]
-    named = {"version": 3, "kind": "jsonl", "shard_size": 2, "max_row_bytes": 10_000}
-    assert pool.id == digest({**named, "fingerprint": source_digest(find_source(str(path)))})
+    named = {"version": POOL_VERSION, "kind": "jsonl", "shard_size": 2, "max_row_bytes": 10_000}
+    assert pool.id == digest({**named, "source": source_digest(find_source(str(path)))})
 
 
-def test_a_pool_whose_rows_an_earlier_version_could_not_read_is_read_again_beside_what_it_left(store, tmp_path):
-    path = jsonl(tmp_path / "pool.jsonl", [GOOD[0], {"prompt": "Count.", "completion": "1"}, "just text"])
-    pool = ingested(store, path)
-    record = store.read_json(f"pools/{pool.id}/pool.json")
-    for name in ("first_rejects", "reading"):
-        del record[name]
-    store.write(f"pools/{pool.id}/pool.json", json.dumps(record).encode())
-    assert ingested(store, path).id == pool.id  # nothing there would be read otherwise now
-    record |= {"examples": 1, "rejects": {"not_an_object": 1, "missing_instruction": 1}}
-    store.write(f"pools/{pool.id}/pool.json", json.dumps(record).encode())
-    before = contents(store)
-    again = ingested(store, path)
-    assert again.id != pool.id and (again.examples, again.rejects) == (2, {"not_an_object": 1})
-    assert contents(store).items() >= before.items()
-    assert ingested(store, path) == again
+def test_examples_that_differ_in_white_space_around_their_texts_are_one_and_the_first_row_is_kept_as_it_was(
+    store, tmp_path
+):
+    rows = [
+        {"instruction": "Name the capital of France.", "input": "\n", "output": "Paris.\n", "extra": 1},
+        {"instruction": "Name the capital of France.", "input": "", "output": "Paris."},
+        {"instruction": "\tName the capital of France. ", "input": "", "output": "  Paris."},
+        {"instruction": "Name the  capital of France.", "input": "", "output": "Paris."},
+    ]
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", rows), shard_size=10)
+    assert (pool.rows, pool.examples, pool.duplicates) == (4, 2, 2)
+    records = {candidate.row: (candidate, original) for candidate, original in read_records(store, pool.shards)}
+    assert {row: original for row, (_, original) in records.items()} == {0: rows[0], 3: rows[3]}
+    assert records[0][0].example == Example("Name the capital of France.", "\n", "Paris.\n")
+    # Stripped texts keep the address that they have always had.
+    plain = json.dumps(["Name the capital of France.", "", "Paris."])
+    assert records[0][0].id == hashlib.sha256(plain.encode()).hexdigest()[:32]
+
+
+def test_an_anchor_that_differs_from_a_candidate_in_white_space_is_its_own_and_not_a_win(store, tmp_path):
+    pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [{"instruction": "Count to 1.", "output": "1\n"}]))
+    anchor_file = find_source(str(jsonl(tmp_path / "anchors.jsonl", [{"instruction": " Count to 1.", "output": "1"}])))
+    (anchor,) = anchors_from_file(anchor_file, max_row_bytes=1000)
+    (candidate,) = read_candidates(store, pool.shards[0])
+    assert candidate.id == anchor.id and candidate.example != anchor.example
+    ids, _ = read_ids(store, pool.shards[0])
+    assert not eligible_cells(ids, [anchor.id], keep_own_cell=False).any()
 
 
 def test_a_pool_without_rows_is_refused(store, tmp_path):
@@ -478,7 +492,7 @@ def test_every_row_is_an_example_a_duplicate_or_a_reject_and_shards_partition_th
         for row, item in enumerate(rows)
         if item["instruction"].strip() and item["output"].strip()
     ]
-    first = {example: row for row, example in reversed(usable)}
+    first = {example.stripped: (example, row) for row, example in reversed(usable)}
     path = jsonl(folder / "pool.jsonl", rows)
     if not usable:
         with pytest.raises(InputError):
@@ -488,7 +502,7 @@ def test_every_row_is_an_example_a_duplicate_or_a_reject_and_shards_partition_th
     assert pool.rows == len(rows) == pool.examples + pool.duplicates + sum(pool.rejects.values())
     found = [candidate for shard in pool.shards for candidate in read_candidates(store, shard)]
     assert [(candidate.example, candidate.row) for candidate in found] == sorted(
-        first.items(), key=lambda item: example_id(item[0])
+        first.values(), key=lambda item: example_id(item[0])
     )
     assert len(store.read(pool.rejects_path).splitlines()) == len(rows) - len(usable)
     for candidate, original in read_records(store, pool.shards):

@@ -1,6 +1,7 @@
 """Anchors found among embeddings: one per cluster, the exact nearest, all distinct."""
 
 import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.exceptions import ConvergenceWarning
 
 import nuggets.anchors.kmeans
-from nuggets.anchors.kmeans import Batches, Vectors, cluster_centres, nearest_members
+from nuggets.anchors.anchor_checks import NEAR_DUPLICATE, NO_RESPONSE, TOLERATED, TRUNCATED
+from nuggets.anchors.kmeans import Batches, Member, Vectors, cluster_centres, nearest_members
 from nuggets.errors import InputError
 
 
@@ -20,6 +22,12 @@ def in_batches(vectors: Vectors, size: int = 1000) -> Batches:
 
 def everything(_: int) -> bool:
     return True
+
+
+def nearest_rows(batches: Batches, centres: Vectors, *, scorable: Callable[[int], bool]) -> list[int]:
+    """The rows that stand for the clusters where only unscorable rows have a fault."""
+    members = nearest_members(batches, centres, faults=lambda row, _: () if scorable(row) else ("no_response",))
+    return [member.row for member in members]
 
 
 def blobs(count: int, members: int, *, width: int = 3, seed: int = 1) -> tuple[Vectors, np.ndarray]:
@@ -49,7 +57,7 @@ def anchors_of(vectors: Vectors, clusters: int, *, seed: int = 0, size: int = 10
             "ignore", ConvergenceWarning
         )  # fewer distinct points than clusters, which some tests want
         centres = cluster_centres(batches, rows=len(vectors), clusters=clusters, seed=seed)
-    return nearest_members(batches, centres, scorable=scorable)
+    return nearest_rows(batches, centres, scorable=scorable)
 
 
 def test_well_separated_blobs_give_one_anchor_each_and_it_is_the_nearest_to_the_blobs_mean():
@@ -71,14 +79,14 @@ def test_centres_are_the_means_of_their_clusters():
 def test_the_nearest_member_of_a_line_by_hand():
     vectors = np.array([[0.0], [1.0], [2.5], [9.0], [10.5], [12.0]], dtype=np.float32)
     centres = np.array([[1.2], [10.6]], dtype=np.float32)
-    assert nearest_members(in_batches(vectors), centres, scorable=everything) == [1, 4]
-    assert nearest_members(in_batches(vectors), centres[::-1], scorable=everything) == [4, 1]
+    assert nearest_rows(in_batches(vectors), centres, scorable=everything) == [1, 4]
+    assert nearest_rows(in_batches(vectors), centres[::-1], scorable=everything) == [4, 1]
 
 
 def test_of_two_equally_near_the_lower_row_is_taken():
     vectors = np.array([[5.0], [-1.0], [1.0], [5.0], [-1.0]], dtype=np.float32)
     centres = np.array([[0.0], [5.0]], dtype=np.float32)
-    assert nearest_members(in_batches(vectors), centres, scorable=everything) == [1, 0]
+    assert nearest_rows(in_batches(vectors), centres, scorable=everything) == [1, 0]
 
 
 def test_equal_embeddings_far_apart_in_the_pool_tie_in_favour_of_the_lower_row():
@@ -86,8 +94,8 @@ def test_equal_embeddings_far_apart_in_the_pool_tie_in_favour_of_the_lower_row()
     vectors = rng.standard_normal((9000, 64)).astype(np.float32)
     twins = [7, 4095, 4096, 8999]
     vectors[twins] = 0.5
-    assert nearest_members(in_batches(vectors), vectors[[7]], scorable=everything) == [7]
-    assert nearest_members(in_batches(vectors), vectors[[7]], scorable=lambda row: row not in (7, 4095)) == [4096]
+    assert nearest_rows(in_batches(vectors), vectors[[7]], scorable=everything) == [7]
+    assert nearest_rows(in_batches(vectors), vectors[[7]], scorable=lambda row: row not in (7, 4095)) == [4096]
 
 
 @pytest.mark.parametrize("clusters", [3, 5, 12])
@@ -106,15 +114,53 @@ def test_every_example_is_an_anchor_where_as_many_are_asked_for():
 def test_an_example_that_can_not_be_scored_is_never_chosen_and_its_cluster_offers_the_next():
     vectors = np.array([[0.0], [1.0], [2.5], [9.0], [10.5], [12.0]], dtype=np.float32)
     centres = np.array([[1.2], [10.6]], dtype=np.float32)
-    assert nearest_members(in_batches(vectors), centres, scorable=lambda row: row not in (1, 4)) == [0, 5]
+    assert nearest_rows(in_batches(vectors), centres, scorable=lambda row: row not in (1, 4)) == [0, 5]
     # Nothing is left in the second cluster: the member of the first that is nearest to it stands in.
-    assert nearest_members(in_batches(vectors), centres, scorable=lambda row: row < 3) == [1, 2]
+    assert nearest_rows(in_batches(vectors), centres, scorable=lambda row: row < 3) == [1, 2]
 
 
 def test_many_unscorable_examples_around_a_centre_are_passed_over():
     vectors = np.arange(500, dtype=np.float32)[:, None]
     centres = np.array([[0.0], [499.0]], dtype=np.float32)
-    assert nearest_members(in_batches(vectors), centres, scorable=lambda row: 200 <= row < 300) == [200, 299]
+    assert nearest_rows(in_batches(vectors), centres, scorable=lambda row: 200 <= row < 300) == [200, 299]
+
+
+def faults_of(table: dict[int, tuple[str, ...]]) -> Callable[[int, Sequence[int]], tuple[str, ...]]:
+    return lambda row, chosen: table.get(row, ())
+
+
+LINE = np.array([[0.0], [1.0], [2.5], [9.0], [10.5], [12.0]], dtype=np.float32)
+TWO_CENTRES = np.array([[1.2], [10.6]], dtype=np.float32)
+
+
+def test_what_was_passed_over_is_counted_with_one_fault_each():
+    faults = faults_of({1: (TRUNCATED, NEAR_DUPLICATE), 0: (NO_RESPONSE,), 4: (NEAR_DUPLICATE,)})
+    members = nearest_members(in_batches(LINE), TWO_CENTRES, faults=faults, tolerated=TOLERATED)
+    assert members == [Member(2, (), (TRUNCATED, NO_RESPONSE)), Member(5, (), (NEAR_DUPLICATE,))]
+
+
+def test_a_near_duplicate_of_a_chosen_row_gives_way_to_the_next_row():
+    def faults(row: int, chosen: Sequence[int]) -> tuple[str, ...]:
+        return (NEAR_DUPLICATE,) if row == 4 and 1 in chosen else ()
+
+    both = nearest_members(in_batches(LINE), TWO_CENTRES, faults=faults, tolerated=TOLERATED)
+    assert both == [Member(1, (), ()), Member(5, (), (NEAR_DUPLICATE,))]
+    reversed_centres = nearest_members(in_batches(LINE), TWO_CENTRES[::-1], faults=faults, tolerated=TOLERATED)
+    assert reversed_centres == [Member(4, (), ()), Member(1, (), ())]
+
+
+def test_where_too_few_rows_pass_truncated_ones_are_taken_before_near_duplicates_and_none_without_response():
+    table = {row: (NO_RESPONSE,) for row in range(6)}
+    table |= {2: (TRUNCATED,), 1: (NEAR_DUPLICATE,), 0: (TRUNCATED, NEAR_DUPLICATE)}
+    one, two, three = (
+        nearest_members(in_batches(LINE), LINE[:count], faults=faults_of(table), tolerated=TOLERATED)
+        for count in (1, 2, 3)
+    )
+    assert [member.row for member in one] == [2]
+    assert [(member.row, member.faults) for member in two] == [(2, (TRUNCATED,)), (1, (NEAR_DUPLICATE,))]
+    assert {member.row for member in three} == {0, 1, 2}
+    with pytest.raises(InputError, match="^only 3 examples of the pool can be scored as anchors"):
+        nearest_members(in_batches(LINE), LINE[:4], faults=faults_of(table), tolerated=TOLERATED)
 
 
 def test_fewer_scorable_examples_than_clusters_are_refused_with_both_numbers():
@@ -136,7 +182,7 @@ def test_the_nearest_members_are_those_of_comparing_every_pair(vectors, data):
     centres = data.draw(arrays(np.float32, (count, vectors.shape[1]), elements=st.integers(-8, 8)))
     scorable = set(data.draw(st.permutations(range(len(vectors))))[: data.draw(st.integers(count, len(vectors)))])
     size = data.draw(st.integers(1, 30))
-    found = nearest_members(in_batches(vectors, size), centres, scorable=scorable.__contains__)
+    found = nearest_rows(in_batches(vectors, size), centres, scorable=scorable.__contains__)
     assert found == brute_force(vectors, centres, scorable.__contains__)
 
 

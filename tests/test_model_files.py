@@ -1,6 +1,7 @@
 """Models found on disk, and what is said about those that can't be used."""
 
 import dataclasses
+import hashlib
 import os
 import pickle
 import shutil
@@ -159,16 +160,78 @@ def test_a_process_that_receives_the_digest_hashes_only_what_has_changed_since(t
     assert files_digest(received) == digest(model) == files.hashed.digest
 
 
-def test_a_file_more_or_by_another_name_changes_the_digest(tmp_path):
+VALUE_FILES = (
+    *("model-00001-of-00002.safetensors", "model.safetensors.index.json", "adapter_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json"),
+    *(
+        "tokenizer.model",
+        "spiece.model",
+        "qwen.tiktoken",
+        "chat_template.jinja",
+        "additional_chat_templates/tool.jinja",
+    ),
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+)
+FOREIGN_FILES = (
+    *("eval_results.json", "all_results.json", "trainer_state.json", "data_config.json", "README.md", "LICENSE.txt"),
+    *("requirements.txt", "notes.txt", "training_args.bin", "optimizer.pt", "convert.py", "modeling_own.py"),
+    *("checkpoint-500/model.safetensors", "checkpoint-500/config.json", "onnx/model.onnx", "runs/events.json"),
+)
+
+
+def with_file(model: Path, name: str, content: bytes) -> Path:
+    path = model / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return model
+
+
+@pytest.mark.parametrize("name", VALUE_FILES)
+def test_a_file_that_values_depend_on_changes_the_digest_when_it_comes_and_when_it_changes(tmp_path, name):
     model = folder(tmp_path / "model")
-    more = folder(tmp_path / "more", chat_template_DOT_jinja=b"{{ messages }}")
-    moved = folder(tmp_path / "moved", "tokenizer_config.json", tokenizer_other_DOT_json=b"{}")
-    assert len({digest(model), digest(more), digest(moved)}) == 3
+    digests = [digest(model), digest(with_file(model, name, b"[]")), digest(with_file(model, name, b"[ ]"))]
+    assert len(set(digests)) == 3
+
+
+@pytest.mark.parametrize("name", FOREIGN_FILES)
+def test_a_file_that_no_value_depends_on_leaves_the_digest(tmp_path, name):
+    model = folder(tmp_path / "model")
+    before = digest(model)
+    assert digest(with_file(model, name, b"[]")) == before
+
+
+def test_a_models_own_code_counts_where_it_is_trusted(tmp_path):
+    model = folder(tmp_path / "model")
+    files = find_language_model(str(model))
+    plain = files_digest(files, trust_remote_code=True)
+    assert plain == files_digest(files)
+    with_file(model, "modeling_own.py", b"pass")
+    assert files_digest(files) == plain != files_digest(files, trust_remote_code=True)
+
+
+def test_layers_that_an_encoder_names_count_and_other_folders_do_not(tmp_path):
+    model = folder(tmp_path / "model", modules_DOT_json=b'[{"path": ""}, {"path": "1_Dense"}]')
+    files = find_encoder(str(model))
+    digests = {files_digest(files)}
+    for name in ("1_Dense/config.json", "1_Dense/model.safetensors"):
+        with_file(model, name, b"{}")
+        digests.add(files_digest(files))
+    assert len(digests) == 3
+    with_file(model, "2_Other/config.json", b"{}")
+    assert files_digest(files) in digests
+
+
+def test_the_digest_of_an_ordinary_folder_is_what_it_was_before_foreign_files_were_told_apart(tmp_path):
+    model = folder(tmp_path / "model", generation_config_DOT_json=b"{}")
+    total = hashlib.sha256()
+    for path in sorted(model.iterdir()):
+        total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    assert digest(model) == total.hexdigest()[:32]
 
 
 def test_contents_that_change_places_change_the_digest(tmp_path):
-    one = folder(tmp_path / "one", a_DOT_json=b"1", b_DOT_json=b"2")
-    other = folder(tmp_path / "other", a_DOT_json=b"2", b_DOT_json=b"1")
+    one = folder(tmp_path / "one", vocab_DOT_json=b"1", merges_DOT_txt=b"2")
+    other = folder(tmp_path / "other", vocab_DOT_json=b"2", merges_DOT_txt=b"1")
     assert digest(one) != digest(other)
 
 

@@ -14,7 +14,7 @@ from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source
 from nuggets.pools.shards import Pool
 from nuggets.runs.manifest import RunState, read_run, record_state
-from nuggets.steps.choose_anchors import _address, known_anchors
+from nuggets.steps.choose_anchors import anchor_set_address, known_anchors
 from nuggets.steps.prepare import prepare_run, resume_run
 from nuggets.store.store import open_store
 
@@ -72,5 +72,5 @@ def test_named_fields_make_another_run_and_none_leave_it_as_it_was(config):
     assert identities[1] == {**identities[0], "fields": {"output": "best"}}
     prepared = prepare_run(config)
     pool = Pool("p", "", 20, 20, 0, 0, {}, "", (), ())
-    addresses = {_address(prepared, each, pool).path for each in (config, replace(config, output_field="best"))}
+    addresses = {anchor_set_address(prepared, each, pool)[0] for each in (config, replace(config, output_field="best"))}
     assert len(addresses) == 2

@@ -16,7 +16,7 @@ from nuggets.models.prompts import (
     TokenLimits,
     bind_profile,
     default_profile,
-    released_prompt,
+    labelled_prompt,
     token_limits,
 )
 
@@ -43,8 +43,8 @@ def ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(("example", "prompt"), [(FRANCE, FRANCE_PROMPT), (SUM, SUM_PROMPT), (UNTIDY, SUM_PROMPT)])
-def test_released_prompt_is_the_text_of_the_authors_program(example: Example, prompt: str) -> None:
-    assert released_prompt(example) == prompt
+def test_labelled_prompt_is_the_text_of_the_authors_program(example: Example, prompt: str) -> None:
+    assert labelled_prompt(example.stripped) == prompt
 
 
 @TOKENIZERS
@@ -85,7 +85,7 @@ def test_released_anchor_whose_prompt_alone_exceeds_the_cut_has_no_response_toke
     long = Example("one two three " * 200, "", "6")
     anchor = bind_profile("released", BARE, RELEASED_LIMITS).anchor(long)
     assert len(anchor.ids) == 200
-    assert anchor.response_start == len(ids_of(BARE, released_prompt(long))) > 200
+    assert anchor.response_start == len(ids_of(BARE, labelled_prompt(long.stripped))) > 200
     assert anchor.response_tokens == 0
 
 
@@ -133,7 +133,7 @@ words = st.text(max_size=20)
 def test_plain_boundary_is_exact_for_any_text(instruction: str, given_input: str, output: str) -> None:
     example = Example(instruction, given_input, output)
     anchor = bind_profile("plain", BARE, LIMITS).anchor(example)
-    assert BARE.decode(anchor.ids[: anchor.response_start]) == released_prompt(example)
+    assert BARE.decode(anchor.ids[: anchor.response_start]) == labelled_prompt(example.stripped)
     assert BARE.decode(anchor.ids[anchor.response_start :]) == output.strip()
 
 

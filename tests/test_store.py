@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,34 @@ def test_what_is_written_is_read_listed_replaced_and_removed(store):
     store.remove("a/b/one")
     store.remove("a/b/one")
     assert store.list("") == ["a/b/two", "a/bc", "top"]
+
+
+def test_an_object_is_written_if_absent_and_never_replaced(store):
+    assert store.write_if_absent("names/a.json", b"first")
+    assert not store.write_if_absent("names/a.json", b"second")
+    assert store.read("names/a.json") == b"first"
+    assert store.list("names") == ["names/a.json"]
+    store.write("names/a.json", b"third")
+    assert store.read("names/a.json") == b"third"
+
+
+def test_of_writers_that_race_to_create_an_object_one_wins_and_all_read_its_content(store):
+    if store.url.startswith("memory:"):
+        pytest.skip("a file system of one process, which locks nothing")
+    writers = 8
+    for attempt in range(5):
+        path = f"names/{attempt}.json"
+        barrier = threading.Barrier(writers)
+
+        def create(writer: int, path: str = path, barrier: threading.Barrier = barrier) -> tuple[bool, bytes]:
+            barrier.wait()
+            return store.write_if_absent(path, bytes([writer]) * 1000), store.read(path)
+
+        with ThreadPoolExecutor(writers) as pool:
+            results = list(pool.map(create, range(writers)))
+        winners = [writer for writer, (created, _) in enumerate(results) if created]
+        assert len(winners) == 1
+        assert {content for _, content in results} == {bytes(winners) * 1000}
 
 
 def test_a_missing_object_is_named_by_its_full_address(store):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from nuggets.errors import InputError
 from nuggets.examples import RECOGNISED, Example, FieldNames, Reject, example_id
@@ -12,21 +12,44 @@ from nuggets.pools.readers.rows import read_pool
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
-ANCHOR_VERSION = 1  # raised when the same pool and settings would give other anchors
+ANCHOR_VERSION = 2  # raised when the same pool and settings would give other anchors
 DEFAULT_ANCHORS = 100
+_FORMAT = 1  # of the records of anchor sets and of their names
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A member of the reference set; `pool_row` is its row in the pool, if it was found there."""
+    """A member of the reference set.
+
+    Where it was found in the pool, `pool_row` is its row there, and `passed_over` tells how many examples nearer to the
+    centre of its cluster failed a check.
+    """
 
     id: str
     pool_row: int | None
     example: Example
+    passed_over: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSet:
+    """The anchors in their order, and how they were chosen: counts for report and manifest."""
+
+    anchors: tuple[Anchor, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSetRef:
+    """Where an anchor set is stored, how many anchors it has, and how they were chosen: what a name stands for, too."""
+
+    path: str
+    anchors: int
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def default_anchor_count(pool_examples: int) -> int:
-    """100, or a quarter of a small pool, so that clusters have several members."""
+    """DEFAULT_ANCHORS, or a quarter of a small pool, so that clusters have several members."""
     return max(1, min(DEFAULT_ANCHORS, pool_examples // 4))
 
 
@@ -69,33 +92,58 @@ def anchor_set_path(key: str) -> str:
 
 
 def named_path(name: str) -> str:
-    """Where the store says which anchor set a name means."""
+    """Where the store keeps the reference that a name stands for."""
     return f"anchor-sets/{name}.json"
 
 
-def write_anchors(store: Store, path: str, anchors: Sequence[Anchor]) -> None:
+def write_anchor_set(store: Store, path: str, anchor_set: AnchorSet) -> AnchorSetRef:
     """Store an anchor set."""
-    rows = [{"example_id": item.id, "pool_row": item.pool_row, **asdict(item.example)} for item in anchors]
-    store.write(path, json.dumps(rows, ensure_ascii=False, indent=1).encode())
-
-
-def read_anchors(store: Store, path: str) -> list[Anchor]:
-    """A stored anchor set, in its order."""
-    rows = store.read_json(path)
-    return [
-        Anchor(row["example_id"], row["pool_row"], Example(row["instruction"], row["input"], row["output"]))
-        for row in rows
+    rows = [
+        {"example_id": item.id, "pool_row": item.pool_row, "passed_over": item.passed_over, **asdict(item.example)}
+        for item in anchor_set.anchors
     ]
+    record = {"format": _FORMAT, "counts": anchor_set.counts, "anchors": rows}
+    store.write(path, json.dumps(record, ensure_ascii=False, indent=1).encode())
+    return AnchorSetRef(path, len(rows), anchor_set.counts)
+
+
+def read_anchor_set(store: Store, path: str) -> AnchorSet:
+    """A stored anchor set."""
+    record = store.read_json(path)
+    anchors = [
+        Anchor(
+            row["example_id"],
+            row["pool_row"],
+            Example(row["instruction"], row["input"], row["output"]),
+            row["passed_over"],
+        )
+        for row in record["anchors"]
+    ]
+    return AnchorSet(tuple(anchors), record["counts"])
+
+
+def read_anchors(store: Store, path: str) -> tuple[Anchor, ...]:
+    """The anchors of a stored set, in its order."""
+    return read_anchor_set(store, path).anchors
+
+
+def name_anchor_set(store: Store, name: str, reference: AnchorSetRef) -> AnchorSetRef:
+    """Give an anchor set a name unless the name is taken; returns what the name stands for then."""
+    store.write_if_absent(named_path(name), json.dumps({"format": _FORMAT, **asdict(reference)}).encode())
+    named = read_named(store, name)
+    assert named is not None
+    return named
+
+
+def read_named(store: Store, name: str) -> AnchorSetRef | None:
+    """The anchor set that a name stands for; None while it stands for none."""
+    try:
+        record = store.read_json(named_path(name))
+    except FileNotFoundError:
+        return None
+    return AnchorSetRef(record["path"], record["anchors"], record["counts"])
 
 
 def anchor_set_digest(anchors: Sequence[Anchor]) -> str:
     """Identity of an anchor set's content, in order."""
     return digest([item.id for item in anchors])
-
-
-@dataclass(frozen=True, slots=True)
-class AnchorSet:
-    """A reference to an anchor set in the store, and how many anchors it has."""
-
-    path: str
-    anchors: int

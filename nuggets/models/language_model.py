@@ -32,7 +32,7 @@ class ModelCard:
 
 def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool = False) -> ModelCard:
     """The card of a model, from the store if it was described before: reading a tokenizer can take seconds."""
-    digest = files_digest(files)
+    digest = files_digest(files, trust_remote_code=trust_remote_code)
     path = f"models/{digest}.json"
     if store.exists(path):
         return replace(read_record(store, path, ModelCard), name=files.name)
@@ -74,7 +74,8 @@ def _check_weights(files: ModelFiles) -> None:
 
 def load_tokenizer(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer; kept for the life of the process, or until its files change."""
-    return _tokenizer(files, files_digest(files), trust_remote_code)
+    digest = files_digest(files, trust_remote_code=trust_remote_code)
+    return _tokenizer(files, digest, trust_remote_code)
 
 
 @lru_cache(maxsize=1)
@@ -92,7 +93,8 @@ def load_language_model(
     files: ModelFiles, *, dtype: str, kv_iter: int = 1, trust_remote_code: bool = False
 ) -> LanguageModel:
     """The model behind the door, on the GPU if there is one; kept until another model is asked for, or it changes."""
-    key = ("language model", files, files_digest(files), dtype, kv_iter, trust_remote_code)
+    digest = files_digest(files, trust_remote_code=trust_remote_code)
+    key = ("language model", files, digest, dtype, kv_iter, trust_remote_code)
     model: LanguageModel = loaded_model(key, lambda: _load(files, dtype, kv_iter, trust_remote_code))
     return model
 

@@ -89,27 +89,37 @@ def token_limits(profile: Profile, *, context: int, demonstration: int | None, a
 
 
 def bind_profile(name: Profile, tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
-    """The profile of that name, ready to turn examples into token ids."""
-    return {"released": _released, "plain": _plain, "chat": _chat}[name](tokenizer, limits)
+    """The profile of that name, ready to turn examples into token ids.
+
+    Every profile sees stripped texts only, so that examples with one id have the same tokens.
+    """
+    profile = {"released": _released, "plain": _plain, "chat": _chat}[name](tokenizer, limits)
+
+    def demonstration(example: Example) -> tuple[int, ...]:
+        return profile.demonstration(example.stripped)
+
+    def anchor(example: Example) -> Continuation:
+        return profile.anchor(example.stripped)
+
+    return PromptProfile(profile.name, profile.opening, demonstration, anchor)
 
 
-def released_prompt(example: Example) -> str:
-    """The text in front of a response, as the authors' program writes it (its fields are already stripped)."""
-    instruction, given = example.instruction.strip(), example.input.strip()
-    middle = f"Input:\n{given}\n" if given else ""
-    return f"Instruction:\n{instruction}\n{middle}Response:\n"
+def labelled_prompt(example: Example) -> str:
+    """The text in front of a response in the profiles `released` and `plain`, as the authors' program writes it."""
+    middle = f"Input:\n{example.input}\n" if example.input else ""
+    return f"Instruction:\n{example.instruction}\n{middle}Response:\n"
 
 
 def _released(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
     """Bit for bit the authors' released program, traps included, so that results can be compared with theirs."""
 
     def demonstration(example: Example) -> tuple[int, ...]:
-        text = released_prompt(example) + example.output.strip()
+        text = labelled_prompt(example) + example.output
         return _ids(tokenizer, text, special=True)[: limits.demonstration]
 
     def anchor(example: Example) -> Continuation:
-        prompt = released_prompt(example)
-        ids = _ids(tokenizer, prompt + example.output.strip())[: limits.anchor]
+        prompt = labelled_prompt(example)
+        ids = _ids(tokenizer, prompt + example.output)[: limits.anchor]
         # Trap kept: tokenised alone, the prompt's last token may differ from what stands there in the whole text.
         return Continuation(ids, max(1, len(_ids(tokenizer, prompt))))
 
@@ -122,12 +132,12 @@ def _plain(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
     blank_line = _ids(tokenizer, "\n\n")
 
     def demonstration(example: Example) -> tuple[int, ...]:
-        ids = (*opening, *_ids(tokenizer, released_prompt(example)), *_ids(tokenizer, example.output.strip()))
+        ids = (*opening, *_ids(tokenizer, labelled_prompt(example)), *_ids(tokenizer, example.output))
         # Cut before the blank line, not after it: without a break the anchor would read as more of the response.
         return ids[: max(0, limits.demonstration - len(blank_line))] + blank_line
 
     def anchor(example: Example) -> Continuation:
-        return _continuation(tokenizer, released_prompt(example), example.output.strip(), limits)
+        return _continuation(tokenizer, labelled_prompt(example), example.output, limits)
 
     return PromptProfile("plain", opening, demonstration, anchor)
 
@@ -162,19 +172,18 @@ def _chat(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
         raise InputError(f"{_ONE_EXCHANGE}: use profile plain")
 
     def demonstration(example: Example) -> tuple[int, ...]:
-        text = render(("user", _question(example)), ("assistant", example.output.strip()), ("user", _SENTINEL))
+        text = render(("user", _question(example)), ("assistant", example.output), ("user", _SENTINEL))
         return _ids(tokenizer, text.removesuffix(ending))[: limits.demonstration]
 
     def anchor(example: Example) -> Continuation:
         prompt = render(("user", _question(example))).removeprefix(opening)
-        return _continuation(tokenizer, prompt, example.output.strip(), limits)
+        return _continuation(tokenizer, prompt, example.output, limits)
 
     return PromptProfile("chat", _ids(tokenizer, opening), demonstration, anchor)
 
 
 def _question(example: Example) -> str:
-    given = example.input.strip()
-    return example.instruction.strip() + (f"\n\n{given}" if given else "")
+    return example.instruction + (f"\n\n{example.input}" if example.input else "")
 
 
 def _continuation(tokenizer: Tokenizer, prompt: str, response: str, limits: TokenLimits) -> Continuation:

@@ -43,10 +43,10 @@ def open_profile(setup: ScoringSetup) -> PromptProfile:
 
 def open_model(setup: ScoringSetup) -> LanguageModel:
     """The setup's model. Raises InputError if its files are not those that the run began with."""
-    found = files_digest(setup.files)
-    if found != setup.model_digest:
+    digest = files_digest(setup.files, trust_remote_code=setup.trust_remote_code)
+    if digest != setup.model_digest:
         raise InputError(
-            f"model '{setup.files.name}' in {setup.files.folder} has digest {found}, but this run began with "
+            f"model '{setup.files.name}' in {setup.files.folder} has digest {digest}, but this run began with "
             f"{setup.model_digest}: cells of two models must not be mixed; start a new run"
         )
     return load_language_model(

@@ -23,8 +23,7 @@ from nuggets.store.records import write_record
 from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
-POOL_VERSION = 3  # raised when the same source would give other shards
-READING = 2  # raised when rows are read that were rejected before; see _address
+POOL_VERSION = 4  # raised when the same source would give other shards
 _NOT_RECOGNISED = {str(RejectReason.MISSING_INSTRUCTION), str(RejectReason.MISSING_OUTPUT)}
 
 
@@ -45,20 +44,17 @@ def ingest_pool(
     if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that. Raises it, and
     stores nothing, if the source is not what `source_digest` was taken of.
     """
-    identity = {
-        "version": POOL_VERSION,
-        "fingerprint": source_digest,
-        "kind": source.kind,
-        "shard_size": shard_size,
-        "max_row_bytes": max_row_bytes,
-        **names.identity,
-    }
-    pool_id = digest(identity)
+    pool_id = digest(
+        {
+            "version": POOL_VERSION,
+            "source": source_digest,
+            "kind": source.kind,
+            "shard_size": shard_size,
+            "max_row_bytes": max_row_bytes,
+            **names.identity,
+        }
+    )
     pool = _stored(store, pool_id)
-    if pool is not None and pool.reading < READING and _NOT_RECOGNISED & set(pool.rejects):
-        # Other runs may stand on what was read then, so what is read now gets an address of its own.
-        pool_id = digest({**identity, "reading": READING})
-        pool = _stored(store, pool_id)
     if pool is None:
         rows = _rows(source, source_digest, max_row_bytes=max_row_bytes, names=names)
         pool = _ingest(store, f"pools/{pool_id}", rows, shard_size=shard_size, memory=memory)
@@ -141,7 +137,6 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
         shards=tuple(shards),
         shard_examples=tuple(sizes),
         first_rejects=first_rejects,
-        reading=READING,
         system_messages=system_messages,
     )
 

@@ -27,8 +27,7 @@ class Pool:
     shards: tuple[str, ...]  # paths, in the order of example ids
     shard_examples: tuple[int, ...]
     first_rejects: dict[str, str] = field(default_factory=dict)  # reason -> the first such row, what was found there
-    reading: int = 1
-    system_messages: int = 0  # not used; in pools of reading 1 they are among the dropped turns
+    system_messages: int = 0  # no prompt profile has a place for them
 
 
 @dataclass(frozen=True, slots=True)

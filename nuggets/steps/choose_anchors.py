@@ -1,77 +1,98 @@
-"""Making a run's anchor set: read from the user's file, or found among the pool's embeddings."""
+"""The run's anchor set: read from the user's file, taken by its name, or found among the pool's embeddings."""
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from nuggets.anchors.anchor_checks import NEAR_DUPLICATE, TOLERATED, is_near_duplicate, token_faults
 from nuggets.anchors.anchor_set import (
     ANCHOR_VERSION,
+    DEFAULT_ANCHORS,
     Anchor,
     AnchorSet,
+    AnchorSetRef,
     anchor_set_digest,
     anchor_set_path,
     anchors_from_file,
     check_scorable,
     default_anchor_count,
-    named_path,
+    name_anchor_set,
+    read_anchor_set,
     read_anchors,
-    write_anchors,
+    read_named,
+    write_anchor_set,
 )
-from nuggets.anchors.embeddings import read_embeddings
-from nuggets.anchors.kmeans import Vectors, cluster_centres, nearest_members
+from nuggets.anchors.kmeans import cluster_centres, nearest_members
+from nuggets.anchors.pool_vectors import PoolVectors
 from nuggets.config.configs import CurateConfig
 from nuggets.errors import InputError, UsageError
-from nuggets.models.scoring_setup import open_profile
+from nuggets.models.scoring_setup import ScoringSetup, open_profile
 from nuggets.pools.readers.detect import check_unchanged, find_source
-from nuggets.pools.shards import Candidate, Pool, read_candidates
+from nuggets.pools.shards import Pool
 from nuggets.progress import report_stage
 from nuggets.runs.prepared import PreparedRun
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
+# Counts of an anchor set, in manifest and report.
+COUNT_MEANINGS = {
+    "long_examples": "{} examples exceed the encoder's window; each is embedded as the mean of several windows",
+    "anchors_passed_over_no_response": "{} nearer examples passed over: no response tokens within anchor_tokens",
+    "anchors_passed_over_truncated": "{} nearer examples passed over: longer than anchor_tokens",
+    "anchors_passed_over_near_duplicate": "{} nearer examples passed over: near duplicates of another anchor",
+    "anchors_truncated": "{} anchors are longer than anchor_tokens, because too few examples pass all checks",
+    "anchors_near_duplicate": "{} anchors are near duplicates of others, because too few examples pass all checks",
+}
 
-def known_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet | None:
-    """The run's anchor set, if no embeddings are needed for it: the user's file, or what an earlier run has found."""
+
+def known_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSetRef | None:
+    """The run's anchor set, if it needs no embeddings: the user's file, or a set that the store has already."""
     store = prepared.store
     if config.anchor_file is not None:
-        return _take_file(store, prepared, config)
+        return _from_file(store, prepared, config)
     if config.anchor_set is not None:
-        return _take_named(store, prepared, config)
-    found = _address(prepared, config, pool)
-    return found if store.exists(found.path) else None
+        named = read_named(store, config.anchor_set)
+        return named if named is None else _checked(store, prepared, config, named)
+    path, count = anchor_set_address(prepared, config, pool)
+    return AnchorSetRef(path, count, read_anchor_set(store, path).counts) if store.exists(path) else None
 
 
-def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: Sequence[str]) -> AnchorSet:
-    """The run's anchor set, found among the pool's embeddings and stored."""
+def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: Sequence[str]) -> AnchorSetRef:
+    """The run's anchor set, found among the pool's embeddings and stored.
+
+    Where another run has given the name of the set to other anchors meanwhile, those are the run's anchors.
+    """
     store = prepared.store
-    found = _address(prepared, config, pool)
-    if config.anchors is None and found.anchors < 100:
-        report_stage(f"anchors: {found.anchors} instead of 100, because the pool has only {pool.examples} examples")
-    anchors = _find(store, prepared, pool, embeddings, count=found.anchors, seed=config.seed)
-    write_anchors(store, found.path, anchors)
-    if config.anchor_set is not None:
-        store.write(named_path(config.anchor_set), json.dumps(asdict(found)).encode())
-    return found
-
-
-def _take_named(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet | None:
-    assert config.anchor_set is not None
-    path = named_path(config.anchor_set)
-    if not store.exists(path):
-        return None
-    known = AnchorSet(**store.read_json(path))
-    if config.anchors not in (None, known.anchors):
-        raise UsageError(
-            f"anchors={config.anchors}, and anchor_set='{config.anchor_set}' has {known.anchors} in this store, for "
-            "good: leave anchors out, or give another name"
+    path, count = anchor_set_address(prepared, config, pool)
+    if config.anchors is None and count < DEFAULT_ANCHORS:
+        report_stage(
+            f"anchors: {count} instead of {DEFAULT_ANCHORS}, because the pool has only {pool.examples} examples"
         )
-    check_scorable(read_anchors(store, known.path), open_profile(prepared.setup))
-    return known
+    vectors = PoolVectors(store, pool, embeddings)
+    anchor_set = _find(vectors, prepared.setup, rows=pool.examples, count=count, seed=config.seed)
+    reference = write_anchor_set(store, path, anchor_set)
+    _log_counts(reference.counts)
+    if config.anchor_set is None:
+        return reference
+    named = name_anchor_set(store, config.anchor_set, reference)
+    if named.path != reference.path:
+        report_stage(f"anchors: another run has defined set {config.anchor_set} meanwhile; its anchors are used")
+    return _checked(store, prepared, config, named)
 
 
-def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSet:
-    """Where the anchors that k-means finds are stored: made of all that they depend on."""
+def _checked(store: Store, prepared: PreparedRun, config: CurateConfig, named: AnchorSetRef) -> AnchorSetRef:
+    """A named set, if the run asks for as many anchors as it has and can score all of them."""
+    if config.anchors not in (None, named.anchors):
+        raise UsageError(
+            f"anchors={config.anchors}, but anchor_set='{config.anchor_set}' has {named.anchors} in this store and "
+            "never changes: leave anchors out, or give another name"
+        )
+    check_scorable(read_anchors(store, named.path), open_profile(prepared.setup))
+    return named
+
+
+def anchor_set_address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> tuple[str, int]:
+    """Path of the anchor set that k-means finds, made of all that determines it, and its number of anchors."""
     count = config.anchors or default_anchor_count(pool.examples)
     if count > pool.examples:
         raise InputError(
@@ -88,17 +109,17 @@ def _address(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorS
                 "encoder": prepared.encoder_digest,
                 "count": count,
                 "seed": config.seed,
-                # Which examples can be scored is the tokenizer's, the profile's and the limit's matter.
+                # Tokenizer, profile and limit determine which examples pass the checks.
                 "model": prepared.setup.model_digest,
                 "profile": prepared.setup.profile,
                 "anchor_tokens": prepared.setup.limits.anchor,
             }
         )
     )
-    return AnchorSet(path, count)
+    return path, count
 
 
-def _take_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSet:
+def _from_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> AnchorSetRef:
     source = find_source(str(config.anchor_file), config.s3_endpoint)
     anchors = anchors_from_file(source, max_row_bytes=config.max_row_bytes, names=config.field_names)
     if prepared.anchor_file_digest is not None:
@@ -106,32 +127,33 @@ def _take_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> Anc
     check_scorable(anchors, open_profile(prepared.setup))
     path = anchor_set_path(anchor_set_digest(anchors))
     if not store.exists(path):
-        write_anchors(store, path, anchors)
-    return AnchorSet(path, len(anchors))
+        write_anchor_set(store, path, AnchorSet(tuple(anchors)))
+    return AnchorSetRef(path, len(anchors))
 
 
-def _find(
-    store: Store, prepared: PreparedRun, pool: Pool, embeddings: Sequence[str], *, count: int, seed: int
-) -> list[Anchor]:
-    profile = open_profile(prepared.setup)
+def _find(vectors: PoolVectors, setup: ScoringSetup, *, rows: int, count: int, seed: int) -> AnchorSet:
+    profile = open_profile(setup)
+    roomier = open_profile(replace(setup, limits=replace(setup.limits, anchor=setup.limits.anchor + 1)))
 
-    def batches() -> Iterator[Vectors]:
-        return (read_embeddings(store, path) for path in embeddings)
+    def faults(position: int, chosen: Sequence[int]) -> tuple[str, ...]:
+        found = token_faults(vectors.candidate(position).example, profile, roomier)
+        is_twin = is_near_duplicate(vectors.vector(position), map(vectors.vector, chosen))
+        return (*found, NEAR_DUPLICATE) if is_twin else found
 
-    @lru_cache(maxsize=4)
-    def shard(index: int) -> list[Candidate]:
-        return read_candidates(store, pool.shards[index])
+    centres = cluster_centres(vectors.batches, rows=rows, clusters=count, seed=seed)
+    members = nearest_members(vectors.batches, centres, faults=faults, tolerated=TOLERATED)
+    passed_over = Counter(f"anchors_passed_over_{fault}" for member in members for fault in member.passed_over)
+    tolerated = Counter(f"anchors_{fault}" for member in members for fault in member.faults)
+    anchors = [
+        Anchor(item.id, item.row, item.example, len(member.passed_over))
+        for member in members
+        for item in [vectors.candidate(member.row)]
+    ]
+    return AnchorSet(tuple(anchors), {"long_examples": vectors.count_long(), **passed_over, **tolerated})
 
-    def candidate(position: int) -> Candidate:
-        for index, size in enumerate(pool.shard_examples):
-            if position < size:
-                return shard(index)[position]
-            position -= size
-        raise IndexError(position)
 
-    def scorable(position: int) -> bool:
-        return bool(profile.anchor(candidate(position).example).response_tokens)
-
-    centres = cluster_centres(batches, rows=pool.examples, clusters=count, seed=seed)
-    chosen = [candidate(position) for position in nearest_members(batches, centres, scorable=scorable)]
-    return [Anchor(item.id, item.row, item.example) for item in chosen]
+def _log_counts(counts: Mapping[str, int]) -> None:
+    """Log what is not as it should be: examples that the encoder cannot read whole, and faults of anchors."""
+    for name, count in counts.items():
+        if count:
+            report_stage(f"anchors: {COUNT_MEANINGS[name].format(count)}")

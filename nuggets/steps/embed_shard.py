@@ -17,19 +17,21 @@ def embed_shard(prepared: PreparedRun, shard: str) -> str:
     if prepared.encoder is None or _are_stored(store, path, len(candidates)):
         return path
     encoder = load_encoder(prepared.encoder, trust_remote_code=prepared.trust_encoder_code)
-    vectors = embed_examples(encoder, [item.example for item in candidates])
-    write_embeddings(store, path, [item.id for item in candidates], vectors)
-    report_stage(f"embedded {len(candidates)} examples of {shard.rpartition('/')[2]}")
+    embeddings = embed_examples(encoder, [item.example for item in candidates])
+    write_embeddings(store, path, [item.id for item in candidates], embeddings)
+    long = int((embeddings.windows > 1).sum())
+    windows = f", {long} of them in windows of {encoder.max_seq_length} tokens" if long else ""
+    report_stage(f"embedded {len(candidates)} examples of {shard.rpartition('/')[2]}{windows}")
     return path
 
 
 def _are_stored(store: Store, path: str, examples: int) -> bool:
-    """Whether a shard's embeddings are there and whole; that they are not whole is said."""
+    """Whether a shard's embeddings are stored and whole; damaged ones are logged."""
     try:
-        found = len(read_embeddings(store, path))
+        count = len(read_embeddings(store, path).vectors)
     except FileNotFoundError:
         return False
     except DamagedTable as error:
         report_stage(f"{store.uri(path)} is damaged and computed again ({error.__cause__})")
         return False
-    return found == examples
+    return count == examples

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nuggets.anchors.anchor_set import Anchor, anchor_set_digest, anchor_set_path, anchors_from_file, write_anchors
+from nuggets.anchors.anchor_set import (
+    Anchor,
+    AnchorSet,
+    anchor_set_digest,
+    anchor_set_path,
+    anchors_from_file,
+    write_anchor_set,
+)
 from nuggets.config.configs import MAX_ROW_BYTES, SHARD_SIZE
 from nuggets.errors import InputError, UsageError
 from nuggets.pools.ingest import ingest_pool
@@ -85,7 +92,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
         )
     table = _table(scores, anchors, parts)
     anchors_path = anchor_set_path(anchor_set_digest(anchors))
-    write_anchors(store, anchors_path, anchors)
+    write_anchor_set(store, anchors_path, AnchorSet(tuple(anchors)))
     identity = {
         "pool": pool_print,
         "anchors": f"file {anchor_print}",

@@ -21,8 +21,8 @@ from nuggets.store.store import Store, open_store
 
 def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
     """The setup that a configuration means on this machine, its defaults filled in from the model."""
-    files = with_digest(find_language_model(config.model))
     trusted = config.model is not None and config.trust_remote_code == config.model
+    files = with_digest(find_language_model(config.model), trust_remote_code=trusted)
     card = describe_model(store, files, trust_remote_code=trusted)
     profile = config.profile or _profile(card)
     limits = token_limits(
@@ -54,8 +54,10 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     store.check_writable()
     setup = resolve_scoring(store, config)
     pool_digest = source_digest(find_source(config.pool, config.s3_endpoint))
-    encoder = None if config.anchor_file else with_digest(find_encoder(config.encoder))
-    encoder_digest = files_digest(encoder) if encoder else ""
+    trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
+    encoder = None if config.anchor_file else find_encoder(config.encoder)
+    encoder = encoder and with_digest(encoder, trust_remote_code=trust_encoder_code)
+    encoder_digest = files_digest(encoder, trust_remote_code=trust_encoder_code) if encoder else ""
     anchor_file_digest = (
         source_digest(find_source(config.anchor_file, config.s3_endpoint)) if config.anchor_file else None
     )
@@ -79,7 +81,6 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         "anchor_file": config.anchor_file,
     }
     run: Run = open_run(store, name, config=_found_from_anywhere(config), identity=identity, inputs=inputs)
-    trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
     return PreparedRun(
         run.name,
         store,

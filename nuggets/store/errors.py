@@ -10,6 +10,7 @@ from nuggets.errors import StoreError
 from nuggets.store.file_systems import is_local
 from nuggets.store.retries import is_transient
 
+_CONFLICT, _PRECONDITION_FAILED = 409, 412  # HTTP
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -28,6 +29,23 @@ def explained(action: str, url: str, path: str, filesystem: Any) -> Iterator[Non
         cause = str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
         said = f"{advice} ({cause})" if advice else f"{cause}; mend this and run again, what is stored already is kept"
         raise StoreError(f"could not {action} {where}: {said}", is_transient=passing or is_transient(error)) from error
+
+
+def exists_already(error: Exception) -> bool:
+    """Whether a create-only write failed because the object exists.
+
+    s3fs knows the condition by the wording of AWS; for other servers it raises EINVAL, caused by the HTTP status.
+    Raises a transient error where the server reports a conflict with a write that has not ended.
+    """
+    status = None
+    cause: BaseException | None = error
+    while cause is not None and status is None:
+        response = getattr(cause, "response", None)
+        status = response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(response, dict) else None
+        cause = cause.__cause__
+    if status == _CONFLICT:
+        raise OSError(errno.EBUSY, "another write of the same object has not ended") from error
+    return isinstance(error, FileExistsError) or status == _PRECONDITION_FAILED
 
 
 def _of_a_disk(error: Exception, action: str, address: str) -> tuple[str, bool]:

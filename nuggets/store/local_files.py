@@ -55,7 +55,26 @@ def ages_of(files: Iterable[str]) -> Iterator[tuple[str, float]]:
 
 
 def replace_file(target: str, write: Callable[[BinaryIO], object]) -> None:
-    """Have a file hold what `write` writes: readers see all of it or nothing, also after a crash."""
+    """Make a file hold what `write` writes: readers see all of it or nothing, also after a crash."""
+    with _pending_file(target, write) as pending:
+        os.replace(pending, target)
+
+
+def create_file(target: str, write: Callable[[BinaryIO], object]) -> bool:
+    """As `replace_file`, but only where no such file exists; returns whether this call created it."""
+    with _pending_file(target, write) as pending:
+        try:
+            os.link(pending, target)  # unlike a rename, a link never replaces a file, and it appears with its content
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(pending)
+    return True
+
+
+@contextlib.contextmanager
+def _pending_file(target: str, write: Callable[[BinaryIO], object]) -> Iterator[str]:
+    """A complete, synced temporary file beside the target, which the caller moves; removed if that fails."""
     folder = Path(target).parent
     folder.mkdir(parents=True, exist_ok=True)
     handle, pending = tempfile.mkstemp(prefix=PENDING, dir=folder)
@@ -66,7 +85,7 @@ def replace_file(target: str, write: Callable[[BinaryIO], object]) -> None:
             # A rename may reach the disk before the data does; then a crash leaves an empty file.
             os.fsync(file.fileno())
         os.chmod(pending, 0o644)  # mkstemp makes it private, which would hide a shared store from colleagues
-        os.replace(pending, target)
+        yield pending
         _sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from nuggets.errors import StoreError
-from nuggets.store.errors import explained
+from nuggets.store.errors import exists_already, explained
 from nuggets.store.file_systems import is_local, locate
-from nuggets.store.local_files import PENDING, ages_of, files_below, is_there, replace_file
+from nuggets.store.local_files import PENDING, ages_of, create_file, files_below, is_there, replace_file
 from nuggets.store.retries import call_with_retries
 
 T = TypeVar("T")
@@ -90,6 +90,25 @@ class Store:
                 filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
 
         self._ask("write", path, put)
+
+    def write_if_absent(self, path: str, data: bytes) -> bool:
+        """Store an object unless one exists; False where one does, so read it then.
+
+        False can also mean an object of this call: a server may store it and its reply be lost before the retry.
+        """
+
+        def create(filesystem: Any, target: str) -> bool:
+            if is_local(filesystem):
+                return create_file(target, lambda pending: pending.write(data))
+            try:
+                filesystem.pipe_file(target, data, mode="create")
+            except Exception as error:  # servers name the condition that failed in different ways
+                if not exists_already(error):
+                    raise
+                return False
+            return True
+
+        return self._ask("write", path, create)
 
     def write_file(self, path: str, file: Path) -> None:
         """Store a local file's content, of any size, with the promise of `write`."""

@@ -1,0 +1,37 @@
+"""Simple checks that an example of the pool has to pass to become an anchor. Pure.
+
+They find what no model is needed for. A fluent but useless response, such as mere politeness, passes: its length says
+nothing about it in any language, and a short response can be the right one.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuggets.examples import Example
+from nuggets.models.prompts import PromptProfile
+
+NO_RESPONSE = "no_response"  # no response token is left within anchor_tokens: a loss for every candidate
+TRUNCATED = "truncated"  # its tokens exceed anchor_tokens: only the beginning of its response would be scored
+NEAR_DUPLICATE = "near_duplicate"  # of another anchor, which would count twice
+# What is accepted where too few examples pass, the lesser fault first: a response that is cut still measures something
+# that no other anchor does. An example without response tokens is never accepted.
+TOLERATED = (TRUNCATED, NEAR_DUPLICATE)
+# Cosine similarity of embeddings; SemDeDup (arXiv 2303.09540) treats web pages alike. With MiniLM, "Name the capital of
+# France. Paris." has 0.97 with "Name the capital city of France. Paris", 0.93 with "What is the capital of France?
+# Paris." and 0.55 with the same question about Spain.
+NEAR_DUPLICATE_COSINE = 0.95
+
+
+def token_faults(example: Example, profile: PromptProfile, roomier: PromptProfile) -> tuple[str, ...]:
+    """What is wrong with an example's tokens; `roomier` is the profile with a limit of at least one token more."""
+    anchor = profile.anchor(example)
+    if not anchor.response_tokens:
+        return (NO_RESPONSE,)
+    return (TRUNCATED,) if len(roomier.anchor(example).ids) > len(anchor.ids) else ()
+
+
+def is_near_duplicate(vector: NDArray[np.float32], chosen: Iterable[NDArray[np.float32]]) -> bool:
+    """Whether an embedding is that of nearly the same text as one of the chosen; all are unit vectors."""
+    return any(float(vector @ other) > NEAR_DUPLICATE_COSINE for other in chosen)
