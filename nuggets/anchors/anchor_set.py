@@ -1,8 +1,8 @@
 """The anchor set: found in the pool by clustering, or taken as it is from a file."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nuggets.errors import InputError
 from nuggets.examples import RECOGNISED, Example, FieldNames, Reject, example_id
@@ -10,11 +10,11 @@ from nuggets.models.prompts import PromptProfile
 from nuggets.pools.readers.detect import PoolSource
 from nuggets.pools.readers.rows import read_pool
 from nuggets.store.addresses import digest
+from nuggets.store.records import read_record, record_bytes, write_record
 from nuggets.store.store import Store
 
 ANCHOR_VERSION = 2  # raised when the same pool and settings would give other anchors
 DEFAULT_ANCHORS = 100
-_FORMAT = 1  # of the records of anchor sets and of their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Anchor:
 class AnchorSet:
     """The anchors in their order, and how they were chosen: counts for report and manifest."""
 
+    FORMAT: ClassVar[int] = 1
+
     anchors: tuple[Anchor, ...]
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -42,6 +44,8 @@ class AnchorSet:
 @dataclass(frozen=True, slots=True)
 class AnchorSetRef:
     """Where an anchor set is stored, how many anchors it has, and how they were chosen: what a name stands for, too."""
+
+    FORMAT: ClassVar[int] = 1
 
     path: str
     anchors: int
@@ -98,28 +102,13 @@ def named_path(name: str) -> str:
 
 def write_anchor_set(store: Store, path: str, anchor_set: AnchorSet) -> AnchorSetRef:
     """Store an anchor set."""
-    rows = [
-        {"example_id": item.id, "pool_row": item.pool_row, "passed_over": item.passed_over, **asdict(item.example)}
-        for item in anchor_set.anchors
-    ]
-    record = {"format": _FORMAT, "counts": anchor_set.counts, "anchors": rows}
-    store.write(path, json.dumps(record, ensure_ascii=False, indent=1).encode())
-    return AnchorSetRef(path, len(rows), anchor_set.counts)
+    write_record(store, path, anchor_set)
+    return AnchorSetRef(path, len(anchor_set.anchors), anchor_set.counts)
 
 
 def read_anchor_set(store: Store, path: str) -> AnchorSet:
     """A stored anchor set."""
-    record = store.read_json(path)
-    anchors = [
-        Anchor(
-            row["example_id"],
-            row["pool_row"],
-            Example(row["instruction"], row["input"], row["output"]),
-            row["passed_over"],
-        )
-        for row in record["anchors"]
-    ]
-    return AnchorSet(tuple(anchors), record["counts"])
+    return read_record(store, path, AnchorSet)
 
 
 def read_anchors(store: Store, path: str) -> tuple[Anchor, ...]:
@@ -129,19 +118,16 @@ def read_anchors(store: Store, path: str) -> tuple[Anchor, ...]:
 
 def name_anchor_set(store: Store, name: str, reference: AnchorSetRef) -> AnchorSetRef:
     """Give an anchor set a name unless the name is taken; returns what the name stands for then."""
-    store.write_if_absent(named_path(name), json.dumps({"format": _FORMAT, **asdict(reference)}).encode())
-    named = read_named(store, name)
-    assert named is not None
-    return named
+    store.write_if_absent(named_path(name), record_bytes(reference))
+    return read_record(store, named_path(name), AnchorSetRef)
 
 
 def read_named(store: Store, name: str) -> AnchorSetRef | None:
     """The anchor set that a name stands for; None while it stands for none."""
     try:
-        record = store.read_json(named_path(name))
+        return read_record(store, named_path(name), AnchorSetRef)
     except FileNotFoundError:
         return None
-    return AnchorSetRef(record["path"], record["anchors"], record["counts"])
 
 
 def anchor_set_digest(anchors: Sequence[Anchor]) -> str:
