@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,10 @@ def make_store(size: Size) -> None:
     from nuggets.cells.blocks import CellBlock, write_block
     from nuggets.cells.folders import cells_folder
     from nuggets.examples import Example, example_id
-    from nuggets.pools.shards import Pool
+    from nuggets.pools.shards import Pool, pool_record_path
     from nuggets.runs.manifest import Run, RunState, save_run
     from nuggets.store.parquet import table_bytes
+    from nuggets.store.records import write_record
     from nuggets.store.store import Store
 
     store, rng = Store(str(size.store)), np.random.default_rng(0)
@@ -94,7 +95,7 @@ def make_store(size: Size) -> None:
         values = (zero_shot + gains).astype(np.float32)
         write_block(store, cells_folder(key, [ids[0], ids[-1]]), CellBlock(tuple(ids), tuple(anchor_ids), values))
     pool = Pool("bench", "synthetic", size.candidates, size.candidates, 0, 0, {}, "", tuple(shards), tuple(sizes))
-    store.write("pools/bench/pool.json", json.dumps(asdict(pool)).encode())
+    write_record(store, pool_record_path("bench"), pool)
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "synthetic"}, "model": {"name": "none: the cells are drawn at random"}}
     references = {"pool": "bench", "anchors": "anchors/bench.json", "scoring_key": key}

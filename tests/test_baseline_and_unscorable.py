@@ -1,5 +1,6 @@
-"""What a scoring key keeps beside its cells: baselines, and candidates that were set aside."""
+"""Baselines and unscorable candidates under a scoring key."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from nuggets.anchors.baseline import Baseline, read_baseline, write_baseline
 from nuggets.cells.unscorable import read_unscorable, record_unscorable
+from nuggets.store.parquet import read_table
 from nuggets.store.store import Store
 
 
@@ -18,7 +20,7 @@ def store(tmp_path: Path) -> Store:
 def test_foreign_files_beside_baselines_and_notes_are_not_read(store: Store) -> None:
     write_baseline(store, "key", ["a"], Baseline(np.array([-1.5], np.float32), np.array([3], np.int32)))
     record_unscorable(store, "key", {"c": ["a"]})
-    for folder in ("baselines/key", "set-aside/key"):
+    for folder in ("baselines/key", "unscorable/key"):
         for name in (".DS_Store", "._x.parquet", "._x.json", "notes.txt"):
             store.write(f"{folder}/{name}", b"Mac OS X")
     found = read_baseline(store, "key", ["a"])
@@ -26,7 +28,7 @@ def test_foreign_files_beside_baselines_and_notes_are_not_read(store: Store) -> 
     assert read_unscorable(store, "key", ["a"]) == {"c"}
 
 
-def test_a_candidate_is_set_aside_where_an_anchor_is_asked_for_that_gave_no_number(store: Store) -> None:
+def test_a_candidate_is_unscorable_for_the_anchors_that_gave_no_finite_number(store: Store) -> None:
     record_unscorable(store, "key", {"c1": ["a1", "a2"], "c2": ["a2"]})
     record_unscorable(store, "key", {"c1": ["a3"]})
     asked = (["a1"], ["a2", "a9"], ["a3"], ["a9"], [])
@@ -40,8 +42,11 @@ def test_a_candidate_is_set_aside_where_an_anchor_is_asked_for_that_gave_no_numb
     assert read_unscorable(store, "another", ["a1"]) == frozenset()
 
 
-def test_a_note_of_an_earlier_version_holds_for_all_anchors(store: Store) -> None:
-    store.write("set-aside/key/earlier.json", b'["c1", "c2"]')
-    record_unscorable(store, "key", {"c3": ["a1"]})
-    assert read_unscorable(store, "key", ["a9"]) == {"c1", "c2"}
-    assert read_unscorable(store, "key", ["a1"]) == {"c1", "c2", "c3"}
+def test_of_two_values_for_a_baseline_that_with_the_smaller_digest_is_used_whichever_file_is_read_first(store) -> None:
+    values = np.array([-1.5, -1.25, -1.0, -0.75], np.float32)
+    used = min(values, key=lambda value: hashlib.sha256(b" a " + value.tobytes()).digest())
+    for number, value in enumerate(values):
+        write_baseline(store, "key", ["a", f"b{number}"], Baseline(np.array([value, 0], np.float32), np.array([3, 1])))
+    assert read_baseline(store, "key", ["a"]).zero_shot.tolist() == [used]
+    last = read_table(store, store.list("baselines/key")[-1]).to_pydict()
+    assert last["zero_shot"][0] != used  # so that another rule would fail

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,19 +132,6 @@ def test_blocks_of_other_anchors_are_found_as_far_as_they_reach(store):
     }
 
 
-def test_blocks_of_the_first_format_whose_folders_tell_no_range_are_found(store):
-    pool = pool_of(store, range(20), shard_size=6)
-    for number, folder in enumerate(("0123456789abcdef", "fedcba9876543210")):
-        Path(store.url, "cells", KEY, folder).mkdir(parents=True)
-        block = block_of(range(10 * number, 10 * number + 10), ANCHORS)
-        columns = {"candidate_id": block.candidate_ids} | dict(zip(ANCHORS, block.values.T, strict=True))
-        table = pa.table({name: pa.array(column) for name, column in columns.items()})
-        table = table.replace_schema_metadata({"format_version": "1", "scoring_key": KEY})
-        pq.write_table(table, Path(store.url, "cells", KEY, folder, "0123456789abcdef.parquet"))
-    put(store, range(3, 6))
-    assert swept(store, pool) == expected(range(20), range(20))
-
-
 def test_a_damaged_block_is_swept_as_missing_and_named(store, caplog):
     pool = pool_of(store, range(20), shard_size=5)
     ordered = sorted(range(20), key=key)
@@ -177,11 +162,28 @@ def test_a_block_that_was_joined_between_listing_and_reading_is_found_again_and_
         return block
 
     monkeypatch.setattr("nuggets.cells.sweep.read_block", counted)
-    monkeypatch.setattr("nuggets.cells.blocks.read_block", counted)
+    monkeypatch.setattr("nuggets.cells.folders.read_block", counted)
     for shard in sweep:
         table |= as_table(shard)
     assert table == expected(range(24), range(24))
     assert read == [path for folder in folders[1:] for path in list_blocks(store, folder)]
+
+
+def test_conflicting_cells_are_counted_once_each_also_after_blocks_were_joined(store):
+    pool = pool_of(store, range(12), shard_size=6)
+    ordered = sorted(range(12), key=key)
+    folder = cells_folder(KEY, [key(number) for number in ordered])
+    right = block_of(ordered, ANCHORS)
+    write_block(store, folder, right)
+    for rows, less in ((slice(0, 3), 1.0), (slice(0, 2), 2.0), (slice(8, 9), 1.0), (slice(3, 6), 0.0)):
+        part = CellBlock(right.candidate_ids[rows], ANCHORS[:2], right.values[rows, :2] - np.float32(less))
+        write_block(store, folder, part)
+    for _ in range(2):
+        shards = list(sweep_cells(store, KEY, pool.shards, ANCHORS))
+        assert [shard.conflicts for shard in shards] == [6, 2]
+        assert [shard.conflicts for shard in sweep_cells(store, KEY, pool.shards, ANCHORS[1:])] == [3, 1]
+        compact(store, folder)
+    assert len(list_blocks(store, folder)) == 3
 
 
 def test_a_folder_whose_blocks_are_all_gone_is_swept_as_missing(store):
@@ -207,17 +209,17 @@ def test_no_more_blocks_are_in_memory_than_reach_into_the_shard_in_hand(store, w
         assert alive == sum(not block.isdisjoint(shard.candidate_ids.to_pylist()) for block in written)
 
 
-def test_a_pool_of_an_earlier_version_whose_shards_are_not_in_the_order_of_ids_is_refused(store):
+def test_a_pool_whose_shards_are_not_in_the_order_of_ids_is_refused(store):
     pool = pool_of(store, range(12), shard_size=4)
     score_as_a_task_does(store, range(12), 4, ANCHORS)
-    earlier = (pool.shards[0], pool.shards[2], pool.shards[1])
-    sweep = sweep_cells(store, KEY, earlier, ANCHORS)
+    shards = (pool.shards[0], pool.shards[2], pool.shards[1])
+    sweep = sweep_cells(store, KEY, shards, ANCHORS)
     assert [next(sweep).index, next(sweep).index] == [0, 1]
     with pytest.raises(StoreError) as refused:
         next(sweep)
     assert str(refused.value) == (
-        f"{store.url}/{earlier[2]} is not in the order of example ids: an earlier version of nuggets made this pool; "
-        "run nuggets curate again, which computes no cell anew"
+        f"{store.url}/{shards[2]} is not in the order of example ids: delete {store.url}/pools/{pool.id} and run "
+        "nuggets curate again; no cell is computed again"
     )
 
 

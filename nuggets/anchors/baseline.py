@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.anchors.anchor_set import Anchor
+from nuggets.cells.conflicts import value_digest
 from nuggets.engine.interface import LanguageModel
 from nuggets.errors import InputError, StoreError
 from nuggets.models.prompts import PromptProfile
@@ -49,12 +50,17 @@ def write_baseline(store: Store, key: str, anchor_ids: Sequence[str], baseline: 
 
 
 def known_baseline(store: Store, key: str) -> dict[str, tuple[float, int]]:
-    """Zero-shot sum and response tokens of every anchor that was measured under the scoring key."""
+    """Zero-shot sum and response tokens of every anchor that was measured under the scoring key.
+
+    Of two sums for one anchor, that with the smaller digest is used, as for cells.
+    """
     known: dict[str, tuple[float, int]] = {}
     for path in store.list(f"baselines/{key}", suffix=".parquet"):
         table = read_table(store, path).to_pydict()
-        values = zip(table["zero_shot"], table["response_tokens"], strict=True)
-        known |= dict(zip(table["anchor_id"], values, strict=True))
+        for anchor, *measured in zip(table["anchor_id"], table["zero_shot"], table["response_tokens"], strict=True):
+            both = (known.get(anchor, measured), measured)
+            zero_shot, tokens = min(both, key=lambda item: value_digest("", anchor, item[0]))
+            known[anchor] = (zero_shot, tokens)
     return known
 
 

@@ -24,12 +24,13 @@ class ShardCells:
     candidate_ids: Any
     candidate_rows: NDArray[np.int64]
     values: NDArray[np.float32]
+    conflicts: int = 0  # cells for which blocks hold different values
 
 
 def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Sequence[str]) -> Iterator[ShardCells]:
     """The cells of a pool's shards under a scoring key, in the order of the shards.
 
-    Raises StoreError for a pool whose shards are not in the order of ids, as versions before 0.4 made them.
+    Raises StoreError for a pool whose shards are not in the order of ids.
     """
     waiting = deque(sorted((*folder_range(path), path) for path in list_blocks(store, f"cells/{key}")))
     at_hand: list[tuple[str, list[CellBlock]]] = []
@@ -40,8 +41,8 @@ def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Seque
         first, last = bounds["min"].as_py(), bounds["max"].as_py()
         if first <= before:
             raise StoreError(
-                f"{store.uri(shard)} is not in the order of example ids: an earlier version of nuggets made this pool; "
-                "run nuggets curate again, which computes no cell anew"
+                f"{store.uri(shard)} is not in the order of example ids: delete {store.uri(_folder(shard))} and run "
+                "nuggets curate again; no cell is computed again"
             )
         before = last
         at_hand = [(high, blocks) for high, blocks in at_hand if _reaches(high, first)]
@@ -58,10 +59,11 @@ def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Seque
                     waiting.popleft()
             at_hand.append((high, blocks))
         values = np.full((len(ids), len(anchor_ids)), np.nan, dtype=np.float32)
+        conflicts: set[tuple[int, int]] = set()
         for _, blocks in at_hand:
             for block in blocks:
-                take_cells(block, ids, anchor_ids, values)
-        yield ShardCells(index, ids, rows, values)
+                conflicts.update(map(tuple, take_cells(block, ids, anchor_ids, values).tolist()))
+        yield ShardCells(index, ids, rows, values, len(conflicts))
 
 
 def _reaches(high: str, first: str) -> bool:

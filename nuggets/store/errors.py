@@ -53,6 +53,8 @@ def _of_a_disk(error: Exception, action: str, address: str) -> tuple[str, bool]:
     number = getattr(error, "errno", None)
     if number in (errno.ENOTDIR, errno.EEXIST) and (file := _file_in_the_way(address)):
         return f"{file} is a file, and a folder is wanted there: give another store", False
+    if number == errno.ENOLINK:
+        return f"make the target of {getattr(error, 'filename', '')} available, or delete the link", False
     if isinstance(error, PermissionError) or number == errno.EROFS:
         verb = "read" if action in ("read", "list") else "write"
         return f"no permission: give a store that this user may {verb}, or mend its permissions", False

@@ -26,24 +26,34 @@ def is_there(target: str) -> bool:
 
 
 def files_below(target: str) -> list[str]:
-    """All files below a folder, by their names alone.
+    """All files below a folder. Symbolic links are followed: cells may be on another disk.
 
-    Whoever asks for each file's size on the way, as fsspec does, leaves out what somebody deletes meanwhile, and has
-    not seen what has taken its place. A folder that may not be read is an error, not an empty one.
+    Only names are read. A listing that reads the size of each file, as fsspec does, drops a file that is deleted
+    meanwhile, and does not show the file that replaced it. Raises OSError for a folder that cannot be read and for a
+    link without a target: shown as absent, its cells would be computed again.
     """
-    found: list[str] = []
+    files: list[str] = []
     folders = [target]
     while folders:
         folder = folders.pop()
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:  # links are followed: somebody may keep his cells on another disk
-                    (folders if entry.is_dir() else found).append(entry.path)
+                for entry in entries:
+                    if entry.is_symlink() and not entry.name.startswith("."):  # editors lock files by hidden links
+                        _check_links(entry.path)
+                    (folders if entry.is_dir() else files).append(entry.path)
         except FileNotFoundError:
-            continue
+            _check_links(folder)
         except NotADirectoryError:  # the folder asked for is a file, or lies below one
             return [target] if os.path.exists(target) else []
-    return found
+    return files
+
+
+def _check_links(path: str) -> None:
+    """Raise OSError if a path is missing because of a link without a target, as when a disk is not mounted."""
+    nearest = next(part for part in (Path(path), *Path(path).parents) if os.path.lexists(part))
+    if not nearest.exists():
+        raise OSError(errno.ENOLINK, "symbolic link without a target", str(nearest))
 
 
 def ages_of(files: Iterable[str]) -> Iterator[tuple[str, float]]:
