@@ -14,7 +14,7 @@ from nuggets.errors import UsageError
 from nuggets.runs.manifest import Run, golden_path, list_selections, read_run
 from nuggets.scores.cuts import cut_name, describe_cut
 from nuggets.scores.score_table import score_tables
-from nuggets.steps.frames import run_cells, run_scores
+from nuggets.steps.frames import run_scores, stored_cells
 from nuggets.steps.publish import published_cut
 from nuggets.steps.table_file import table_extension, write_tables
 from nuggets.store.disk_buckets import MEMORY
@@ -46,7 +46,7 @@ class ExportedScores:
 def export_cells(store: Store, run_name: str, out: Path) -> ExportedCells:
     """Write a run's computed cells, one row each with both sums in nats."""
     table_extension(out)  # before anything is read
-    cells = run_cells(store, run_name)
+    cells = stored_cells(store, run_name)
     counts: list[NDArray[np.int32]] = []
 
     def tables() -> Iterator[Any]:

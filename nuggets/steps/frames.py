@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from nuggets.anchors.anchor_set import read_anchors
-from nuggets.anchors.baseline import read_baseline
-from nuggets.cells.sweep import ShardCells, sweep_cells
+from nuggets.cells.sweep import ShardCells
 from nuggets.errors import UsageError
 from nuggets.pools.shards import read_pool_record
 from nuggets.runs.manifest import Run, list_selections, read_run
@@ -18,6 +15,7 @@ from nuggets.scores.cuts import Cut
 from nuggets.scores.score_table import score_tables
 from nuggets.scores.selection import Boundary, count_scores, find_boundary
 from nuggets.steps.publish import published_cut
+from nuggets.steps.run_cells import RunCells, read_run_cells
 from nuggets.steps.selection_files import scores_with_kept
 from nuggets.store.disk_buckets import MEMORY
 from nuggets.store.store import Store
@@ -38,18 +36,20 @@ _CELL_COLUMNS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class RunCells:
-    """The cells of a run, to be read shard by shard."""
+class StoredCells:
+    """A run and its cells, to be read shard by shard."""
 
-    store: Store
     run: Run
-    anchor_ids: tuple[str, ...]
-    zero_shot: NDArray[np.float32]
+    cells: RunCells
+
+    @property
+    def anchor_ids(self) -> list[str]:
+        """The ids of the run's anchors, in their order."""
+        return [anchor.id for anchor in self.cells.anchors]
 
     def shards(self) -> Iterator[ShardCells]:
         """The cells of each shard as an array."""
-        shards = read_pool_record(self.store, self.run.references["pool"]).shards
-        return sweep_cells(self.store, self.run.references["scoring_key"], shards, self.anchor_ids)
+        return self.cells.table.shards()
 
     def table(self, shard: ShardCells) -> Any:
         """A shard's computed cells as a pyarrow table, one row each."""
@@ -60,20 +60,20 @@ class RunCells:
                 pa.array(shard.candidate_rows[candidates]),
                 pa.array(np.array(self.anchor_ids)[anchors]),
                 pa.array(anchors.astype(np.int64)),
-                pa.array(self.zero_shot[anchors]),
+                pa.array(self.cells.baseline.zero_shot[anchors]),
                 pa.array(shard.values[candidates, anchors]),
             ],
             schema=_CELL_COLUMNS,
         )
 
 
-def run_cells(store: Store, run_name: str) -> RunCells:
+def stored_cells(store: Store, run_name: str) -> StoredCells:
     """A run's cells. Raises UsageError if the run has none."""
     run = read_run(store, run_name)
     if "scoring_key" not in run.references:
         raise UsageError(f"run '{run_name}' is {run.state} and has no cells: {run.message or 'it was not scored here'}")
-    anchor_ids = tuple(anchor.id for anchor in read_anchors(store, run.references["anchors"]))
-    return RunCells(store, run, anchor_ids, read_baseline(store, run.references["scoring_key"], anchor_ids).zero_shot)
+    pool = read_pool_record(store, run.references["pool"])
+    return StoredCells(run, read_run_cells(store, run.references["scoring_key"], pool, run.references["anchors"]))
 
 
 def run_scores(store: Store, run_name: str, cut: Cut | None, *, memory: int = MEMORY) -> Iterator[Any]:
@@ -98,7 +98,7 @@ def cells_frame(store: Store, run_name: str, *, wide: bool) -> "DataFrame":
     """A run's cells, as `nuggets.load_cells` documents them."""
     from pandas import DataFrame, Index
 
-    cells = run_cells(store, run_name)
+    cells = stored_cells(store, run_name)
     if not wide:
         frame: DataFrame = pa.concat_tables(map(cells.table, cells.shards())).to_pandas()
         return frame

@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from nuggets.anchors.anchor_set import Anchor, read_anchors
-from nuggets.anchors.baseline import read_baseline
+from nuggets.anchors.anchor_set import Anchor
 from nuggets.cells.folders import cells_folder
-from nuggets.cells.sweep import sweep_cells
-from nuggets.cells.unscorable import read_unscorable
 from nuggets.errors import InputError
 from nuggets.models.prompts import PromptProfile
 from nuggets.models.scoring_setup import open_profile
@@ -23,9 +20,7 @@ from nuggets.racing.work_list import ShardWork, count_cells, join_work, shard_wo
 from nuggets.runs.manifest import run_folder
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut
-from nuggets.scores.golden import eligible_cells
-from nuggets.scores.wins import cell_gains
-from nuggets.store.store import Store
+from nuggets.steps.run_cells import run_cells
 
 _MEASURED = 64  # candidates from which the usual length of a demonstration is taken
 
@@ -71,42 +66,35 @@ def plan_round(
     `busy`: shards that are being scored still, or can't be: they count as they stand, and get no further work. So a
     round need not wait for a slow shard: a bar that lacks its cells is only lower than it could be.
     """
-    store = prepared.store
-    anchors = read_anchors(store, anchors_path)
-    anchor_ids = [anchor.id for anchor in anchors]
-    baseline = read_baseline(store, prepared.setup.key, anchor_ids)
-    keep_own_cell = prepared.setup.profile == "released"
-    aside = read_unscorable(store, prepared.setup.key, anchor_ids) if prepared.max_bad_candidates else frozenset[str]()
-    bad: set[str] = set()
+    unscorable: set[str] = set()
+    # One BLAS thread: the products are small, and threads would wait for each other where tasks use the cores.
+    with threadpool_limits(1), run_cells(prepared, pool, anchors_path) as cells:
 
-    def gains_of_pool() -> Iterator[ShardGains]:
-        for shard in sweep_cells(store, prepared.setup.key, pool.shards, anchor_ids):
-            eligible = eligible_cells(shard.candidate_ids, anchor_ids, keep_own_cell=keep_own_cell, set_aside=aside)
-            bad.update(aside.intersection(shard.candidate_ids.to_pylist()) if aside else ())
-            gains = cell_gains(shard.values, baseline.zero_shot)
-            yield ShardGains(shard.index, shard.candidate_ids, gains, eligible, free=shard.index not in busy)
+        def gains_of_pool() -> Iterator[ShardGains]:
+            for shard in cells.shards():
+                ids = shard.cells.candidate_ids
+                unscorable.update(cells.unscorable.intersection(ids.to_pylist()) if cells.unscorable else ())
+                index = shard.cells.index
+                yield ShardGains(index, ids, shard.gains, shard.eligible, free=index not in busy)
 
-    # Small products: shared among threads they gain little, and wait long where something else is running.
-    with threadpool_limits(1):
         if cut is None:
             race = whole_table(gains_of_pool)
         else:
             profile = open_profile(prepared.setup)
-            tokens = _tokens(profile, anchors)
-            min_cells = _min_cells(profile, read_candidates(store, pool.shards[0]), tokens)
+            tokens = _tokens(profile, cells.anchors)
+            min_cells = _min_cells(profile, read_candidates(prepared.store, pool.shards[0]), tokens)
             race = next_round(gains_of_pool, cut, tokens, min_cells=min_cells, round_number=number)
-        _check_bad(bad, prepared.max_bad_candidates)
-        share = max(1, min(pool.shard_examples[0] * len(anchors), ceil(race.requested / workers)))
+        _check_unscorable(unscorable, prepared.max_bad_candidates)
+        table = pool.examples * len(cells.anchors)
+        share = max(1, min(pool.shard_examples[0] * len(cells.anchors), ceil(race.requested / workers)))
         tasks = _tasks(race.choices, cells_at_most=share)
-        units = tuple(
-            _unit(store, prepared, pool, work, number=number, index=index) for index, work in enumerate(tasks)
-        )
-    plan = Round(number, pool.examples, pool.examples * len(anchors), race.known, race.undecided, units)
+        units = tuple(_unit(prepared, pool, task, number=number, index=index) for index, task in enumerate(tasks))
+    plan = Round(number, pool.examples, table, race.known, race.undecided, units)
     _report(plan, racing=cut is not None)
     return plan
 
 
-def _check_bad(candidates: Collection[str], allowed: int) -> None:
+def _check_unscorable(candidates: Collection[str], allowed: int) -> None:
     if len(candidates) > allowed:
         named = ", ".join(sorted(candidates)[:10]) + (", ..." if len(candidates) > 10 else "")
         raise InputError(
@@ -154,9 +142,7 @@ def _pieces(choices: Iterable[CellsToCompute], cells_at_most: int) -> Iterator[_
         yield from (_Piece(choice.shard.index, ends, piece) for piece in split_work(work, pieces))
 
 
-def _unit(
-    store: Store, prepared: PreparedRun, pool: Pool, task: Sequence[_Piece], *, number: int, index: int
-) -> ScoringUnit:
+def _unit(prepared: PreparedRun, pool: Pool, task: Sequence[_Piece], *, number: int, index: int) -> ScoringUnit:
     shards = sorted({piece.shard for piece in task})
     worklist = {
         pool.shards[shard]: join_work([piece.work for piece in task if piece.shard == shard]) for shard in shards
@@ -166,7 +152,7 @@ def _unit(
         index=index,
         shards=tuple(shards),
         folder=cells_folder(prepared.setup.key, [end for piece in task for end in piece.ids]),
-        worklist=write_worklist(store, f"{run_folder(prepared.name)}/worklists", worklist),
+        worklist=write_worklist(prepared.store, f"{run_folder(prepared.name)}/worklists", worklist),
         candidates=sum(len(work.positions) for work in worklist.values()),
         cells=count_cells(worklist),
     )
