@@ -129,7 +129,7 @@ def _fit(text: "Text") -> None:
     """Shrink a line that is wider than the figure: a run's name has up to 100 characters."""
     available = 0.96 * SIZE[0] * DPI
     while (width := text.get_window_extent().width) > available:  # again, because glyphs are hinted at each size
-        text.set_fontsize(0.98 * text.get_fontsize() * available / width)
+        text.set_fontsize(0.98 * float(text.get_fontsize()) * available / width)
 
 
 def short_count(count: int) -> str:
