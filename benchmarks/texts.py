@@ -83,4 +83,4 @@ def _present(real: Path) -> str:
 
 def _read(address: str) -> list[Example]:
     rows = read_pool(find_source(address), max_row_bytes=_MAX_ROW_BYTES)
-    return list(dict.fromkeys(row.example for row in rows if isinstance(row, PoolRow)))
+    return list(dict.fromkeys(row.example for _, row in rows if isinstance(row, PoolRow)))

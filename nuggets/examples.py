@@ -73,48 +73,44 @@ def example_id(example: Example) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """A usable row of a pool: its 0-based number, its example, and the row as it stood in the source."""
+    """A usable row of a pool: its example, and the row as it is in the source."""
 
-    row: int
     example: Example
     original: dict[str, object]
     dropped_turns: int = 0  # turns of a conversation beyond its first user/assistant exchange
-    system_messages: int = 0  # of no use: no prompt profile has a place for them
+    system_messages: int = 0  # not used: no prompt profile has a place for them
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row of a pool that can't be used: its 0-based number, the reason, and what was found there."""
+    """A row of a pool that can't be used: the reason, and what the row holds instead."""
 
-    row: int
     reason: RejectReason
     detail: str
-    # The 1-based line where it begins, in a format that has lines; blank ones are no rows. It says where to look, not
-    # what was found: the same row in another format is the same reject.
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a row is in its pool: its 0-based number, and in a format that has lines the 1-based line it begins in.
+
+    Blank lines are no rows. The line is not compared: the same row of another format is at the same position.
+    """
+
+    row: int
     line: int | None = field(default=None, compare=False)
 
-    @property
-    def place(self) -> str:
-        """Where it is, for people."""
+    def __str__(self) -> str:
         return f"row {self.row}" if self.line is None else f"row {self.row} (line {self.line})"
 
 
 DETAIL_LENGTH = 200  # characters: a line in a report, not the row itself, which may be megabytes
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that could not be decoded or is too large, and what was found."""
-
-    reason: RejectReason
-    detail: str
-
-
-def undecodable(detail: str) -> Fault:
+def undecodable(detail: str) -> Reject:
     """A row whose bytes are not what their format promises."""
-    return Fault(RejectReason.UNDECODABLE, detail[:DETAIL_LENGTH])
+    return Reject(RejectReason.UNDECODABLE, detail[:DETAIL_LENGTH])
 
 
-def too_large(max_row_bytes: int) -> Fault:
+def row_too_large(max_row_bytes: int) -> Reject:
     """A row that is larger than allowed; how much larger is not known, because reading stops at the limit."""
-    return Fault(RejectReason.TOO_LARGE, f"the row has more than max_row_bytes={max_row_bytes} bytes")
+    return Reject(RejectReason.TOO_LARGE, f"the row has more than max_row_bytes={max_row_bytes} bytes")

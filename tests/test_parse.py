@@ -66,13 +66,13 @@ USABLE = [
 
 @pytest.mark.parametrize(("value", "example", "dropped_turns"), USABLE)
 def test_example_of_a_usable_row(value: dict[str, object], example: Example, dropped_turns: int) -> None:
-    assert parse_row(7, value) == PoolRow(7, example, value, dropped_turns)
+    assert parse_row(value) == PoolRow(example, value, dropped_turns)
 
 
 @pytest.mark.parametrize("role", ["gpt", "assistant", "chatgpt", "bing", "bard", "model"])
 def test_all_names_of_the_assistant(role: str) -> None:
     value = sharegpt(("human", "Q"), (role, "A"))
-    assert parse_row(0, value) == PoolRow(0, Example("Q", "", "A"), value)
+    assert parse_row(value) == PoolRow(Example("Q", "", "A"), value)
 
 
 WITH_SYSTEM = [
@@ -86,7 +86,7 @@ WITH_SYSTEM = [
 
 @pytest.mark.parametrize(("value", "dropped_turns", "system_messages"), WITH_SYSTEM)
 def test_system_messages_are_no_turns(value: dict[str, object], dropped_turns: int, system_messages: int) -> None:
-    assert parse_row(7, value) == PoolRow(7, Example("Q", "", "A"), value, dropped_turns, system_messages)
+    assert parse_row(value) == PoolRow(Example("Q", "", "A"), value, dropped_turns, system_messages)
 
 
 NO_OBJECT, MISSING_INSTRUCTION = RejectReason.NOT_AN_OBJECT, RejectReason.MISSING_INSTRUCTION
@@ -178,12 +178,12 @@ UNUSABLE: list[tuple[object, RejectReason, str]] = [
 
 @pytest.mark.parametrize(("value", "reason", "detail"), UNUSABLE)
 def test_reason_of_an_unusable_row(value: object, reason: RejectReason, detail: str) -> None:
-    assert parse_row(7, value) == Reject(7, reason, detail)
+    assert parse_row(value) == Reject(reason, detail)
 
 
 def test_a_system_prompt_that_is_named_as_the_input_is_used() -> None:
     value: dict[str, object] = {"system_prompt": "S", "question": "Q", "response": "A"}
-    assert parse_row(7, value, FieldNames(input="system_prompt")) == PoolRow(7, Example("Q", "S", "A"), value)
+    assert parse_row(value, FieldNames(input="system_prompt")) == PoolRow(Example("Q", "S", "A"), value)
 
 
 NAMED: list[tuple[FieldNames, dict[str, object], Example]] = [
@@ -201,15 +201,15 @@ NAMED: list[tuple[FieldNames, dict[str, object], Example]] = [
 
 @pytest.mark.parametrize(("names", "value", "example"), NAMED)
 def test_named_fields_come_before_those_that_are_recognised(names: FieldNames, value: object, example: Example) -> None:
-    assert parse_row(7, value, names) == PoolRow(7, example, value)
+    assert parse_row(value, names) == PoolRow(example, value)
 
 
 def test_a_named_field_that_a_row_lacks_is_said_beside_those_it_has() -> None:
     names = FieldNames("q", "more", "a")
-    assert parse_row(7, alpaca(), names) == Reject(
-        7, MISSING_INSTRUCTION, "no 'q'; the row's fields: 'instruction', 'input', 'output'"
+    assert parse_row(alpaca(), names) == Reject(
+        MISSING_INSTRUCTION, "no 'q'; the row's fields: 'instruction', 'input', 'output'"
     )
-    assert parse_row(7, {"q": "Q", "A": "A"}, names) == Reject(7, MISSING_OUTPUT, "no 'a'; the row's fields: 'q', 'A'")
+    assert parse_row({"q": "Q", "A": "A"}, names) == Reject(MISSING_OUTPUT, "no 'a'; the row's fields: 'q', 'A'")
 
 
 JSON = st.recursive(
@@ -228,10 +228,9 @@ JSON = st.recursive(
 )
 
 
-@given(st.integers(0, 10**9), JSON)
-def test_every_value_is_used_or_rejected(row: int, value: object) -> None:
-    result = parse_row(row, value)
-    assert result.row == row
+@given(JSON)
+def test_every_value_is_used_or_rejected(value: object) -> None:
+    result = parse_row(value)
     if isinstance(result, PoolRow):
         assert result.original is value
         assert result.example.instruction.strip() and result.example.output.strip()
@@ -242,14 +241,14 @@ def test_every_value_is_used_or_rejected(row: int, value: object) -> None:
 
 @given(st.text(), st.text(), st.text())
 def test_texts_are_kept_exactly(instruction: str, context: str, output: str) -> None:
-    result = parse_row(0, alpaca(f"a{instruction}", context, f"b{output}"))
+    result = parse_row(alpaca(f"a{instruction}", context, f"b{output}"))
     assert result == PoolRow(
-        0, Example(f"a{instruction}", context, f"b{output}"), alpaca(f"a{instruction}", context, f"b{output}")
+        Example(f"a{instruction}", context, f"b{output}"), alpaca(f"a{instruction}", context, f"b{output}")
     )
 
 
 def test_a_detail_stays_short_however_long_the_value() -> None:
-    result = parse_row(0, alpaca(output={"k" * 500: list(range(10_000))} | {f"{i}" * 50: i for i in range(50)}))
+    result = parse_row(alpaca(output={"k" * 500: list(range(10_000))} | {f"{i}" * 50: i for i in range(50)}))
     assert isinstance(result, Reject)
     assert result.reason is NOT_TEXT
     assert result.detail.startswith("'output' is an object") and len(result.detail) <= 200

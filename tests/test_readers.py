@@ -25,9 +25,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nuggets.errors import InputError, UsageError
-from nuggets.examples import Example, PoolRow, Reject, RejectReason
-from nuggets.pools.readers.detect import PoolSource, find_source, source_digest
+from nuggets.examples import Example, PoolRow, Position, Reject, RejectReason
+from nuggets.pools.readers.detect import PoolSource, check_unchanged, find_source, source_digest
 from nuggets.pools.readers.json_rows import read_array, read_lines
+from nuggets.pools.readers.remote_file import ContentDigest
 from nuggets.pools.readers.rows import read_pool
 
 LIMIT = 1_000_000
@@ -39,15 +40,22 @@ ROWS: list[dict[str, Any]] = [
 NOT_JSON = b'{"instruction": "Add.'
 
 
-def pool_row(row: int, value: dict[str, Any]) -> PoolRow:
-    return PoolRow(row, Example(value["instruction"], value["input"], value["output"]), value)
+def pool_row(value: dict[str, Any]) -> PoolRow:
+    return PoolRow(Example(value["instruction"], value["input"], value["output"]), value)
 
 
-USED = [pool_row(row, value) for row, value in enumerate(ROWS)]
+USED = [pool_row(value) for value in ROWS]
 
 
 def read(path: Path | str, *, max_row_bytes: int = LIMIT) -> list[PoolRow | Reject]:
-    return list(read_pool(find_source(str(path)), max_row_bytes=max_row_bytes))
+    return [item for _, item in numbered(path, max_row_bytes=max_row_bytes)]
+
+
+def numbered(path: Path | str, *, max_row_bytes: int = LIMIT) -> list[tuple[Position, PoolRow | Reject]]:
+    """The rows of a pool with their positions, which count from 0 without a gap."""
+    rows = list(read_pool(find_source(str(path)), max_row_bytes=max_row_bytes))
+    assert [position.row for position, _ in rows] == list(range(len(rows)))
+    return rows
 
 
 def written(path: Path, data: bytes) -> Path:
@@ -253,25 +261,23 @@ def test_lines_with_faults(tmp_path: Path) -> None:
     bad = [b'{"instruction": "\xff"}', b"{'a': 1}", b"[" * 100_000, b"9" * 5000, b"", b'["text"]', b"x" * 1001]
     path = written(tmp_path / "pool.jsonl", b"\n".join([good[0], *bad, good[1], b'{"instruction": NaN}', NOT_JSON]))
     assert read(path, max_row_bytes=200_000) == [
-        pool_row(0, ROWS[0]),
-        Reject(1, RejectReason.UNDECODABLE, "not UTF-8: byte 0xff at byte 18 of the row"),
+        pool_row(ROWS[0]),
+        Reject(RejectReason.UNDECODABLE, "not UTF-8: byte 0xff at byte 18 of the row"),
         Reject(
-            2,
             RejectReason.UNDECODABLE,
             "line 3 is not JSON: Expecting property name enclosed in double quotes at character 2",
         ),
-        Reject(3, RejectReason.UNDECODABLE, "lists or objects are nested too deeply"),
+        Reject(RejectReason.UNDECODABLE, "lists or objects are nested too deeply"),
         Reject(
-            4,
             RejectReason.UNDECODABLE,
             "a number is too long: Exceeds the limit (4300 digits) for integer string conversion: "
             "value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit",
         ),
-        Reject(5, RejectReason.NOT_AN_OBJECT, "the row is a list (['text']), wanted an object with fields"),
-        Reject(6, RejectReason.UNDECODABLE, "line 8 is not JSON: Expecting value at character 1"),
-        pool_row(7, ROWS[1]),
-        Reject(8, RejectReason.MISSING_INSTRUCTION, "'instruction' is NaN"),
-        Reject(9, RejectReason.UNDECODABLE, "line 11 is not JSON: Unterminated string starting at at character 17"),
+        Reject(RejectReason.NOT_AN_OBJECT, "the row is a list (['text']), wanted an object with fields"),
+        Reject(RejectReason.UNDECODABLE, "line 8 is not JSON: Expecting value at character 1"),
+        pool_row(ROWS[1]),
+        Reject(RejectReason.MISSING_INSTRUCTION, "'instruction' is NaN"),
+        Reject(RejectReason.UNDECODABLE, "line 11 is not JSON: Unterminated string starting at at character 17"),
     ]
 
 
@@ -282,14 +288,14 @@ def test_rows_above_the_size_limit(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name, array(rows) if name == "pool.json" else lines(rows))
     reject = RejectReason.TOO_LARGE, f"the row has more than max_row_bytes={len(json.dumps(exact))} bytes"
     assert read(path, max_row_bytes=len(json.dumps(exact))) == [
-        pool_row(0, ROWS[0]),
-        Reject(1, *reject),
-        pool_row(2, exact),
-        Reject(3, *reject),
-        Reject(4, *reject),
-        Reject(5, *reject),
-        pool_row(6, ROWS[2]),
-        Reject(7, *reject),
+        pool_row(ROWS[0]),
+        Reject(*reject),
+        pool_row(exact),
+        Reject(*reject),
+        Reject(*reject),
+        Reject(*reject),
+        pool_row(ROWS[2]),
+        Reject(*reject),
     ]
 
 
@@ -324,14 +330,14 @@ def test_rows_above_the_size_limit(tmp_path: Path, name: str) -> None:
 def test_reasons_of_array_elements(tmp_path: Path, data: bytes, expected: list[str]) -> None:
     results = read(written(tmp_path / "pool.json", data))
     assert [str(result.reason) for result in results if isinstance(result, Reject)] == expected
-    assert [result.row for result in results] == list(range(len(expected)))
+    assert len(results) == len(expected)
 
 
 def test_nan_in_an_array(tmp_path: Path) -> None:
     rows = [ROWS[0] | {"input": math.nan}, ROWS[1] | {"score": math.inf}, ROWS[2] | {"output": math.nan}]
     first, *others = read(written(tmp_path / "pool.json", array(rows)))
     assert isinstance(first, PoolRow) and first.example == Example("Add.", "", "3")
-    assert others == [pool_row(1, rows[1]), Reject(2, RejectReason.MISSING_OUTPUT, "'output' is NaN")]
+    assert others == [pool_row(rows[1]), Reject(RejectReason.MISSING_OUTPUT, "'output' is NaN")]
 
 
 def test_bytes_that_are_not_utf8_cost_only_their_row(tmp_path: Path) -> None:
@@ -339,9 +345,9 @@ def test_bytes_that_are_not_utf8_cost_only_their_row(tmp_path: Path) -> None:
         b"X", b"\xe2\x28\xed\xa0\x80"
     )
     assert read(written(tmp_path / "pool.json", data)) == [
-        pool_row(0, ROWS[0]),
-        Reject(1, RejectReason.UNDECODABLE, "not UTF-8: byte 0xe2 at byte 22 of the row"),
-        pool_row(2, ROWS[1]),
+        pool_row(ROWS[0]),
+        Reject(RejectReason.UNDECODABLE, "not UTF-8: byte 0xe2 at byte 22 of the row"),
+        pool_row(ROWS[1]),
     ]
 
 
@@ -353,7 +359,7 @@ def test_an_array_cut_anywhere_keeps_the_rows_before(tmp_path: Path) -> None:
         results = read(written(tmp_path / "pool.json", data[:cut]))
         whole = sum(end < cut for end in ends[:-1] if data[end : end + 1] == b"," and end < cut)
         assert results[:whole] == USED[:whole], cut
-        assert results[whole:] == [Reject(whole, RejectReason.UNDECODABLE, "the file ends inside the array")], cut
+        assert results[whole:] == [Reject(RejectReason.UNDECODABLE, "the file ends inside the array")], cut
 
 
 @pytest.mark.parametrize(
@@ -407,10 +413,9 @@ def test_missing_values_of_pandas(tmp_path: Path) -> None:
     assert isinstance(first, PoolRow)
     assert (first.example, first.original["seen"]) == (Example("Add.", "", "3"), None)
     assert others == [
-        Reject(1, RejectReason.MISSING_OUTPUT, "'output' is missing"),
-        Reject(2, RejectReason.MISSING_INSTRUCTION, "'instruction' is missing"),
+        Reject(RejectReason.MISSING_OUTPUT, "'output' is missing"),
+        Reject(RejectReason.MISSING_INSTRUCTION, "'instruction' is missing"),
         PoolRow(
-            3,
             Example("Do.", "", "f"),
             {"instruction": "Do.", "input": None, "output": "f", "seen": None, "weight": 0.5},
         ),
@@ -459,7 +464,7 @@ def test_all_columns_come_as_json_values(tmp_path: Path) -> None:
         "uuid": "\x00" * 15 + "\x05",
     }
     results = read(tmp_path / "pool.parquet")
-    assert results == [PoolRow(0, Example("Q", "", "A"), original)]
+    assert results == [PoolRow(Example("Q", "", "A"), original)]
     assert json.loads(json.dumps(original)) == original
 
 
@@ -508,9 +513,9 @@ def test_conversations_in_parquet(tmp_path: Path) -> None:
     known = "'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'"
     wanted = f"no {known}; the row's fields: 'id', 'conversations'"
     assert read(tmp_path / "pool.parquet") == [
-        PoolRow(0, Example("Q", "", "A"), rows[0], dropped_turns=1),
-        Reject(1, RejectReason.MISSING_INSTRUCTION, wanted),
-        Reject(2, RejectReason.MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: none"),
+        PoolRow(Example("Q", "", "A"), rows[0], dropped_turns=1),
+        Reject(RejectReason.MISSING_INSTRUCTION, wanted),
+        Reject(RejectReason.MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: none"),
     ]
 
 
@@ -526,7 +531,7 @@ def test_a_value_that_can_not_be_decoded_costs_only_its_row(tmp_path: Path, colu
     pq.write_table(table, tmp_path / "pool.parquet")
     first, second, third = read(tmp_path / "pool.parquet")
     assert isinstance(first, PoolRow) and isinstance(second, Reject) and isinstance(third, PoolRow)
-    assert (second.row, second.reason) == (1, RejectReason.UNDECODABLE)
+    assert second.reason is RejectReason.UNDECODABLE
     assert second.detail.startswith(f"a value can't be decoded: {error}")
 
 
@@ -538,12 +543,12 @@ def test_table_rows_above_the_size_limit(tmp_path: Path, form: str) -> None:
     else:
         save_dataset(tmp_path / "pool.arrow", rows)
     size = len(json.dumps(rows[1], ensure_ascii=False).encode())
-    reject = Reject(1, RejectReason.TOO_LARGE, f"the row has more than max_row_bytes={size - 1} bytes")
-    assert read(tmp_path / f"pool.{form}", max_row_bytes=size) == [pool_row(row, rows[row]) for row in range(3)]
+    reject = Reject(RejectReason.TOO_LARGE, f"the row has more than max_row_bytes={size - 1} bytes")
+    assert read(tmp_path / f"pool.{form}", max_row_bytes=size) == [pool_row(rows[row]) for row in range(3)]
     assert read(tmp_path / f"pool.{form}", max_row_bytes=size - 1) == [
-        pool_row(0, rows[0]),
+        pool_row(rows[0]),
         reject,
-        pool_row(2, ROWS[2]),
+        pool_row(ROWS[2]),
     ]
 
 
@@ -612,9 +617,9 @@ def test_csv_rows_with_faults_cost_only_themselves_and_name_their_lines(tmp_path
     good = 'Say 5" twice,"one\n""two"", three"\n'
     text = f'prompt,completion\n{good}\none,two,three\n{"x" * 3000}\n"{"long," * 400}\n{"y" * 400_000}",A\n{good}'
     path = written(tmp_path / "pool.csv", text.encode() + b"caf\xe9,A\n,A\n" + good.encode())
-    found = read(path, max_row_bytes=1000)
+    found = numbered(path, max_row_bytes=1000)
     used = Example('Say 5" twice', "", 'one\n"two", three')
-    assert [item.example if isinstance(item, PoolRow) else (item.line, item.reason) for item in found] == [
+    assert [item.example if isinstance(item, PoolRow) else (at.line, item.reason) for at, item in found] == [
         used,
         (5, RejectReason.UNDECODABLE),
         (6, RejectReason.TOO_LARGE),
@@ -624,7 +629,7 @@ def test_csv_rows_with_faults_cost_only_themselves_and_name_their_lines(tmp_path
         (12, RejectReason.MISSING_INSTRUCTION),
         used,
     ]
-    assert isinstance(found[1], Reject) and found[1].detail == "the row has 3 cells, wanted 2 as in the header"
+    assert isinstance(found[1][1], Reject) and found[1][1].detail == "the row has 3 cells, wanted 2 as in the header"
 
 
 @pytest.mark.parametrize(
@@ -668,7 +673,7 @@ def test_json_formats_agree_on_every_row(
     line_bytes = lines(rows, ensure_ascii=ensure_ascii)
     array_bytes = array(rows, ensure_ascii=ensure_ascii, indent=indent)
     first = read(written(tmp_path / "plain.jsonl", line_bytes))
-    assert [result.row for result in first] == list(range(len(rows)))
+    assert len(first) == len(rows)
     for name, data in {
         "crlf.jsonl": line_bytes.replace(b"\n", b"\r\n"),
         "bom.jsonl": codecs.BOM_UTF8 + line_bytes,
@@ -706,23 +711,21 @@ def test_no_bytes_raise_anything_but_an_explanation(tmp_path: Path, data: bytes)
     for name in ("pool.json", "pool.jsonl"):
         path = written(tmp_path / name, b"[" + data)
         try:
-            results = read(path, max_row_bytes=10)
+            read(path, max_row_bytes=10)
         except InputError as error:
             assert str(path) in str(error)
-        else:
-            assert [result.row for result in results] == list(range(len(results)))
 
 
 def test_a_reject_of_a_format_with_lines_names_its_line_and_blank_ones_are_no_rows(tmp_path: Path) -> None:
     data = b"\n  \n" + lines(ROWS[:1]) + b"\n" + lines([{"instruction": "Q"}, 5]) + NOT_JSON + b"\n"
-    rejects = [item for item in read(written(tmp_path / "pool.jsonl", data)) if isinstance(item, Reject)]
-    assert [(item.row, item.line, item.place) for item in rejects] == [
+    rejects = [at for at, item in numbered(written(tmp_path / "pool.jsonl", data)) if isinstance(item, Reject)]
+    assert [(at.row, at.line, str(at)) for at in rejects] == [
         (1, 5, "row 1 (line 5)"),
         (2, 6, "row 2 (line 6)"),
         (3, 7, "row 3 (line 7)"),
     ]
-    (reject,) = read(written(tmp_path / "pool.json", array([5])))
-    assert isinstance(reject, Reject) and (reject.line, reject.place) == (None, "row 0")
+    ((position, reject),) = numbered(written(tmp_path / "pool.json", array([5])))
+    assert isinstance(reject, Reject) and (position.line, str(position)) == (None, "row 0")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13])
@@ -752,7 +755,48 @@ def test_large_pools_are_read_in_little_memory(tmp_path: Path) -> None:
             file.write(giant + between + row + end)
         source = find_source(str(tmp_path / name))
         tracemalloc.start()
-        used = sum(isinstance(result, PoolRow) for result in read_pool(source, max_row_bytes=100_000))
+        used = sum(isinstance(result, PoolRow) for _, result in read_pool(source, max_row_bytes=100_000))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (used, peak < 10_000_000) == (count + 1, True), (name, peak)
+
+
+def content_read(source: PoolSource) -> ContentDigest:
+    content = ContentDigest()
+    for _ in read_pool(source, max_row_bytes=LIMIT, content=content):
+        pass
+    return content
+
+
+def test_a_pool_is_hashed_while_it_is_read_in_every_format_that_is_read_in_order(tmp_path: Path) -> None:
+    for name, data in (("a.json", array(ROWS)), ("a.jsonl", lines(ROWS)), ("b.jsonl.gz", lines(ROWS))):
+        written(tmp_path / name, data)
+    written(tmp_path / "a.csv", b"instruction,output\nAdd.,3\n")
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    save_dataset(tmp_path / "saved", ROWS, files=2)
+    for path in tmp_path.iterdir():
+        source = find_source(str(path))
+        content = content_read(source)
+        assert content.is_whole is (source.kind != "parquet"), source
+        assert content.hexdigest() == source_digest(source) or not content.is_whole
+        check_unchanged(source, source_digest(source), content)
+
+
+def test_a_pool_that_is_not_read_to_its_end_has_no_digest(tmp_path: Path) -> None:
+    path = written(tmp_path / "pool.jsonl", lines(ROWS * 10_000))
+    content = ContentDigest()
+    next(rows := read_pool(find_source(str(path)), max_row_bytes=LIMIT, content=content))
+    rows.close()
+    assert not content.is_whole
+
+
+def test_what_was_read_is_compared_and_not_what_lies_there_afterwards(tmp_path: Path) -> None:
+    path = written(tmp_path / "pool.jsonl", lines(ROWS))
+    source = find_source(str(path))
+    content, before = content_read(source), source_digest(source)
+    written(path, lines(ROWS[:1]))
+    check_unchanged(source, before, content)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        check_unchanged(source, before)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        check_unchanged(source, source_digest(source), content)

@@ -407,7 +407,7 @@ def test_a_server_that_goes_away_while_a_pool_is_read_is_waited_for(
     starter.start()
     rows += found
     starter.join()
-    assert rows == rows_of(str(file)) and all(isinstance(row, PoolRow) for row in rows)
+    assert rows == rows_of(str(file)) and all(isinstance(row, PoolRow) for _, row in rows)
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
@@ -419,7 +419,7 @@ def test_a_server_that_stays_away_is_no_damage_of_the_pool_and_may_pass(
     s3fs.S3FileSystem(skip_instance_cache=True).put_file(str(large_pool(tmp_path, form)), address)
     source = find_source(address)
     rows = read_pool(source, max_row_bytes=100_000)
-    assert isinstance(next(rows), PoolRow)
+    assert isinstance(next(rows)[1], PoolRow)
     mortal_s3.kill()
     for act in (lambda: list(rows), lambda: source_digest(source), lambda: find_source(address)):
         with pytest.raises(StoreError, match=rf"could not read {address} \(endpoint {mortal_s3.endpoint}\)") as refused:

@@ -63,11 +63,11 @@ def anchors_from_file(source: PoolSource, *, max_row_bytes: int, names: FieldNam
     A repeated anchor counts as often as it stands there.
     """
     anchors: list[Anchor] = []
-    for item in read_pool(source, max_row_bytes=max_row_bytes, names=names):
+    for position, item in read_pool(source, max_row_bytes=max_row_bytes, names=names):
         if isinstance(item, Reject):
             raise InputError(
-                f"anchor_file '{source.url}', {item.place}: {item.reason} ({item.detail}). Anchors are used as they "
-                "are, so every row has to be usable: mend or remove this one"
+                f"anchor_file '{source.url}', {position}: {item.reason} ({item.detail}). Anchors are used as they "
+                "are, so every row has to be usable: fix or remove this one"
             )
         anchors.append(Anchor(example_id(item.example), None, item.example))
     if not anchors:

@@ -37,7 +37,7 @@ class DistinctRows:
         self._rows = self._bytes = 0
         self._seen: set[str] = set()
 
-    def add(self, item: PoolRow) -> None:
+    def add(self, row: int, item: PoolRow) -> None:
         """Put a row in; rows have to come in the order of their numbers."""
         key = example_id(item.example)
         # Repeats would all land in one bucket, which is sorted in memory. Those of ids forgotten meanwhile still do,
@@ -48,7 +48,7 @@ class DistinctRows:
             self._seen.clear()
         self._seen.add(key)
         texts = (item.example.instruction, item.example.input, item.example.output, _strict_json(item.original))
-        self._waiting.setdefault(int(key[:2], 16), []).append((key, item.row, *texts))
+        self._waiting.setdefault(int(key[:2], 16), []).append((key, row, *texts))
         self._rows += 1
         self._bytes += sum(map(len, texts))
         if self._rows >= _ROWS_AT_ONCE or self._bytes > self._waiting_bytes:

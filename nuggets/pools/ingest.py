@@ -7,13 +7,13 @@ range of ids, and so meets few blocks of cells, whatever pool they were computed
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from nuggets.errors import InputError
-from nuggets.examples import RECOGNISED, FieldNames, PoolRow, Reject, RejectReason
+from nuggets.examples import RECOGNISED, FieldNames, PoolRow, Position, Reject, RejectReason
 from nuggets.pools.distinct_rows import BUCKETS, DistinctRows
 from nuggets.pools.readers.detect import PoolSource, check_unchanged
+from nuggets.pools.readers.remote_file import ContentDigest
 from nuggets.pools.readers.rows import read_pool
 from nuggets.pools.shards import Pool, pool_record_path, read_pool_record
 from nuggets.store.addresses import digest
@@ -84,9 +84,10 @@ def _first_reject(pool: Pool) -> str:
 
 def _rows(
     source: PoolSource, source_digest: str, *, max_row_bytes: int, names: FieldNames
-) -> Iterator[PoolRow | Reject]:
-    yield from read_pool(source, max_row_bytes=max_row_bytes, names=names)
-    check_unchanged(source, source_digest)
+) -> Iterator[tuple[Position, PoolRow | Reject]]:
+    content = ContentDigest()
+    yield from read_pool(source, max_row_bytes=max_row_bytes, names=names, content=content)
+    check_unchanged(source, source_digest, content)
 
 
 def _stored(store: Store, pool_id: str) -> Pool | None:
@@ -98,7 +99,9 @@ def _stored(store: Store, pool_id: str) -> Pool | None:
     return pool if there.issuperset((*pool.shards, pool.rejects_path)) else None
 
 
-def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, shard_size: int, memory: int) -> Pool:
+def _ingest(
+    store: Store, folder: str, items: Iterable[tuple[Position, PoolRow | Reject]], *, shard_size: int, memory: int
+) -> Pool:
     rejects: Counter[str] = Counter()
     first_rejects: dict[str, str] = {}
     rows = usable = dropped_turns = system_messages = 0
@@ -109,17 +112,17 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
         distinct = DistinctRows(buckets, memory=memory)
         rejects_file = temporary / "rejects.jsonl"
         with rejects_file.open("wb") as file:
-            for item in items:
+            for position, item in items:
                 rows += 1
                 if isinstance(item, Reject):
                     rejects[str(item.reason)] += 1
-                    first_rejects.setdefault(str(item.reason), f"{item.place}: {item.detail}")
-                    file.write(json.dumps(_known(asdict(item))).encode() + b"\n")
+                    first_rejects.setdefault(str(item.reason), f"{position}: {item.detail}")
+                    file.write(_reject_line(position, item) + b"\n")
                     continue
                 usable += 1
                 dropped_turns += item.dropped_turns
                 system_messages += item.system_messages
-                distinct.add(item)
+                distinct.add(position.row, item)
         store.write_file(rejects_path, rejects_file)
         for table in distinct.shards(shard_size):
             shards.append(f"{folder}/shard-{len(shards):05d}.parquet")
@@ -141,8 +144,9 @@ def _ingest(store: Store, folder: str, items: Iterable[PoolRow | Reject], *, sha
     )
 
 
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _reject_line(position: Position, reject: Reject) -> bytes:
+    fields = {"row": position.row, "reason": reject.reason, "detail": reject.detail}
+    return json.dumps(fields if position.line is None else {**fields, "line": position.line}).encode()
 
 
 def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:

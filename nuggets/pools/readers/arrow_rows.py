@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nuggets.errors import InputError, StoreError
-from nuggets.examples import too_large, undecodable
+from nuggets.examples import row_too_large, undecodable
 from nuggets.pools.readers.remote_file import StoredFile
 
 # What damaged bytes raise: also from a column's name that isn't UTF-8, and from a length that no memory can hold.
@@ -17,27 +17,26 @@ _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)
 _BATCH_ROWS = 64  # how many rows are Python objects at a time
 
 
-def read_parquet(address: str, endpoint: str | None, max_row_bytes: int) -> Iterator[object]:
+def read_parquet(file: StoredFile, max_row_bytes: int) -> Iterator[object]:
     """The rows of a Parquet file. Raises InputError where it is damaged. A row group is in memory at a time."""
     try:
-        with StoredFile(address, endpoint) as file:
-            table = pq.ParquetFile(file, pre_buffer=False)
-            missing = table.metadata.num_rows
-            for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
-                missing -= batch.num_rows
-                yield from _batch_rows(_in_known_zones(batch), max_row_bytes)
-            if missing:
-                raise pa.ArrowInvalid(f"{missing} of {table.metadata.num_rows} rows are missing")
+        table = pq.ParquetFile(file, pre_buffer=False)
+        missing = table.metadata.num_rows
+        for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
+            missing -= batch.num_rows
+            yield from _batch_rows(_in_known_zones(batch), max_row_bytes)
+        if missing:
+            raise pa.ArrowInvalid(f"{missing} of {table.metadata.num_rows} rows are missing")
     except StoreError:  # also an OSError, but no damage
         raise
     except _DAMAGE as error:
-        raise _damaged(address, "Parquet", error) from error
+        raise _damaged(file.address, "Parquet", error) from error
 
 
-def read_arrow(address: str, endpoint: str | None, max_row_bytes: int) -> Iterator[object]:
+def read_arrow(file: StoredFile, max_row_bytes: int) -> Iterator[object]:
     """The rows of an Arrow IPC stream. Raises InputError where it is damaged. A record batch is in memory at a time."""
     try:
-        with StoredFile(address, endpoint) as file, pa.ipc.open_stream(file) as batches:
+        with pa.ipc.open_stream(file) as batches:
             for batch in batches:
                 _check_offsets(batch)
                 batch = _in_known_zones(batch)
@@ -48,7 +47,7 @@ def read_arrow(address: str, endpoint: str | None, max_row_bytes: int) -> Iterat
     except StoreError:  # also an OSError, but no damage
         raise
     except _DAMAGE as error:
-        raise _damaged(address, "Arrow stream", error) from error
+        raise _damaged(file.address, "Arrow stream", error) from error
 
 
 def _check_offsets(batch: Any) -> None:
@@ -97,7 +96,7 @@ def _batch_rows(batch: Any, max_row_bytes: int) -> Iterator[object]:
     for value in values:
         row = _json_like(value)
         size = len(json.dumps(row, ensure_ascii=False).encode())
-        yield too_large(max_row_bytes) if size > max_row_bytes else row
+        yield row_too_large(max_row_bytes) if size > max_row_bytes else row
 
 
 def _json_like(value: Any) -> Any:

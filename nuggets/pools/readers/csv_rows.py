@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from nuggets.errors import InputError
-from nuggets.examples import Fault, too_large, undecodable
+from nuggets.examples import Reject, row_too_large, undecodable
 
 _TEXT = re.compile(rb'[^",\t\r\n]+')
 
@@ -22,7 +22,7 @@ def read_csv(
     for line, cells in _records(pieces, max_row_bytes, address=address, delimiter=delimiter):
         if header is None:
             header = _header(cells, address)
-        elif isinstance(cells, Fault):
+        elif isinstance(cells, Reject):
             yield line, cells
         elif len(cells) != len(header):
             yield line, undecodable(f"the row has {len(cells)} cells, wanted {len(header)} as in the header")
@@ -30,8 +30,8 @@ def read_csv(
             yield line, dict(zip(header, cells, strict=True))
 
 
-def _header(cells: list[str] | Fault, address: str) -> list[str]:
-    if isinstance(cells, Fault):
+def _header(cells: list[str] | Reject, address: str) -> list[str]:
+    if isinstance(cells, Reject):
         raise InputError(f"the header of '{address}' can't be read: {cells.detail}. Mend the file")
     twice = sorted({name for name in cells if cells.count(name) > 1})
     if twice:
@@ -41,7 +41,7 @@ def _header(cells: list[str] | Fault, address: str) -> list[str]:
 
 def _records(
     pieces: Iterable[bytes], limit: int, *, address: str, delimiter: str
-) -> Iterator[tuple[int, list[str] | Fault]]:
+) -> Iterator[tuple[int, list[str] | Reject]]:
     # What is left of a row that is too large can be longer than the limit. It is Python's own, for all readers of the
     # process, and is never made smaller.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * limit))
@@ -72,7 +72,7 @@ def _records(
         if cells is None:
             return
         if size > limit:
-            yield first, too_large(limit)
+            yield first, row_too_large(limit)
         elif not is_utf8:
             yield first, undecodable("not UTF-8")
         elif cells:  # else the line is blank

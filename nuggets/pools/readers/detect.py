@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from nuggets.errors import InputError, StoreError, UsageError
-from nuggets.pools.readers.remote_file import GZIP_ERRORS, ask, open_text, sha256_of
+from nuggets.pools.readers.remote_file import GZIP_ERRORS, ContentDigest, StoredFile, ask, sha256_of, uncompressed
 from nuggets.store.file_systems import locate
 
 Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
@@ -83,13 +83,14 @@ def _file_source(address: str, endpoint: str | None) -> PoolSource:
 
 
 def _first_character(address: str, endpoint: str | None) -> bytes:
-    with open_text(address, endpoint) as file:
-        piece: bytes = file.read(_PIECE_BYTES)
+    with StoredFile(address, endpoint) as file:
+        text = uncompressed(file)
+        piece: bytes = text.read(_PIECE_BYTES)
         if piece.startswith(_FOREIGN_BOMS):
             raise UsageError(f"'{address}' is UTF-16 or UTF-32. Convert it to UTF-8, for example with iconv")
         piece = piece.removeprefix(codecs.BOM_UTF8)
         while piece and not piece.lstrip(_JSON_SPACE):
-            piece = file.read(_PIECE_BYTES)
+            piece = text.read(_PIECE_BYTES)
     if not piece:
         raise UsageError(f"'{address}' is empty: it holds no rows. Give a file with at least one row")
     return piece.lstrip(_JSON_SPACE)[:1]
@@ -144,14 +145,15 @@ def source_digest(source: PoolSource) -> str:
     return sha256_of(source.files, source.endpoint)
 
 
-def check_unchanged(source: PoolSource, expected: str) -> None:
-    """Raise InputError if the files, which have just been read, are not those that `expected` is the digest of.
+def check_unchanged(source: PoolSource, expected: str, content: ContentDigest | None = None) -> None:
+    """Raise InputError if the files that have just been read are not those of the digest `expected`.
 
-    What was read would else be kept as what it is not, and found again by everybody who has the original.
+    Without this check, what was read would be stored under the address of other content. `content` is the digest of
+    what was read; where it is not whole, the files are read once more.
     """
-    found = source_digest(source)
-    if found != expected:
+    digest = content.hexdigest() if content is not None and content.is_whole else source_digest(source)
+    if digest != expected:
         raise InputError(
-            f"'{source.url}' was changed while it was read (SHA-256 {expected} before, {found} now): let nobody write "
-            "to it and run again"
+            f"'{source.url}' was changed while it was read (SHA-256 {expected} before, {digest} now): stop other "
+            "programs from writing to it and run again"
         )

@@ -4,7 +4,7 @@ Alpaca's and Dolly's names come first, as they always have. The names after them
 count only where nothing else could be meant: a wrong column would be scored without a word.
 """
 
-from nuggets.examples import Fault, FieldNames, RejectReason
+from nuggets.examples import FieldNames, Reject, RejectReason
 
 TURN_FIELDS = ("conversations", "messages")  # ShareGPT's name, OpenAI's name
 _INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query")
@@ -28,7 +28,7 @@ def _is_blank(value: object) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def instruction_field(row: dict[str, object], names: FieldNames) -> str | Fault:
+def instruction_field(row: dict[str, object], names: FieldNames) -> str | Reject:
     """The field with the instruction, or why no field is it."""
     if names.instruction is None and not is_missing(row.get("instruction")) and not names.uses("instruction"):
         return "instruction"
@@ -47,7 +47,7 @@ def input_field(row: dict[str, object], names: FieldNames) -> str | None:
     return next(filled, None) or next(present, None)
 
 
-def output_field(row: dict[str, object], names: FieldNames, *, beside: str) -> str | Fault:
+def output_field(row: dict[str, object], names: FieldNames, *, beside: str) -> str | Reject:
     """The field with the output of a row whose instruction is in `beside`, or why no field is it."""
     fields = _free(_OUTPUT_FIELDS, names) if names.output is None else (names.output,)
     if names.output is None and beside == "instruction":
@@ -63,15 +63,15 @@ def _free(fields: tuple[str, ...], names: FieldNames) -> tuple[str, ...]:
 
 def _only(
     row: dict[str, object], fields: tuple[str, ...], wanted: tuple[str, ...], *, reason: RejectReason, option: str
-) -> str | Fault:
+) -> str | Reject:
     found = [field for field in fields if not is_missing(row.get(field))]
     if len(found) > 1:
-        return Fault(reason, f"{_listed(found, 'and')} could each be meant: name one with {option}")
+        return Reject(reason, f"{_listed(found, 'and')} could each be meant: name one with {option}")
     there = found or [field for field in fields if field in row]
     if there:
         return there[0]
     has = ", ".join(map(ascii, list(row)[:_SHOWN_FIELDS])) or "none"
-    return Fault(reason, f"no {_listed(wanted, 'or')}; the row's fields: {has}")
+    return Reject(reason, f"no {_listed(wanted, 'or')}; the row's fields: {has}")
 
 
 def _listed(fields: tuple[str, ...] | list[str], word: str) -> str:

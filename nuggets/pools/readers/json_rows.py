@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from nuggets.errors import InputError
-from nuggets.examples import too_large, undecodable
+from nuggets.examples import row_too_large, undecodable
 from nuggets.pools.readers.json_array import ARRAY_END, CUT_OFF, NEXT_ELEMENT, split_array
 
 _DECODER = json.JSONDecoder(strict=False)
@@ -19,7 +19,7 @@ def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[in
     """The row of each line that isn't blank, with its number from 1; a line with a fault costs only itself."""
     for number, line in enumerate(_split_lines(pieces, max_row_bytes), start=1):
         if len(line) > max_row_bytes:
-            yield number, too_large(max_row_bytes)
+            yield number, row_too_large(max_row_bytes)
         elif line and not line.isspace():
             try:
                 row = _decode(line)
@@ -43,7 +43,7 @@ def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> 
                 yield undecodable("nothing stands between the last comma and the end of the array")
         elif ended_by in (NEXT_ELEMENT, ARRAY_END, CUT_OFF):
             _check_start(raw, address, row)
-            yield undecodable("the file ends inside the array") if ended_by == CUT_OFF else too_large(max_row_bytes)
+            yield undecodable("the file ends inside the array") if ended_by == CUT_OFF else row_too_large(max_row_bytes)
         else:
             raise InputError(f"'{address}' goes on after its array ends. Mend the file")
 

@@ -1,9 +1,9 @@
-"""From a raw row to its example: the texts in its fields, or the first exchange of a conversation."""
+"""From a decoded row to its example: the texts in its fields, or the first exchange of a conversation."""
 
 import re
 import reprlib
 
-from nuggets.examples import DETAIL_LENGTH, RECOGNISED, Example, Fault, FieldNames, PoolRow, Reject, RejectReason
+from nuggets.examples import DETAIL_LENGTH, RECOGNISED, Example, FieldNames, PoolRow, Reject, RejectReason
 from nuggets.pools.readers.fields import (
     TURN_FIELDS,
     first_present,
@@ -22,20 +22,20 @@ _EXCERPT_LENGTH = 80  # characters of a value in a detail: what was wanted must 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_row(row: int, value: object, names: FieldNames = RECOGNISED) -> PoolRow | Reject:
-    """The example a raw row holds, its texts exactly as they are, or why it holds none."""
+def parse_row(value: object, names: FieldNames = RECOGNISED) -> PoolRow | Reject:
+    """The example that a decoded row holds, its texts exactly as they are, or why it holds none."""
     if not isinstance(value, dict):
-        return Reject(row, RejectReason.NOT_AN_OBJECT, f"the row is {_described(value)}, wanted an object with fields")
-    found = _surrogate_fault(value) or _exchange(value, names)
-    if isinstance(found, Fault):
-        return Reject(row, found.reason, found.detail[:DETAIL_LENGTH])
-    example, roles = found
+        return Reject(RejectReason.NOT_AN_OBJECT, f"the row is {_described(value)}, wanted an object with fields")
+    parsed = _surrogate_reject(value) or _parse_fields(value, names)
+    if isinstance(parsed, Reject):
+        return Reject(parsed.reason, parsed.detail[:DETAIL_LENGTH])
+    example, roles = parsed
     system = sum(role in SYSTEM_ROLES for role in roles)
     dropped_turns = len(roles) - system - _EXCHANGE_TURNS if roles else 0
-    return PoolRow(row, example, value, dropped_turns, system + _system_fields(value, names))
+    return PoolRow(example, value, dropped_turns, system + _system_fields(value, names))
 
 
-def _exchange(row: dict[str, object], names: FieldNames) -> tuple[Example, list[str]] | Fault:
+def _parse_fields(row: dict[str, object], names: FieldNames) -> tuple[Example, list[str]] | Reject:
     if not names.any_given and is_missing(row.get("instruction")):
         for field in TURN_FIELDS:
             turns = row.get(field)
@@ -45,23 +45,23 @@ def _exchange(row: dict[str, object], names: FieldNames) -> tuple[Example, list[
         if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversations
             return _first_exchange("prompt + completion", [*prompt, *completion])
     asked = instruction_field(row, names)
-    if isinstance(asked, Fault):
+    if isinstance(asked, Reject):
         return asked
     instruction = _text(asked, row.get(asked), RejectReason.MISSING_INSTRUCTION)
     given = input_field(row, names)
     context = "" if given is None or is_missing(row.get(given)) else _any_text(given, row[given])
     answered = output_field(row, names, beside=asked)
-    if isinstance(answered, Fault):
-        output: str | Fault = answered
+    if isinstance(answered, Reject):
+        output: str | Reject = answered
     else:
         output = _text(answered, row.get(answered), RejectReason.MISSING_OUTPUT)
     return _example(instruction, context, output, roles=[])
 
 
-def _first_exchange(field: str, turns: object) -> tuple[Example, list[str]] | Fault:
+def _first_exchange(field: str, turns: object) -> tuple[Example, list[str]] | Reject:
     if not isinstance(turns, list):
         detail = f"'{field}' is {_described(turns)}, wanted a list of turns"
-        return Fault(RejectReason.MISSING_INSTRUCTION, detail)
+        return Reject(RejectReason.MISSING_INSTRUCTION, detail)
     roles = [_role(turn) for turn in turns]
     for i in range(len(roles) - 1):
         if roles[i] in USER_ROLES and roles[i + 1] in ASSISTANT_ROLES:
@@ -70,19 +70,19 @@ def _first_exchange(field: str, turns: object) -> tuple[Example, list[str]] | Fa
             return _example(instruction, "", output, roles=roles)
     said = f"its roles: {', '.join(map(ascii, roles[:8])) or 'none'}"
     if USER_ROLES.isdisjoint(roles):
-        return Fault(RejectReason.MISSING_INSTRUCTION, f"'{field}' has no user turn; {said}")
+        return Reject(RejectReason.MISSING_INSTRUCTION, f"'{field}' has no user turn; {said}")
     detail = f"'{field}' has no user turn directly followed by an assistant turn; {said}"
-    return Fault(RejectReason.MISSING_OUTPUT, detail)
+    return Reject(RejectReason.MISSING_OUTPUT, detail)
 
 
 def _example(
-    instruction: str | Fault, context: str | Fault, output: str | Fault, *, roles: list[str]
-) -> tuple[Example, list[str]] | Fault:
-    if isinstance(instruction, Fault):
+    instruction: str | Reject, context: str | Reject, output: str | Reject, *, roles: list[str]
+) -> tuple[Example, list[str]] | Reject:
+    if isinstance(instruction, Reject):
         return instruction
-    if isinstance(context, Fault):
+    if isinstance(context, Reject):
         return context
-    if isinstance(output, Fault):
+    if isinstance(output, Reject):
         return output
     return Example(instruction, context, output), roles
 
@@ -97,7 +97,7 @@ def _role(turn: object) -> str:
     return role.strip().lower() if isinstance(role, str) else ""
 
 
-def _turn_text(field: str, turn: dict[str, object], missing: RejectReason) -> str | Fault:
+def _turn_text(field: str, turn: dict[str, object], missing: RejectReason) -> str | Reject:
     name = first_present(turn, ("value", "content"))
     content = turn.get(name)
     return _text(f"{field}.{name}", _joined_parts(content) if isinstance(content, list) else content, missing)
@@ -114,19 +114,19 @@ def _joined_parts(parts: list[object]) -> object:
     return "".join(texts)
 
 
-def _text(field: str, value: object, missing: RejectReason) -> str | Fault:
+def _text(field: str, value: object, missing: RejectReason) -> str | Reject:
     if is_missing(value):
-        return Fault(missing, f"'{field}' is missing" if value is None else f"'{field}' is NaN")
+        return Reject(missing, f"'{field}' is missing" if value is None else f"'{field}' is NaN")
     text = _any_text(field, value)
     if isinstance(text, str) and not text.strip():
-        return Fault(missing, f"'{field}' is only whitespace" if text else f"'{field}' is empty")
+        return Reject(missing, f"'{field}' is only whitespace" if text else f"'{field}' is empty")
     return text
 
 
-def _any_text(field: str, value: object) -> str | Fault:
+def _any_text(field: str, value: object) -> str | Reject:
     if isinstance(value, str):
         return value
-    return Fault(RejectReason.NOT_TEXT, f"'{field}' is {_described(value)}, wanted text")
+    return Reject(RejectReason.NOT_TEXT, f"'{field}' is {_described(value)}, wanted text")
 
 
 def _described(value: object) -> str:
@@ -137,7 +137,7 @@ def _described(value: object) -> str:
     return f"{kinds.get(type(value), 'a value')} ({excerpt})"
 
 
-def _surrogate_fault(row: dict[str, object]) -> Fault | None:
+def _surrogate_reject(row: dict[str, object]) -> Reject | None:
     # Looked for in all fields: a selection is published with the original rows, and UTF-8 can't hold one of these.
     for field, value in row.items():
         pending: list[object] = [field, value]
@@ -146,7 +146,7 @@ def _surrogate_fault(row: dict[str, object]) -> Fault | None:
             if isinstance(item, str):
                 if not item.isascii() and _SURROGATE.search(item):
                     detail = f"{ascii(field)} holds half of a surrogate pair, which is not a character"
-                    return Fault(RejectReason.UNDECODABLE, detail)
+                    return Reject(RejectReason.UNDECODABLE, detail)
             elif isinstance(item, list):
                 pending.extend(item)
             elif isinstance(item, dict):

@@ -20,9 +20,12 @@ _BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would 
 class StoredFile(io.RawIOBase):
     """A file as it is stored, readable and seekable. Its errors are StoreErrors, or InputError if it was changed."""
 
-    def __init__(self, address: str, endpoint: str | None) -> None:
+    def __init__(self, address: str, endpoint: str | None, content: "ContentDigest | None" = None) -> None:
         super().__init__()
-        self._address = address
+        self.address = address
+        self._content = content
+        self._hashed = 0  # bytes from the start that are in the digest
+        self._is_whole = False  # whether they are all
         self._endpoint = endpoint
         self._file: Any = None
         self._version: object = None
@@ -57,6 +60,10 @@ class StoredFile(io.RawIOBase):
             return bytes(file.read(size))
 
         data = self._ask(read)
+        if self._content is not None and self._at == self._hashed:
+            self._content.update(data)
+            self._hashed += len(data)
+            self._is_whole = size < 0 or len(data) < size
         self._at += len(data)
         return data
 
@@ -67,7 +74,9 @@ class StoredFile(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file, and tell the digest whether it has all of it."""
+        if self._content is not None and not self.closed:
+            self._content.is_whole &= self._is_whole
         self._drop()
         super().close()
 
@@ -87,7 +96,7 @@ class StoredFile(io.RawIOBase):
                 self._drop()  # what it has buffered can't be trusted
                 raise
 
-        return ask(self._address, self._endpoint, on_an_open_file)
+        return ask(self.address, self._endpoint, on_an_open_file)
 
     def _open(self, filesystem: Any, path: str) -> None:
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
@@ -95,7 +104,7 @@ class StoredFile(io.RawIOBase):
         version = details.get("ETag") if isinstance(details, dict) else None
         if self._version not in (None, version):
             file.close()
-            raise InputError(f"'{self._address}' was changed while it was read: let nobody write to it and run again")
+            raise InputError(f"'{self.address}' was changed while it was read: let nobody write to it and run again")
         self._file, self._version = file, version
 
 
@@ -136,27 +145,41 @@ _PIECE_BYTES = 256 << 10  # small enough for memory, large enough that Python's 
 _HASH_BYTES = 1 << 20
 
 
-@contextlib.contextmanager
-def open_text(address: str, endpoint: str | None) -> Iterator[Any]:
-    """A file of encoded text, readable as bytes; a .gz is uncompressed on the way."""
-    with StoredFile(address, endpoint) as file:
-        if address.lower().endswith(".gz"):
-            with gzip.GzipFile(fileobj=file) as uncompressed:
-                yield uncompressed
-        else:
-            yield file
+def uncompressed(file: StoredFile) -> Any:
+    """A file of encoded text as readable bytes: of a .gz what is compressed in it."""
+    return gzip.GzipFile(fileobj=file) if file.address.lower().endswith(".gz") else file
 
 
-def read_pieces(address: str, endpoint: str | None) -> Iterator[bytes]:
+def read_pieces(file: StoredFile) -> Iterator[bytes]:
     """The text of a file in pieces, without a leading UTF-8 BOM. Raises InputError where a .gz is damaged."""
+    text = uncompressed(file)
     try:
-        with open_text(address, endpoint) as file:
-            piece = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8) or file.read(_PIECE_BYTES)
-            while piece:
-                yield piece
-                piece = file.read(_PIECE_BYTES)
+        piece = text.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8) or text.read(_PIECE_BYTES)
+        while piece:
+            yield piece
+            piece = text.read(_PIECE_BYTES)
     except GZIP_ERRORS as error:
-        raise InputError(f"'{address}' is damaged gzip ({error}). Copy or compress it again") from error
+        raise InputError(f"'{file.address}' is damaged gzip ({error}). Copy or compress it again") from error
+
+
+class ContentDigest:
+    """SHA-256 over the stored bytes of files, computed while they are read one after the other.
+
+    `is_whole` tells whether each was read in order from its first to its last byte. Of a Parquet file the end is read
+    first, so such files have to be read once more for their digest.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.is_whole = True
+
+    def update(self, data: bytes) -> None:
+        """Add the next bytes."""
+        self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        """The digest so far, in hex."""
+        return self._hash.hexdigest()
 
 
 def sha256_of(addresses: Iterable[str], endpoint: str | None) -> str:
