@@ -196,7 +196,7 @@ def _undisturbed(job: Job) -> tuple[list[Any], float]:
 
 def _selection(store: Path) -> list[Any]:
     """The kept examples with rank and score; a float's last digits may depend on what shared a forward pass."""
-    files = list(store.glob("runs/crash/selections/*/selected.jsonl"))
+    files = list(store.glob("runs/crash/selections/*/*/selected.jsonl"))
     lines = files[0].read_text(encoding="utf-8").splitlines() if files else []
     return [(row["example_id"], row["rank"], row["golden_score"]) for row in map(json.loads, lines)]
 

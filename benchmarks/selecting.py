@@ -146,7 +146,7 @@ def _prepared(size: Size) -> Any:
 
     files = ModelFiles("none", "", None)
     setup = ScoringSetup(files, "bench", "plain", TokenLimits(512, 512), "float32", 1, False)
-    return PreparedRun(RUN, Store(str(size.store)), setup, None, "", False, "bench")
+    return PreparedRun(name=RUN, store=Store(str(size.store)), setup=setup, pool_digest="bench")
 
 
 def _in_child(size: Size, step: str, memory_mib: int) -> dict[str, float]:

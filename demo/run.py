@@ -30,7 +30,7 @@ def main() -> None:
     raced = _counts()
     print("\nthe cut is certain; the table below wants every score, so the cells that the race left out:", flush=True)
     _run([*command, "--racing", "off"])
-    folder = OUT / "store" / "runs" / RUN / "selections" / f"top-fraction-{CUT}"
+    folder = _newest_selection(nuggets, store)
     print(summary(folder, labels, raced, seconds=time.monotonic() - started))
     print(f"\nresults: {folder}")
     print(f"         {folder / 'report.md'}")
@@ -75,6 +75,12 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, check=False)
     if done.returncode:
         sys.exit(done.returncode)
+
+
+def _newest_selection(nuggets: str, store: str) -> Path:
+    """The folder of the selection that the run has published last."""
+    shown = subprocess.run([nuggets, "show", RUN, "--store", store, "--json"], check=True, capture_output=True)
+    return Path(json.loads(shown.stdout)["selections"][-1]["address"])
 
 
 def _counts() -> dict[str, int]:

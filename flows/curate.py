@@ -1,11 +1,12 @@
 """The main job: from a pool to a published selection."""
 
-import contextlib
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from prefect import flow, unmapped
 
+from flows.execution.attempt import recorded_attempt
 from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.execution.deployment_runs import score_everywhere
 from flows.execution.executor import Executor
@@ -14,7 +15,6 @@ from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
 from flows.execution.signals import sigterm_stops
 from nuggets.config.configs import CurateConfig
-from nuggets.errors import Interrupted, StoreError
 from nuggets.runs.manifest import RunState
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.publish import Selection
@@ -25,8 +25,8 @@ from tasks.embed import embed
 from tasks.ingest import ingest
 from tasks.prepare import prepare
 from tasks.publish import publish
-from tasks.run_state import record
-from tasks.score_candidates import judge
+from tasks.run_state import record_state
+from tasks.score_candidates import score_candidates
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Stopwatch:
     _last: float = field(default_factory=time.monotonic)
 
     def lap(self, stage: str) -> None:
-        """The time since the last lap was this stage's. Raises Interrupted between stages if someone asked to stop."""
+        """Book the time since the last lap on a stage. Raises Interrupted if a stop was requested meanwhile."""
         now = time.monotonic()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
@@ -48,31 +48,20 @@ class Stopwatch:
 def curate(config: CurateConfig) -> Selection:
     """Choose the examples of a pool that help a frozen language model most, and publish them.
 
+    Cells that are in the store are not computed again: the same parameters continue a run that failed, was interrupted
+    or was lost.
+
     Args:
-        config: What to curate, and how.
+        config: The pool, the model, the cut, and where to run.
     """
     with sigterm_stops():
-        return _recorded(config)
-
-
-def _recorded(config: CurateConfig) -> Selection:
-    """The whole job, with its outcome noted in the run's manifest whatever it is."""
-    watch = Stopwatch()
-    # The executor first: if its devices or its cluster are not there, an earlier run of this name stays as it ended.
-    with open_executor(config) as executor:
-        prepared = prepare(config)
-        try:
-            with tasks_end_with_flow():
+        watch = Stopwatch()
+        # The executor first: if its devices or its cluster are missing, an earlier run of this name keeps its state.
+        with open_executor(config) as executor:
+            prepared = prepare(config)
+            attempt = recorded_attempt(prepared.store, prepared.name, prepared.attempt, seconds=watch.seconds)
+            with attempt, tasks_end_with_flow():
                 return _curate(config, prepared, watch, executor)
-        except BaseException as error:
-            is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-            # Not as a task, and not at any price: the API or the store may be what has failed, and `error` says more.
-            # Before the executor is closed: it waits for its tasks, and whoever cancels a run does not wait for ever.
-            with contextlib.suppress(StoreError):
-                state = RunState.FAILED if is_failure else RunState.INTERRUPTED
-                message = f"{error}" or type(error).__name__
-                record.fn(prepared.store, prepared.name, state, message, seconds=watch.seconds)
-            raise
 
 
 def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, executor: Executor) -> Selection:
@@ -98,7 +87,7 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
     watch.lap("baseline")
     cut = config.cut if config.racing == "on" else None
     scoring = Scoring(prepared, pool, anchor_set.path, cut, executor)
-    first = scoring.plan(0)
+    first = scoring.first_plan()
     references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
     counts = {
         "rows": pool.rows,
@@ -110,12 +99,15 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
         "cells_computed": 0,
         "rounds": 0,
     }
-    # Before scoring, so that what an interrupted run has computed can be looked at.
-    record(prepared.store, prepared.name, RunState.RUNNING, references=references, counts=counts)
+    record = partial(record_state, prepared.store, prepared.name, attempt=prepared.attempt)
+    # Before scoring, so that the cells of an interrupted run can be exported.
+    record(RunState.RUNNING, references=references, counts=counts)
     scored = score_everywhere(scoring, first)
     watch.lap("score")
-    judge(prepared, pool, anchor_set.path)
-    watch.lap("judge")
-    done = {"cells_computed": scored.computed, "rounds": scored.rounds}
-    record(prepared.store, prepared.name, RunState.COMPLETE, counts=done, seconds=watch.seconds)
-    return publish(prepared.store, prepared.name, config.cut, config.memory_mib)
+    score_candidates(prepared, pool, anchor_set.path)
+    watch.lap("score candidates")
+    counts = {"cells_computed": scored.computed, "rounds": scored.rounds}
+    record(RunState.RUNNING, counts=counts, seconds=watch.seconds)  # the report shows them
+    selection = publish(prepared.store, prepared.name, config.cut, config.memory_mib)
+    record(RunState.COMPLETE)
+    return selection

@@ -8,7 +8,7 @@ from flows.execution.rounds import Scoring, score_in_rounds
 from flows.execution.signals import sigterm_stops
 from nuggets.config.configs import ScoreShardsConfig
 from nuggets.store.store import open_store
-from tasks.resume import reopen
+from tasks.resume import resume
 
 
 @flow(
@@ -24,7 +24,7 @@ def score_shards(config: ScoreShardsConfig) -> int:
         config: The run, its store, the part, and the cut that the race is for.
     """
     with sigterm_stops(), open_executor(config) as executor, tasks_end_with_flow():
-        run = reopen(open_store(config.store, config.s3_endpoint), config.run)
+        run = resume(open_store(config.store, config.s3_endpoint), config.run)
         others = tuple(shard for shard in range(len(run.pool.shards)) if shard % config.parts != config.part)
         scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut or run.cut, executor, others)
         return score_in_rounds(scoring, scoring.plan(0)).computed

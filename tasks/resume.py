@@ -1,4 +1,4 @@
-"""Open a run that has begun to score again, to compute more of its cells."""
+"""Open a run that has begun to score, to compute more of its cells."""
 
 from dataclasses import dataclass
 
@@ -23,10 +23,10 @@ class ResumedRun:
     cut: Threshold | TopK | TopFraction | None
 
 
-@task(task_run_name="reopen {run}", **RETRYING)
-def reopen(store: Store, run: str) -> ResumedRun:
-    """The run, to compute more of its cells. Raises UsageError if it can't be, as where its model is not the same."""
+@task(task_run_name="resume {run}", **RETRYING)
+def resume(store: Store, run: str) -> ResumedRun:
+    """Open the run again. Raises UsageError if it can't be continued, for example because its model has changed."""
     prepared = resume_run(store, run)
-    found = read_run(store, run)
-    pool = read_pool_record(store, found.references["pool"])
-    return ResumedRun(prepared, pool, found.references["anchors"], own_cut(found))
+    manifest = read_run(store, run)
+    pool = read_pool_record(store, manifest.references["pool"])
+    return ResumedRun(prepared, pool, manifest.references["anchors"], own_cut(manifest))

@@ -1,14 +1,14 @@
-"""Judge the candidates."""
+"""Compute golden scores."""
 
 from prefect import task
 
 from nuggets.pools.shards import Pool
 from nuggets.runs.prepared import PreparedRun
-from nuggets.steps.score_candidates import score_candidates
+from nuggets.steps import score_candidates as step
 from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="golden scores of {prepared.name}", **RETRYING)
-def judge(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
-    """Turn cells and baseline into the table of golden scores that every cut reads."""
-    score_candidates(prepared, pool, anchors_path)
+def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
+    """Compute and store every candidate's golden score, and how often each anchor is won."""
+    step.score_candidates(prepared, pool, anchors_path)

@@ -72,7 +72,7 @@ class Scored:
             self.store, source, source_digest(source), shard_size=2, max_row_bytes=10_000, max_rejected_share=0.5
         )
         setup = ScoringSetup(ModelFiles("none", "", None), "m", "plain", TokenLimits(9, 9), "float32", 1, False)
-        self.prepared = PreparedRun("r", self.store, setup, None, "", False, self.pool.id)
+        self.prepared = PreparedRun(name="r", store=self.store, setup=setup, pool_digest=self.pool.id)
         ids = [item.id for item in ANCHORS]
         write_anchor_set(self.store, "anchors/a.json", AnchorSet(tuple(ANCHORS)))
         write_baseline(self.store, setup.key, ids, Baseline(ZERO_SHOT, TOKENS))

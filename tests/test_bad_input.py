@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES
+from selections import selection_path
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -134,7 +135,7 @@ def test_a_full_disk_fails_the_run_keeps_what_is_stored_and_a_rerun_goes_on(
 
     code, said = nuggets(*common)
     assert code == 0, said
-    assert (store / "runs/full/selections/top-fraction-0.05/selected.jsonl").exists()
+    assert (store / selection_path(store, "full", "top-fraction-0.05") / "selected.jsonl").exists()
 
 
 def _small_files_only() -> None:

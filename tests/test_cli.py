@@ -12,7 +12,7 @@ from nuggets.errors import StoreError
 from nuggets.runs.manifest import RunState, list_runs, open_run, read_run, record_state
 from nuggets.store.store import Store
 
-INPUTS = {"pool": {"source": "s3://b/pool.jsonl", "sha256": "1f"}, "model": {"name": "org/model", "digest": "2e"}}
+INPUTS = {"pool": {"source": "s3://b/pool.jsonl", "digest": "1f"}, "model": {"name": "org/model", "digest": "2e"}}
 COUNTS = {"examples": 32, "anchors": 8, "cells": 256, "cells_found": 15, "cells_computed": 200}
 
 
@@ -47,7 +47,7 @@ def selection(store: Store, run: str) -> None:
         "candidates": 32,
         "created_at": "2026-01-01T10:00:00",
     }
-    store.write(f"runs/{run}/selections/top-k-2/manifest.json", json.dumps(manifest).encode())
+    store.write(f"runs/{run}/selections/top-k-2/3f2a/manifest.json", json.dumps(manifest).encode())
 
 
 def test_runs_are_listed_with_what_they_are_made_from_and_why_they_failed(store: Store, cli: Any) -> None:
@@ -73,7 +73,7 @@ def test_runs_are_listed_with_what_they_are_made_from_and_why_they_failed(store:
         "s3://b/pool.jsonl",
         "the disk\nis full",
     )
-    assert done["selections"][0]["address"] == f"{store.url}/runs/done/selections/top-k-2"
+    assert done["selections"][0]["address"] == f"{store.url}/runs/done/selections/top-k-2/3f2a"
 
 
 def test_a_run_is_shown_with_all_of_its_manifest_and_where_its_files_are(store: Store, cli: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_run_is_shown_with_all_of_its_manifest_and_where_its_files_are(store: 
     for line in (
         "state complete", "cells 215 of 256", "model name org/model, digest 2e", "profile plain", "seed 0",
         "cells_computed 200", "score 1.5",
-        f"best 2 kept 2 of 32, 2026-01-01 10:00:00, {store.url}/runs/r/selections/top-k-2",
+        f"best 2 kept 2 of 32, 2026-01-01 10:00:00, {store.url}/runs/r/selections/top-k-2/3f2a",
         f"manifest {store.url}/runs/r/manifest.json", f"cells {store.url}/cells/4f",
     ):  # fmt: skip
         assert line in lines

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import EXAMPLES
 from orchestrated import wait_for
+from selections import selection_path
 
+import tasks.publish
 from deployments.local_s3 import LocalS3
 from nuggets.config.configs import CurateConfig, ReselectConfig
 from nuggets.errors import InputError, NuggetsError, UsageError
@@ -27,7 +29,7 @@ from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import read_candidates
 from nuggets.steps.export import export_cells
-from nuggets.steps.publish import Selection
+from nuggets.steps.publish import Selection, publish_selection
 from nuggets.store.store import Store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
@@ -70,7 +72,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     assert first.returncode == 0, first.stderr
     assert "anchors: 5 instead of 100, because the pool has only 20 examples" in first.stderr
     assert "cells: 100 in the full table, 0 stored, 100 to compute" in first.stderr
-    folder = store / "runs/first/selections/top-fraction-0.05"
+    folder = store / selection_path(store, "first", "top-fraction-0.05")
     assert first.stdout.splitlines() == ["run first, cut best 5 %: kept 1 of 20", str(folder)]
     assert {path.name for path in folder.iterdir()} == {
         "selected.jsonl",
@@ -98,7 +100,9 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
 
     cut = cli("reselect", "first", "--store", store, "--top-k", 3)
     assert cut.returncode == 0, cut.stderr
-    chosen = [json.loads(line) for line in (store / "runs/first/selections/top-k-3/selected.jsonl").open()]
+    chosen = [
+        json.loads(line) for line in (store / selection_path(store, "first", "top-k-3") / "selected.jsonl").open()
+    ]
     assert [row["rank"] for row in chosen] == [1, 2, 3]
     originals = [{name: row[name] for name in ("instruction", "input", "output")} for row in chosen]
     assert all(row in EXAMPLES for row in originals)
@@ -155,7 +159,7 @@ def test_a_yaml_file_and_the_command_line_go_together(
 def test_two_runs_of_the_same_inputs_are_byte_identical(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     for name, shard_size in (("one", 20), ("two", 20)):
         run_job(pool_file, tmp_path / name, tiny_model, run="r", shard_size=shard_size)
-    folders = [tmp_path / name / "runs/r/selections/top-fraction-0.05" for name in ("one", "two")]
+    folders = [tmp_path / name / selection_path(tmp_path / name, "r", "top-fraction-0.05") for name in ("one", "two")]
     for file in ("selected.jsonl", "scores.parquet"):
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
 
@@ -169,7 +173,10 @@ def test_cells_and_selection_do_not_depend_on_how_the_pool_is_cut_into_shards(
         export_cells(Store(str(tmp_path / name)), "r", tmp_path / f"{name}.parquet")
     whole, pieces = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "pieces"))
     pd.testing.assert_frame_equal(whole, pieces, rtol=1e-5)
-    chosen = [(tmp_path / name / "runs/r/selections/top-k-5/selected.jsonl").open() for name in ("whole", "pieces")]
+    chosen = [
+        (tmp_path / name / selection_path(tmp_path / name, "r", "top-k-5") / "selected.jsonl").open()
+        for name in ("whole", "pieces")
+    ]
     ids = [[json.loads(line)["example_id"] for line in file] for file in chosen]
     assert ids[0] == ids[1] and len(ids[0]) == 5
 
@@ -343,6 +350,53 @@ def test_interrupting_keeps_what_was_computed(
     again = cli(*command[1:])
     assert again.returncode == 0, again.stderr
     assert f"cells: 600 in the full table, {kept} stored, {600 - kept} to compute" in again.stderr
+
+
+def test_a_killed_run_is_shown_as_lost_and_the_same_command_continues_it(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    rows = [{"instruction": f"Repeat {index}.", "input": "", "output": "word " * 100} for index in range(60)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "anchors.json").write_text(json.dumps(rows[:10]))
+    store = tmp_path / "store"
+    arguments = ["curate", str(tmp_path / "pool.jsonl"), "--store", str(store), "--run", "r", "--racing", "off"]
+    arguments += ["--model", str(tiny_model), "--anchor-file", str(tmp_path / "anchors.json"), "--shard-size", "30"]
+
+    def shown_state() -> str:
+        return json.loads(cli("show", "r", "--store", store, "--json").stdout)["state"]
+
+    with subprocess.Popen([NUGGETS, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        seen = ""
+        while "to compute" not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        assert shown_state() == "running"
+        process.kill()
+    with monkeypatch.context() as patched:
+        patched.setattr("nuggets.runs.attempts.HEARTBEAT_SECONDS", 0.0)  # instead of waiting for two
+        assert shown_state() == "lost"
+        assert " lost " in cli("runs", "--store", store).stdout
+    assert manifest(store, "r")["state"] == "running"
+    again = cli(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert shown_state() == "complete"
+
+
+def test_a_run_is_complete_after_its_selection_is_published(
+    tmp_path: Path, pool_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    states: list[str] = []
+
+    def published(*arguments: Any, **options: Any) -> Selection:
+        selection = publish_selection(*arguments, **options)
+        states.append(manifest(store, "r")["state"])
+        return selection
+
+    monkeypatch.setattr(tasks.publish, "publish_selection", published)
+    run_flow(pool_file, store, tiny_model, run="r", anchors=2)
+    assert (states, manifest(store, "r")["state"]) == (["running"], "complete")
 
 
 def test_a_pool_that_grows_keeps_its_cells_where_its_anchors_have_a_name(

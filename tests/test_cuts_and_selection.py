@@ -23,6 +23,7 @@ from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Pool, read_records
 from nuggets.runs.manifest import Run, RunState, open_run, record_state
+from nuggets.runs.selections import list_selections, newest_selections
 from nuggets.scores.cuts import (
     Cut,
     Threshold,
@@ -47,7 +48,7 @@ from nuggets.scores.selection import (
     undecided_count,
 )
 from nuggets.steps.prepare import own_cut
-from nuggets.steps.publish import publish_selection, read_report, undecided_candidates
+from nuggets.steps.publish import Selection, publish_selection, read_report, undecided_candidates
 from nuggets.steps.selection_files import save_scores, save_selected
 from nuggets.store.store import Store
 
@@ -520,9 +521,9 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     assert "| 0.000 to 0.500 | 0 | 2/4 | unknown | no |" in report
     assert "\n\n![Golden scores of the candidates, kept and dropped](scores.png)\n\n```text\n" in report
     assert "| scores.png | " in report
-    files = {name: Path(selection.folder, name).read_bytes() for name in manifest["sha256"]}
+    files = {name: Path(selection.folder, name).read_bytes() for name in manifest["digests"]}
     assert set(files) == {"selected.jsonl", "scores.parquet", "scores.png", "report.md"}
-    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == manifest["sha256"]
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == manifest["digests"]
     assert files["scores.png"].startswith(b"\x89PNG")
 
     assert undecided_candidates(here.store, "first", TopK(2)) == 39
@@ -539,21 +540,17 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     )
     again = publish_selection(here.store, "first", TopK(1))
     assert (again.already_there, again.kept, again.quantiles["0.5"]) == (False, 1, (0.0, 0.0))
-    after = {path: here.store.read(path) for path in here.store.list("runs/first/selections")}
-    changed = [Path(path).name for path in before if after[path] != before[path]]
-    assert sorted(changed) == [
-        "manifest.json",
-        "report.md",
-        "scores.parquet",
-        "scores.png",
-    ]  # what is kept stays as it was
+    assert {path: here.store.read(path) for path in before} == before  # a published folder never changes
+    after = {path: here.store.read(path) for path in here.store.list(again.path)}
+    of_name = {Path(path).name: content for path, content in before.items()}
+    changed = [Path(path).name for path, content in after.items() if content != of_name[Path(path).name]]
+    assert sorted(changed) == ["manifest.json", "report.md", "scores.parquet", "scores.png"]  # it keeps the same
     assert publish_selection(here.store, "first", TopK(1)).already_there
 
-    for name in ("selected.jsonl", "scores.png"):  # selections of earlier versions have no picture
-        lost = next(path for path in after if path.endswith(name))
-        here.store.remove(lost)
+    for name in ("selected.jsonl", "scores.png"):
+        here.store.remove(f"{again.path}/{name}")
         assert not publish_selection(here.store, "first", TopK(1)).already_there
-        assert here.store.read(lost) == after[lost]
+        assert here.store.read(f"{again.path}/{name}") == after[f"{again.path}/{name}"]
     assert publish_selection(here.store, "first", TopK(2)).kept == 2
 
 
@@ -573,34 +570,38 @@ def judged(here: Stored, *, best: int) -> None:
     write_score_table(here.store, "first", parted(rows, here.pool.shard_examples))
 
 
-def chosen(here: Stored) -> list[str]:
-    lines = here.store.read("runs/first/selections/top-k-1/selected.jsonl").splitlines()
+def chosen(here: Stored, selection: Selection) -> list[str]:
+    lines = here.store.read(f"{selection.path}/selected.jsonl").splitlines()
     return [json.loads(line)["example_id"] for line in lines]
 
 
-def test_scores_that_changed_where_no_cell_was_added_are_published_again(tmp_path: Path):
+def test_new_scores_make_a_new_folder_and_the_earlier_one_stays_as_it_was(tmp_path: Path):
     here = published(tmp_path)
-    publish_selection(here.store, "first", TopK(1))
-    assert chosen(here) == [here.keys[11]]
+    first = publish_selection(here.store, "first", TopK(1))
+    assert chosen(here, first) == [here.keys[11]]
+    before = {path: here.store.read(path) for path in here.store.list(first.path)}
     judged(here, best=11)
     assert publish_selection(here.store, "first", TopK(1)).already_there
     judged(here, best=5)
-    assert not publish_selection(here.store, "first", TopK(1)).already_there
-    assert chosen(here) == [here.keys[5]]
+    second = publish_selection(here.store, "first", TopK(1))
+    assert not second.already_there and chosen(here, second) == [here.keys[5]]
+    assert {path: here.store.read(path) for path in here.store.list(first.path)} == before
+    assert [item["folder"] for item in list_selections(here.store, "first")] == [first.path, second.path]
+    assert [item["folder"] for item in newest_selections(here.store, "first")] == [second.path]
     assert publish_selection(here.store, "first", TopK(1)).already_there
 
 
-def test_a_selection_of_another_scoring_key_or_of_a_version_that_did_not_say_its_scores_is_made_once_more(
-    tmp_path: Path,
-):
+def test_a_selection_of_another_scoring_key_is_another_one(tmp_path: Path):
     here = published(tmp_path)
-    manifest = "runs/first/selections/top-k-1/manifest.json"
-    publish_selection(here.store, "first", TopK(1))
+    first = publish_selection(here.store, "first", TopK(1))
     record_state(here.store, "first", RunState.COMPLETE, references={"scoring_key": "two"})
-    assert not publish_selection(here.store, "first", TopK(1)).already_there
-    assert here.store.read_json(manifest)["run"]["references"]["scoring_key"] == "two"
-    earlier = here.store.read_json(manifest)
-    del earlier["golden_sha256"]
-    here.store.write(manifest, json.dumps(earlier).encode())
-    assert not publish_selection(here.store, "first", TopK(1)).already_there
-    assert publish_selection(here.store, "first", TopK(1)).already_there
+    second = publish_selection(here.store, "first", TopK(1))
+    keys = [item["run"]["references"]["scoring_key"] for item in list_selections(here.store, "first")]
+    assert not second.already_there and first.path != second.path and keys == ["one", "two"]
+
+
+def test_a_published_selection_says_nothing_of_the_state_that_its_run_had_meanwhile(tmp_path: Path):
+    here = published(tmp_path)
+    selection = publish_selection(here.store, "first", TopK(1))
+    run = here.store.read_json(f"{selection.path}/manifest.json")["run"]
+    assert run["name"] == "first" and not {"state", "message", "attempt", "updated_at"} & set(run)

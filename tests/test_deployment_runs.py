@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from orchestrated import Api, finish, manifest, stored_cells, wait_for
+from selections import selection_path
 
 from deployments.local_stack import LocalStack
 from deployments.processes import family
@@ -60,8 +61,9 @@ def test_parts_come_to_what_one_machine_comes_to(
     assert counts["cells_found"] == 0 and counts["cells_computed"] == len(stored_cells(store)) < counts["cells"]
     alone = api.start("curate/on-demand", **{**job, "racing": "on", "store": f"{store.url}-alone"})
     assert api.await_end(alone)["type"] == "COMPLETED", api.log(alone)
-    selected = "runs/r/selections/top-fraction-0.1/selected.jsonl"
-    assert store.read(selected) == Store(f"{store.url}-alone").read(selected)
+    stores = [store, Store(f"{store.url}-alone")]
+    files = [f"{selection_path(one.url, 'r', 'top-fraction-0.1')}/selected.jsonl" for one in stores]
+    assert stores[0].read(files[0]) == stores[1].read(files[1])
 
 
 def test_a_part_whose_process_is_killed_fails_the_run_and_retry_scores_what_is_missing(

@@ -68,7 +68,9 @@ def test_damaged_embeddings_are_computed_again_and_others_are_not(
     )
     files = find_encoder(str(encoder))
     setup: Any = None  # of no use here
-    prepared = PreparedRun("r", store, setup, files, files_digest(files), False, "")
+    prepared = PreparedRun(
+        name="r", store=store, setup=setup, pool_digest="", encoder=files, encoder_digest=files_digest(files)
+    )
 
     def said() -> list[str]:
         caplog.clear()

@@ -14,7 +14,8 @@ import pytest
 from nuggets.errors import InputError, UsageError
 from nuggets.examples import Example, example_id
 from nuggets.pools.shards import read_ids, read_pool_record
-from nuggets.runs.manifest import Run, RunState, list_runs, list_selections
+from nuggets.runs.manifest import Run, RunState, list_runs
+from nuggets.runs.selections import list_selections
 from nuggets.scores.cuts import Threshold, TopK
 from nuggets.scores.golden import ScoreTable
 from nuggets.scores.score_table import read_score_table
@@ -296,9 +297,11 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     raw = {"2": [[-4.0, -8.0], [-3.0, -9.0]], "3": [[-4.0, -8.0], [-5.0, -9.0]]}
     files.put(at_0_4_score={"0": [0.5], "1": [1.0], "2": [0.5], "3": [0.0]}, at_0_4_raw_score=RAW | raw)
     files.imported(run="theirs")
-    url, folder = files.store.url, "runs/theirs/selections/threshold-0.5"
+    url = files.store.url
     first = publish_selection(files.store, "theirs", Threshold(0.5))
-    assert (first.folder, first.candidates, first.kept, first.already_there) == (f"{url}/{folder}", 4, 1, False)
+    folder = first.path
+    assert folder.startswith("runs/theirs/selections/threshold-0.5/") and first.folder == f"{url}/{folder}"
+    assert (first.candidates, first.kept, first.already_there) == (4, 1, False)
     lines = files.store.read(f"{folder}/selected.jsonl").decode().splitlines()
     key = key_of(POOL[1])
     assert [json.loads(line) for line in lines] == [{**POOL[1], "golden_score": 1.0, "rank": 1, "example_id": key}]
@@ -309,8 +312,8 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     before = {path: files.store.read(path) for path in files.store.list("")}
 
     second = publish_selection(files.store, "theirs", TopK(3))
-    assert (second.folder, second.kept) == (f"{url}/runs/theirs/selections/top-k-3", 3)
-    rows = [json.loads(line) for line in files.store.read("runs/theirs/selections/top-k-3/selected.jsonl").splitlines()]
+    assert second.path.startswith("runs/theirs/selections/top-k-3/") and second.kept == 3
+    rows = [json.loads(line) for line in files.store.read(f"{second.path}/selected.jsonl").splitlines()]
     assert [(row["rank"], row["instruction"], row["golden_score"]) for row in rows] == [
         (1, "Count.", 1.0),
         (2, "Add.", 0.5),
@@ -324,7 +327,7 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     again = publish_selection(files.store, "theirs", Threshold(0.5))
     assert (again.already_there, again.kept, again.shown) == (True, 1, first.shown)
     assert {path: files.store.read(path) for path in files.store.list("")} == everything
-    report = files.store.read("runs/theirs/selections/top-k-3/report.md").decode()
+    report = files.store.read(f"{second.path}/report.md").decode()
     assert "| kept | 3 of 4 candidates |" in report
 
 

@@ -18,6 +18,7 @@ import pytest
 from conftest import EXAMPLES
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import FlowRunSort
+from selections import selection_path
 
 from benchmarks.noted import noted_rows, noting_environment
 from deployments.local_s3 import free_port
@@ -76,7 +77,7 @@ def undisturbed(
 
 
 def selected(store: Path) -> bytes:
-    return (store / "runs/r/selections/top-k-50/selected.jsonl").read_bytes()
+    return (store / selection_path(store, "r", "top-k-50") / "selected.jsonl").read_bytes()
 
 
 def wait_for(happens: Callable[[], object], *, seconds: float = 200) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from orchestrated import Api, begin, finish, manifest, stored_cells, wait_for
+from selections import selection_path
 
 from deployments.local_stack import LocalStack
 from deployments.processes import family
@@ -57,7 +58,7 @@ def test_a_new_cut_from_the_form_takes_seconds_and_computes_nothing(
     wait_for(lambda: tasks() == {"undecided candidates of r", "publish r"}, seconds=30)
     artifacts = api.client.post("/artifacts/filter", json=body).json()
     (report,) = [artifact["data"] for artifact in artifacts if artifact["key"] == "selection"]
-    folders = [f"{store.url}/runs/r/selections/{name}" for name in ("top-fraction-0.1", "threshold-0.5")]
+    folders = [store.uri(selection_path(store.url, "r", name)) for name in ("top-fraction-0.1", "threshold-0.5")]
     assert all(f"| {folder} |" in report for folder in folders)  # the new one beside the old one
 
 

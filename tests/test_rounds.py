@@ -15,11 +15,16 @@ import pandas as pd
 import pytest
 from conftest import EXAMPLES
 from orchestrated import wait_for
+from selections import selection_path
 
+import nuggets.steps.plan_round
 import tasks.score
+from nuggets.cells.blocks import CellBlock, read_block, write_block
 from nuggets.config.configs import CurateConfig, ReselectConfig
 from nuggets.devices.devices import Device
-from nuggets.errors import UsageError
+from nuggets.errors import InputError, NuggetsError, UsageError
+from nuggets.racing.next_round import next_round
+from nuggets.runs.manifest import RunState, read_run, start_attempt
 from nuggets.steps.export import export_cells
 from nuggets.steps.publish import Selection
 from nuggets.steps.score_cells import score_unit
@@ -68,7 +73,7 @@ def configured(pool: Path, store: Path, model: Path, anchors: Path, **options: A
 
 
 def store_of(selection: Selection) -> Path:
-    return Path(selection.folder).parents[3]
+    return Path(selection.folder).parents[4]
 
 
 def copied(selection: Selection, folder: Path) -> Path:
@@ -144,7 +149,7 @@ def test_a_stricter_cut_computes_nothing_and_a_looser_one_goes_on_where_the_race
     kept = [chosen(looser), chosen(threshold)]
     job.curate(configured(wide_pool, store, tiny_model, anchor_file, racing="off"))
     assert len(stored_cells(store)) == 1200
-    first = pd.read_parquet(store / "runs/r/selections/top-fraction-0.1/scores.parquet")
+    first = pd.read_parquet(store / selection_path(store, "r", "top-fraction-0.1") / "scores.parquet")
     assert first["golden_score"].notna().all()  # published again, with every score
     assert [chosen(cut_again(store, top_fraction=0.4)), chosen(cut_again(store, threshold=0.45))] == kept
 
@@ -153,7 +158,7 @@ def test_a_stricter_cut_computes_nothing_and_a_looser_one_goes_on_where_the_race
 def test_the_command_continues_a_race_for_a_looser_cut(tmp_path: Path, raced: Selection, cli: Cli) -> None:
     done = cli("reselect", "r", "--store", copied(raced, tmp_path), "--top-fraction", 0.5)
     assert done.returncode == 0, done.stderr
-    assert "candidates lack cells that this cut needs; scoring goes on where it stopped" in done.stderr
+    assert "candidates lack cells that this cut needs; scoring continues from the stored cells" in done.stderr
     assert "run r, cut best 50 %: kept 30 of 60" in done.stdout
 
 
@@ -170,6 +175,39 @@ def test_a_run_whose_model_has_changed_is_not_continued(
     save_file({**weights, name: weights[name] * 1.5}, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match="cells of two kinds must not be mixed; start a new run with nuggets curate"):
         cut_again(tmp_path / "store", top_fraction=0.5)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_reselect_that_fails_says_so_in_the_manifest_of_its_run_and_can_be_continued(
+    tmp_path: Path, raced: Selection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.reselect import reselect
+
+    store = copied(raced, tmp_path)
+    looser = ReselectConfig(run="r", store=str(store), top_fraction=0.5)
+
+    def failing(*_: Any) -> int:
+        raise InputError("the model gives no number")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks.score, "score_unit", failing)
+        with pytest.raises(NuggetsError, match="the model gives no number"):
+            reselect(looser)
+    run = read_run(open_store(str(store)), "r")
+    assert run.state is RunState.FAILED and "the model gives no number" in run.message
+    assert reselect(looser).kept == 30
+    run = read_run(open_store(str(store)), "r")
+    assert (run.state, run.message) == (RunState.COMPLETE, "")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_reselect_leaves_the_state_of_a_run_to_the_flow_that_works_on_it(tmp_path: Path, raced: Selection) -> None:
+    from flows.reselect import reselect
+
+    store = open_store(str(copied(raced, tmp_path)))
+    running = start_attempt(store, read_run(store, "r"))
+    assert reselect(ReselectConfig(run="r", store=store.url, top_fraction=0.5)).kept == 30
+    assert read_run(store, "r") == running
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -259,8 +297,49 @@ def test_two_runs_at_once_come_to_the_same_selection(
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=200) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    together = store / "runs/r/selections/top-fraction-0.1/selected.jsonl"
+    together = store / selection_path(store, "r", "top-fraction-0.1") / "selected.jsonl"
     assert together.read_bytes() == (Path(raced.folder) / "selected.jsonl").read_bytes()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_race_goes_on_when_another_run_stores_the_chosen_cells_between_count_and_plan(
+    tmp_path: Path,
+    raced: Selection,
+    whole: Selection,
+    wide_pool: Path,
+    anchor_file: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows.curate import curate
+
+    store, stored_by_other = open_store(str(tmp_path / "store")), open_store(str(store_of(whole)))
+    overtaken: list[int] = []
+
+    def overtaken_next_round(*arguments: Any, round_number: int, **options: Any) -> Any:
+        """The other run stores all cells of the chosen candidates after they were counted."""
+        race = next_round(*arguments, round_number=round_number, **options)
+        if len(overtaken) < 2:
+            overtaken.append(round_number)
+            again = next_round(*arguments, round_number=round_number, **options)
+            for choice in again.choices:
+                rows = choice.cells.any(axis=1)
+                ids = choice.shard.candidate_ids.to_pylist()
+                for path in stored_by_other.list("cells", suffix=".parquet"):
+                    block = read_block(stored_by_other, path)
+                    assert block is not None
+                    names = {key for key, is_chosen in zip(ids, rows, strict=True) if is_chosen}
+                    kept = [row for row, key in enumerate(block.candidate_ids) if key in names]
+                    if kept:
+                        chosen_ids = tuple(block.candidate_ids[row] for row in kept)
+                        values = block.values[kept]
+                        write_block(store, path.rpartition("/")[0], CellBlock(chosen_ids, block.anchor_ids, values))
+        return race
+
+    monkeypatch.setattr(nuggets.steps.plan_round, "next_round", overtaken_next_round)
+    config = configured(wide_pool, tmp_path / "store", tiny_model, anchor_file)
+    assert chosen(curate(config)) == chosen(raced)
+    assert len(overtaken) == 2 and counts(tmp_path / "store")["cells_computed"] > 0
 
 
 def test_a_raised_scoring_version_begins_new_cells_and_leaves_the_old_ones_readable(
@@ -289,7 +368,7 @@ def test_a_damaged_block_is_computed_again(
     store = copied(whole, tmp_path)
     blocks = sorted(store.glob("cells/*/*/*.parquet"))
     blocks[0].write_bytes(blocks[0].read_bytes()[:-100])
-    again = store / "runs/r/selections/top-fraction-0.1/selected.jsonl"
+    again = store / selection_path(store, "r", "top-fraction-0.1") / "selected.jsonl"
     again.unlink()
     job.curate(configured(wide_pool, store, tiny_model, anchor_file, racing="off"))
     assert again.read_bytes() == (Path(whole.folder) / "selected.jsonl").read_bytes()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from orchestrated import wait_for
 
 from nuggets.errors import UsageError
 from nuggets.report.bins import score_bins
@@ -21,16 +22,18 @@ from nuggets.report.markdown import (
     score_quantiles,
     selections_table,
 )
+from nuggets.runs.attempts import claim_run, heartbeat, observed_state
 from nuggets.runs.manifest import (
     RunState,
     list_runs,
-    list_selections,
     open_run,
     read_run,
     record_state,
     save_run,
     versions,
 )
+from nuggets.runs.overview import run_overview
+from nuggets.runs.selections import list_selections, newest_selections, selection_folder
 from nuggets.scores.anchor_wins import ReportedAnchor
 from nuggets.scores.bounds import ScoreBounds
 from nuggets.scores.cuts import Threshold, TopK
@@ -121,12 +124,88 @@ def test_an_unknown_run_is_refused_with_the_known_ones(store):
 
 
 def test_selections_are_listed_oldest_first(store):
-    for name, created_at in (("top-k-1", "2026-02-01"), ("top-k-2", "2026-01-01"), ("threshold-0.5", "2026-02-01")):
+    for name, scores, created_at in (
+        ("top-k-1", "b", "2026-02-01"),
+        ("top-k-2", "a", "2026-01-01"),
+        ("threshold-0.5", "b", "2026-02-01"),
+        ("top-k-1", "a", "2026-01-02"),
+    ):
         manifest = {"name": name, "created_at": created_at}
-        store.write(f"runs/first/selections/{name}/manifest.json", json.dumps(manifest).encode())
-    store.write("runs/first/selections/top-k-9/scores.parquet", b"cut short: it has no manifest")
-    assert [item["name"] for item in list_selections(store, "first")] == ["top-k-2", "threshold-0.5", "top-k-1"]
+        store.write(f"{selection_folder('first', name, scores)}/manifest.json", json.dumps(manifest).encode())
+    store.write("runs/first/selections/top-k-9/a/scores.parquet", b"cut short: it has no manifest")
+    folders = [item["folder"].removeprefix("runs/first/selections/") for item in list_selections(store, "first")]
+    assert folders == ["top-k-2/a", "top-k-1/a", "threshold-0.5/b", "top-k-1/b"]
+    newest = [item["folder"].removeprefix("runs/first/selections/") for item in newest_selections(store, "first")]
+    assert newest == ["top-k-2/a", "threshold-0.5/b", "top-k-1/b"]
     assert list_selections(store, "other") == []
+
+
+def as_old(store: Store, path: str, **fields: str) -> None:
+    """Replace fields of a stored JSON object, for example its time by one that is long past."""
+    store.write(path, json.dumps({**store.read_json(path), **fields}).encode())
+
+
+LONG_AGO = "2026-01-01T00:00:00.000+00:00"
+
+
+def test_a_running_run_without_heartbeats_is_lost_and_one_with_a_heartbeat_is_not(store, monkeypatch):
+    run = opened(store)
+    assert observed_state(store, run) is RunState.RUNNING  # its flow has just started it
+    as_old(store, "runs/first/manifest.json", updated_at=LONG_AGO)
+    assert observed_state(store, read_run(store, "first")) is RunState.LOST
+    assert run_overview(store, read_run(store, "first")).state == "lost"
+    with monkeypatch.context() as patched:
+        patched.setattr("nuggets.runs.attempts.HEARTBEAT_SECONDS", 0.02)
+        with heartbeat(store, "first", run.attempt):
+            wait_for(lambda: store.exists("runs/first/heartbeat.json"), seconds=30)
+    assert store.read_json("runs/first/heartbeat.json")["attempt"] == run.attempt
+    assert observed_state(store, read_run(store, "first")) is RunState.RUNNING
+    as_old(store, "runs/first/heartbeat.json", at=LONG_AGO)
+    assert observed_state(store, read_run(store, "first")) is RunState.LOST
+    store.write("runs/first/heartbeat.json", b"{")
+    assert observed_state(store, read_run(store, "first")) is RunState.LOST
+    record_state(store, "first", RunState.FAILED)
+    as_old(store, "runs/first/manifest.json", updated_at=LONG_AGO)
+    assert observed_state(store, read_run(store, "first")) is RunState.FAILED  # the flow has recorded its end
+
+
+def test_heartbeats_of_an_attempt_end_when_a_newer_one_takes_the_run(store, monkeypatch):
+    monkeypatch.setattr("nuggets.runs.attempts.HEARTBEAT_SECONDS", 0.02)
+    first = opened(store)
+    with heartbeat(store, "first", first.attempt):
+        wait_for(lambda: store.exists("runs/first/heartbeat.json"), seconds=30)
+        second = opened(store)
+        with heartbeat(store, "first", second.attempt):
+            wait_for(lambda: store.read_json("runs/first/heartbeat.json")["attempt"] == second.attempt, seconds=30)
+    assert store.read_json("runs/first/heartbeat.json")["attempt"] == second.attempt != first.attempt
+
+
+def test_only_the_newest_attempt_changes_the_state_and_an_older_one_leaves_its_references(store, caplog):
+    first, second = opened(store), opened(store)
+    run = record_state(
+        store, "first", RunState.COMPLETE, attempt=first.attempt, references={"pool": "x"}, counts={"rows": 3}
+    )
+    assert (run.state, run.attempt, run.references, run.counts) == (
+        RunState.RUNNING, second.attempt, {"pool": "x"}, {}
+    )  # fmt: skip
+    assert "run 'first': state 'complete' is not recorded: a newer attempt works on this run" in caplog.text
+    assert record_state(store, "first", RunState.FAILED, "no", attempt=first.attempt) == read_run(store, "first")
+    run = record_state(store, "first", RunState.COMPLETE, attempt=second.attempt, counts={"rows": 3})
+    assert read_run(store, "first") == run and (run.state, run.counts) == (RunState.COMPLETE, {"rows": 3})
+
+
+def test_a_run_is_claimed_unless_a_flow_works_on_it(store):
+    run = opened(store)
+    assert claim_run(store, "first") is None and read_run(store, "first") == run
+    as_old(store, "runs/first/manifest.json", updated_at=LONG_AGO)  # lost
+    attempt = claim_run(store, "first")
+    assert attempt not in (None, run.attempt)
+    claimed = read_run(store, "first")
+    assert (claimed.state, claimed.attempt) == (RunState.RUNNING, attempt)
+    for state in (RunState.COMPLETE, RunState.FAILED, RunState.INTERRUPTED):
+        record_state(store, "first", state, "it says why")
+        assert claim_run(store, "first") is not None
+        assert (read_run(store, "first").state, read_run(store, "first").message) == (RunState.RUNNING, "")
 
 
 def test_a_saved_run_keeps_all_characters(store):

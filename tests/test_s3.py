@@ -22,6 +22,7 @@ import pytest
 import s3fs
 from conftest import EXAMPLES
 from fault_proxy import FAULTS, FaultProxy, fault_proxy
+from selections import selection_path
 
 import tasks.plan
 import tasks.score
@@ -105,8 +106,9 @@ def test_every_command_works_on_s3_and_the_secret_is_nowhere(
     done = subprocess.run([NUGGETS, *curate], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said += [done.stdout, done.stderr]
-    assert f"{store}/runs/r/selections/top-k-5" in done.stdout
-    assert place.read("runs/r/selections/top-k-5/selected.jsonl") == kept
+    selection = selection_path(store, "r", "top-k-5")
+    assert f"{store}/{selection}" in done.stdout
+    assert place.read(f"{selection}/selected.jsonl") == kept
     assert "kept 3 of 20" in command("reselect", "r", "--store", store, "--top-k", "3")
     assert "complete" in command("runs", "--store", store)
     command("cells", "r", "--store", store, "--out", str(tmp_path / "cells.parquet"))

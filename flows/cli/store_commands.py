@@ -90,7 +90,7 @@ def scores(
 @store_commands.command()
 def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
     """List the runs of a store: state, what they are made from, cells, selections, and why one failed."""
-    from flows.cli.run_tables import runs_table
+    from flows.cli.tables import runs_table
     from nuggets.runs.manifest import list_runs
     from nuggets.runs.overview import run_overview
 
@@ -105,7 +105,7 @@ def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: 
 @store_commands.command()
 def show(run: RunName, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
     """Show all that is known of a run: what it is made from, counts, seconds, selections, and where its files are."""
-    from flows.cli.run_tables import run_page
+    from flows.cli.tables import run_page
     from nuggets.runs.manifest import read_run
     from nuggets.runs.overview import run_files, run_overview
 
@@ -113,8 +113,9 @@ def show(run: RunName, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = N
         manifest = read_run(place, run)
         overview, files = run_overview(place, manifest), run_files(place, manifest)
     if as_json:
-        both = asdict(manifest) | {"selections": asdict(overview)["selections"], "files": files}
-        typer.echo(json.dumps(both, indent=1, ensure_ascii=False))
+        shown = asdict(overview)
+        facts = asdict(manifest) | {"state": shown["state"], "selections": shown["selections"], "files": files}
+        typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
         typer.echo(run_page(manifest, overview, files))
 

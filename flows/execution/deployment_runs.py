@@ -35,7 +35,7 @@ def score_everywhere(scoring: Scoring, first: Round) -> Scored:
 
     Each of them races alone against what the others have stored, so that some cells may be left for the rounds here.
     """
-    if scoring.executor.deployment is None or not first.units:
+    if scoring.executor.deployment is None or not first.undecided:
         return score_in_rounds(scoring, first)
     _score_in_parts(scoring)
     rest = scoring.plan(0)

@@ -10,7 +10,7 @@ from prefect.futures import PrefectFuture
 from flows.execution.executor import Executor
 from flows.execution.futures import TasksInHand, cause_of, failure
 from flows.execution.progress_artifact import scoring_shown
-from nuggets.errors import Interrupted
+from nuggets.errors import Interrupted, StoreError
 from nuggets.pools.shards import Pool
 from nuggets.progress import pluralize, report_cells, report_stage
 from nuggets.runs.prepared import PreparedRun
@@ -30,6 +30,10 @@ class Scoring:
     cut: Cut | None
     executor: Executor
     others: tuple[int, ...] = ()  # shards that some other flow run scores
+
+    def first_plan(self) -> Round:
+        """The plan of round 0. Without tasks where flow runs of a deployment score first: they make their own plans."""
+        return self.plan(0, range(len(self.pool.shards)) if self.executor.deployment else ())
 
     def plan(self, number: int, busy: Collection[int] = ()) -> Round:
         """The next round; `busy` shards are being scored already, or can't be."""
@@ -71,16 +75,33 @@ def _score_in_rounds(scoring: Scoring, first: Round) -> Scored:
             if plan_now.units:
                 rounds += 1
                 tasks.start(scoring.prepared, plan_now, scoring.anchors)
-            if not tasks.in_hand:
+            if tasks.in_hand:
+                tasks.wait_for_news()
+            elif not plan_now.requested:
                 break
-            tasks.wait_for_news()
-            plan_now = scoring.plan(plan_now.number + 1, tasks.busy_shards())
+            plan_now = _next_plan(scoring, plan_now, tasks.busy_shards())
     except BaseException:
         tasks.in_hand.let_end()
         raise
     if tasks.failed:
         raise _failure(tasks.failed)
     return Scored(rounds, tasks.computed)
+
+
+def _next_plan(scoring: Scoring, last: Round, busy: Collection[int]) -> Round:
+    """The plan of the next round.
+
+    If `last` had no tasks, another run has stored the cells that it asked for, so this plan finds more cells. Raises
+    StoreError if it does not: without this check, a store that lists a block now and then would be planned for ever.
+    """
+    planned = scoring.plan(last.number + 1, busy)
+    if last.requested and not last.units and planned.found <= last.found:
+        raise StoreError(
+            f"run '{scoring.prepared.name}': the {last.requested} cells of round {last.number} were stored when its "
+            f"tasks were made, and are missing again in round {planned.number}: check that the store lists the same "
+            "files below cells/ each time, then run the same command again"
+        )
+    return planned
 
 
 class _Tasks:

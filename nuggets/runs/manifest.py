@@ -1,18 +1,21 @@
-"""Runs: what is kept of one configuration, its state, and how it refers to what all runs share.
+"""The manifest of a run: its configuration, its state, and its references to what all runs share.
 
 ```
-runs/<name>/manifest.json          configuration, hashes, references, counts, timings, state; rewritten as it goes on
-runs/<name>/worklists/             what each scoring task is to compute; swept by nuggets gc a week later
-runs/<name>/golden.parquet         every candidate's golden score or its bounds; replaced when more cells are there
-runs/<name>/anchors.parquet        how often each anchor is won; goes with golden.parquet
-runs/<name>/selections/<cut>/      selected.jsonl scores.parquet scores.png anchors.parquet report.md
-                                   manifest.json; made again when more is known
+runs/<name>/manifest.json                     configuration, digests, references, counts, timings, state; rewritten
+runs/<name>/heartbeat.json                    the last sign of life of the flow that works on the run (attempts.py)
+runs/<name>/worklists/                        what each scoring task computes; deleted by nuggets gc a week later
+runs/<name>/golden.parquet                    the golden score of each candidate, or its bounds; replaced when more
+                                              cells are stored
+runs/<name>/anchors.parquet                   the wins of each anchor; belongs to golden.parquet
+runs/<name>/selections/<cut>/<scores>/        selected.jsonl scores.parquet scores.png anchors.parquet report.md
+                                              manifest.json; never changed (selections.py)
 ```
 """
 
 import json
 import logging
 import platform
+import uuid
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from dataclasses import fields as dataclass_fields
@@ -29,12 +32,13 @@ PACKAGES = ("nuggets", "torch", "transformers", "sentence-transformers", "scikit
 
 
 class RunState(StrEnum):
-    """How far a run has come. A run killed without warning stays `running`; its `updated_at` tells."""
+    """The state of a run. LOST is shown in place of RUNNING when the flow has been killed; it is never stored."""
 
     RUNNING = "running"
     COMPLETE = "complete"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +50,35 @@ class Run:
     created_at: str  # ISO 8601, UTC
     updated_at: str
     config: dict[str, Any]
-    identity: dict[str, Any]  # what determines the scores: a run of the same name has to have the same
-    inputs: dict[str, Any] = field(default_factory=dict)  # fingerprints and digests of pool, model, encoder
+    identity: dict[str, Any]  # what determines the scores: equal in all attempts at this run
+    inputs: dict[str, Any] = field(default_factory=dict)  # names and digests of pool, model, encoder
     references: dict[str, Any] = field(default_factory=dict)  # scoring key, pool id, paths in the store
     counts: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # wall time per stage of the last attempt
     versions: dict[str, str] = field(default_factory=dict)
     message: str = ""
+    attempt: str = ""  # the flow that owns the state
 
 
 def run_folder(name: str) -> str:
-    """Where a run's own artifacts lie."""
+    """The folder of a run's own artifacts."""
     return f"runs/{name}"
 
 
 def golden_path(name: str) -> str:
-    """Where a run's golden scores lie."""
+    """The path of a run's golden scores."""
     return f"{run_folder(name)}/golden.parquet"
-
-
-def selection_folder(name: str, cut_name: str) -> str:
-    """Where the selection of one cut lies."""
-    return f"{run_folder(name)}/selections/{cut_name}"
 
 
 def open_run(
     store: Store, name: str, *, config: Mapping[str, Any], identity: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> Run:
-    """Start a run, or go on with the one of this name.
+    """Start a run, or continue the run of this name, as its newest attempt.
 
-    Raises UsageError if that one was made from something else: two kinds of scores under one name could be confused.
+    Raises UsageError if the existing run has another identity: its scores and the new ones would be of two kinds.
     """
     now = _now()
-    path = f"{run_folder(name)}/manifest.json"
-    if store.exists(path):
+    if store.exists(_manifest_path(name)):
         run = read_run(store, name)
         changed = [key for key in {**run.identity, **identity} if run.identity.get(key) != identity.get(key)]
         if changed:
@@ -87,36 +86,49 @@ def open_run(
             raise UsageError(
                 f"run '{name}' exists and was made from something else ({listed}): give another --run name"
             )
-        run = replace(run, config=dict(config), state=RunState.RUNNING, message="")
+        run = replace(run, config=dict(config))
     else:
         run = Run(name, RunState.RUNNING, now, now, dict(config), dict(identity))
-    return save_run(store, replace(run, inputs=dict(inputs), versions=versions()))
+    return start_attempt(store, replace(run, inputs=dict(inputs), versions=versions()))
+
+
+def start_attempt(store: Store, run: Run) -> Run:
+    """Store a run as running and as owned by a new attempt."""
+    return save_run(store, replace(run, state=RunState.RUNNING, message="", attempt=uuid.uuid4().hex[:12]))
 
 
 def save_run(store: Store, run: Run) -> Run:
-    """Store a run's manifest with the time of now."""
+    """Store a run's manifest with the current time."""
     run = replace(run, updated_at=_now())
-    store.write(f"{run_folder(run.name)}/manifest.json", json.dumps(asdict(run), indent=1, ensure_ascii=False).encode())
+    store.write(_manifest_path(run.name), json.dumps(asdict(run), indent=1, ensure_ascii=False).encode())
     return run
 
 
-def record_state(store: Store, name: str, state: RunState, message: str = "", **facts: Any) -> Run:
-    """Write a run's state and what is known of it (references, counts, seconds) into its manifest.
+def record_state(
+    store: Store, name: str, state: RunState, message: str = "", *, attempt: str | None = None, **facts: Any
+) -> Run:
+    """Record a run's state and facts (references, counts, seconds) in its manifest; recorded facts are kept.
 
-    What is known of references and counts already stays, unless it is given anew.
+    With `attempt`, the state is recorded only if this attempt still owns the run. An attempt that has lost the run to
+    a newer one records its references only: they follow from the run's identity, and its other tasks need them.
     """
     run = read_run(store, name)
-    facts["references"] = {**run.references, **facts.get("references", {})}
-    facts["counts"] = {**run.counts, **facts.get("counts", {})}
-    return save_run(store, replace(run, state=state, message=message, **facts))
+    references = {**run.references, **facts.pop("references", {})}
+    if attempt is not None and attempt != run.attempt:
+        if state is not run.state:
+            logger.warning("run '%s': state '%s' is not recorded: a newer attempt works on this run", name, state)
+        return run if references == run.references else save_run(store, replace(run, references=references))
+    counts = {**run.counts, **facts.pop("counts", {})}
+    return save_run(store, replace(run, state=state, message=message, references=references, counts=counts, **facts))
 
 
 def read_run(store: Store, name: str) -> Run:
     """The manifest of a run.
 
-    Raises UsageError listing the runs that are there, StoreError for a manifest that this version does not understand.
+    Raises UsageError with the names of the store's runs if there is no such run, StoreError if this version does not
+    understand the manifest.
     """
-    path = f"{run_folder(name)}/manifest.json"
+    path = _manifest_path(name)
     try:
         fields = store.read_json(path)
     except FileNotFoundError:
@@ -126,7 +138,7 @@ def read_run(store: Store, name: str) -> Run:
 
 
 def list_runs(store: Store) -> list[Run]:
-    """All runs of a store, by name; one whose manifest can't be read is left out, and a warning says so."""
+    """All runs of a store, by name. Logs a warning and skips a run whose manifest is damaged or not understood."""
     manifests = [path.split("/") for path in store.list("runs")]
     names = sorted(parts[1] for parts in manifests if len(parts) == 3 and parts[2] == "manifest.json")
     runs = []
@@ -134,47 +146,45 @@ def list_runs(store: Store) -> list[Run]:
         try:
             runs.append(read_run(store, name))
         except StoreError as error:
-            if error.is_transient:  # the store is away, not the manifest damaged
+            if error.is_transient:  # the store does not answer; the manifest may be sound
                 raise
             logger.warning("run '%s' is left out: %s", name, error)
     return runs
 
 
-def list_selections(store: Store, name: str) -> list[dict[str, Any]]:
-    """The manifests of a run's selections, oldest first."""
-    paths = [path for path in store.list(f"{run_folder(name)}/selections") if path.endswith("/manifest.json")]
-    return sorted((store.read_json(path) for path in paths), key=lambda item: (item["created_at"], item["name"]))
+def _manifest_path(name: str) -> str:
+    return f"{run_folder(name)}/manifest.json"
 
 
-def _checked(found: Any, address: str) -> Run:
+def _checked(content: Any, address: str) -> Run:
     known = {item.name: item for item in dataclass_fields(Run)}
-    if not isinstance(found, dict):
-        raise StoreError(f"{address} is no manifest of a run: it holds {type(found).__name__}; move it away")
-    wrong = [f"unknown field {name}" for name in found if name not in known]
+    if not isinstance(content, dict):
+        raise StoreError(f"{address} is no manifest of a run: it holds {type(content).__name__}; move it away")
+    wrong = [f"unknown field {name}" for name in content if name not in known]
     wrong += [
         f"no field {name}"
         for name, item in known.items()
-        if name not in found and item.default is MISSING and item.default_factory is MISSING
+        if name not in content and item.default is MISSING and item.default_factory is MISSING
     ]
-    if "state" in found and found["state"] not in list(RunState):
-        wrong.append(f"unknown state {found['state']}")
+    if "state" in content and content["state"] not in list(RunState):
+        wrong.append(f"unknown state {content['state']}")
     if wrong:
         raise StoreError(
             f"{address} is not a manifest that this version understands ({', '.join(wrong)}): use the version of "
             f"nuggets that wrote it, this is {versions().get('nuggets', 'an unknown one')}"
         )
-    return Run(**{**found, "state": RunState(found["state"])})
+    return Run(**{**content, "state": RunState(content["state"])})
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a score may depend on, those that are installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that a score may depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _now() -> str:

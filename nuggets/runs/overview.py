@@ -1,14 +1,16 @@
-"""What people ask of runs: what they are made from, how far they are, why they failed, and where their files lie."""
+"""A run at a glance: its inputs, its progress, why it failed, and the addresses of its files."""
 
 from dataclasses import dataclass
 
-from nuggets.runs.manifest import Run, golden_path, list_selections, run_folder, selection_folder
+from nuggets.runs.attempts import observed_state
+from nuggets.runs.manifest import Run, golden_path, run_folder
+from nuggets.runs.selections import list_selections
 from nuggets.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionOverview:
-    """A selection of a run."""
+    """A selection of a run. `is_newest`: no later selection of the same cut exists."""
 
     name: str
     cut: str
@@ -16,11 +18,12 @@ class SelectionOverview:
     candidates: int
     created_at: str
     address: str
+    is_newest: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RunOverview:
-    """A run. What it has not come to yet, or does not have, is None."""
+    """A run. A value that is not known yet, or does not exist, is None. Selections are listed oldest first."""
 
     name: str
     state: str
@@ -32,16 +35,16 @@ class RunOverview:
     examples: int | None
     anchors: int | None
     table: int | None  # cells of the full table
-    cells: int | None  # those that the run has counted; in an attempt that did not end further ones may be there
+    cells: int | None  # counted when an attempt starts and ends: an attempt that was cut off may have stored more
     selections: tuple[SelectionOverview, ...]
 
 
 def run_overview(store: Store, run: Run) -> RunOverview:
-    """A run at a glance."""
+    """The overview of a run."""
     table = run.counts.get("cells")
     return RunOverview(
         name=run.name,
-        state=run.state.value,
+        state=observed_state(store, run).value,
         message=run.message,
         created_at=run.created_at,
         updated_at=run.updated_at,
@@ -51,22 +54,29 @@ def run_overview(store: Store, run: Run) -> RunOverview:
         anchors=run.counts.get("anchors"),
         table=table,
         cells=None if table is None else run.counts.get("cells_found", 0) + run.counts.get("cells_computed", 0),
-        selections=tuple(
-            SelectionOverview(
-                name=item["name"],
-                cut=item["cut_description"],
-                kept=item["kept"],
-                candidates=item["candidates"],
-                created_at=item["created_at"],
-                address=store.uri(selection_folder(run.name, item["name"])),
-            )
-            for item in list_selections(store, run.name)
-        ),
+        selections=_selections(store, run.name),
+    )
+
+
+def _selections(store: Store, name: str) -> tuple[SelectionOverview, ...]:
+    manifests = list_selections(store, name)
+    newest = {item["name"]: item["folder"] for item in manifests}
+    return tuple(
+        SelectionOverview(
+            name=item["name"],
+            cut=item["cut_description"],
+            kept=item["kept"],
+            candidates=item["candidates"],
+            created_at=item["created_at"],
+            address=store.uri(item["folder"]),
+            is_newest=newest[item["name"]] == item["folder"],
+        )
+        for item in manifests
     )
 
 
 def run_files(store: Store, run: Run) -> dict[str, str]:
-    """The full addresses of what a run has in its store: its own, and what it shares with others."""
+    """The full addresses of a run's own artifacts and of those that it shares with other runs, if they are stored."""
     references = run.references
     paths = {"manifest": f"{run_folder(run.name)}/manifest.json", "golden scores": golden_path(run.name)}
     if "pool" in references:

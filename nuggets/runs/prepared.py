@@ -1,4 +1,4 @@
-"""A prepared run: what the tasks of a run need to know about it."""
+"""The prepared run: the record that each task of a run takes."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,15 @@ from nuggets.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """A run that is open in its store, and what its tasks need to know."""
+    """A run that is open in its store."""
 
     name: str
     store: Store
     setup: ScoringSetup
-    encoder: ModelFiles | None  # None where an anchor file makes it unnecessary
-    encoder_digest: str
-    trust_encoder_code: bool
     pool_digest: str
+    encoder: ModelFiles | None = None  # None if the anchors come from a file, or are known
+    encoder_digest: str = ""
+    trust_encoder_code: bool = False
+    anchor_file_digest: str | None = None
     max_bad_candidates: int = 0
-    anchor_file_digest: str | None = None  # of the anchor file
+    attempt: str = ""  # the attempt that owns the run; empty for a flow that does not

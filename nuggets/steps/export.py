@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from nuggets.anchors.anchor_set import read_anchors
 from nuggets.errors import UsageError
-from nuggets.runs.manifest import Run, golden_path, list_selections, read_run
+from nuggets.runs.manifest import Run, golden_path, read_run
+from nuggets.runs.selections import newest_selections
 from nuggets.scores.cuts import cut_name, describe_cut
 from nuggets.scores.score_table import score_tables
 from nuggets.steps.frames import run_scores, stored_cells
@@ -78,7 +79,7 @@ def export_scores(
     """
     table_extension(out)
     score_tables(store, read_run(store, run_name))  # raises UsageError if there are none yet
-    selections = list_selections(store, run_name)
+    selections = newest_selections(store, run_name)
     if not selections:
         raise UsageError(
             f"run '{run_name}' has no selection yet, and the column kept shows one: make it with nuggets reselect"

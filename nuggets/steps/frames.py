@@ -10,7 +10,8 @@ import pyarrow as pa
 from nuggets.cells.sweep import ShardCells
 from nuggets.errors import UsageError
 from nuggets.pools.shards import read_pool_record
-from nuggets.runs.manifest import Run, list_selections, read_run
+from nuggets.runs.manifest import Run, read_run
+from nuggets.runs.selections import newest_selections
 from nuggets.scores.cuts import Cut
 from nuggets.scores.score_table import score_tables
 from nuggets.scores.selection import Boundary, count_scores, find_boundary
@@ -87,7 +88,7 @@ def run_scores(store: Store, run_name: str, cut: Cut | None, *, memory: int = ME
 
 def scores_frame(store: Store, run_name: str, selection: str | None) -> "DataFrame":
     """A run's scores, as `nuggets.load_scores` documents them."""
-    selections = list_selections(store, run_name)
+    selections = newest_selections(store, run_name)
     has_cut = selections or selection is not None
     cut = published_cut(selections, run_name, selection) if has_cut else None
     frame: DataFrame = pa.concat_tables(run_scores(store, run_name, cut)).to_pandas()

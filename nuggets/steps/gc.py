@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from nuggets.cells.folders import compact, list_blocks
+from nuggets.runs.attempts import observed_state
 from nuggets.runs.manifest import RunState, list_runs, run_folder
 from nuggets.store.store import Store
 
@@ -27,7 +28,7 @@ def find_garbage(store: Store, *, older_than: float) -> Garbage:
     `score-shards` compute more of a run, its manifest says that it has ended, and their tasks have lists to read.
     """
     folders = Counter(path.rpartition("/")[0] for path in list_blocks(store, "cells"))
-    done = [run.name for run in list_runs(store) if run.state != RunState.RUNNING]
+    done = [run.name for run in list_runs(store) if observed_state(store, run) != RunState.RUNNING]
     unread = max(older_than, _WEEK)
     return Garbage(
         # A file from the future (a clock was set back) is as young as can be, and stays.

@@ -101,7 +101,7 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
         "imported": digest([[row, rate, scores.sums.get(row)] for row, rate in sorted(scores.win_rates.items())]),
     }
     inputs = {
-        "pool": {"source": pool, "sha256": pool_print},
+        "pool": {"source": pool, "digest": pool_print},
         "model": {"name": "of the authors' program, not recorded in its files", "digest": None},
         "score_files": list(scores.files),
         "mean_gain_unit": "nats per anchor: the score files hold no token counts",

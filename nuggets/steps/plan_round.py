@@ -40,13 +40,18 @@ class ScoringUnit:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round's tasks, and how things stood before it: cells of the full table, those found, candidates undecided."""
+    """A round's tasks, and the state before it: cells of the full table, cells found, candidates undecided.
+
+    `requested` is the number of cells that the round needs of its free shards. Cells that another run stores while the
+    round is planned are in no task: a round without tasks is the last one only if it asks for nothing.
+    """
 
     number: int
     candidates: int
     table: int
     found: int
     undecided: int
+    requested: int
     units: tuple[ScoringUnit, ...]
 
 
@@ -89,7 +94,7 @@ def plan_round(
         share = max(1, min(pool.shard_examples[0] * len(cells.anchors), ceil(race.requested / workers)))
         tasks = _tasks(race.choices, cells_at_most=share)
         units = tuple(_unit(prepared, pool, task, number=number, index=index) for index, task in enumerate(tasks))
-    plan = Round(number, pool.examples, table, race.known, race.undecided, units)
+    plan = Round(number, pool.examples, table, race.known, race.undecided, race.requested, units)
     _report(plan, racing=cut is not None)
     return plan
 
@@ -190,6 +195,8 @@ def _report(plan: Round, *, racing: bool) -> None:
 def _rest(plan: Round, at_most: int, *, racing: bool) -> str:
     if racing and not plan.undecided:
         return "nothing to compute: the cut is certain"
-    if not plan.units:
+    if not plan.undecided:
         return "nothing to compute"
+    if not plan.requested:
+        return "nothing to compute here"
     return f"at most {at_most} to compute" if racing else f"{at_most} to compute"

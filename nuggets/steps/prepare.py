@@ -75,22 +75,23 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     }
     name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"
     inputs = {
-        "pool": {"source": config.pool, "sha256": pool_digest},
+        "pool": {"source": config.pool, "digest": pool_digest},
         "model": {"name": setup.files.name, "digest": setup.model_digest},
         "encoder": {"name": encoder.name, "digest": encoder_digest} if encoder else None,
         "anchor_file": config.anchor_file,
     }
-    run: Run = open_run(store, name, config=_found_from_anywhere(config), identity=identity, inputs=inputs)
+    run = open_run(store, name, config=_found_from_anywhere(config), identity=identity, inputs=inputs)
     return PreparedRun(
-        run.name,
-        store,
-        setup,
-        encoder,
-        encoder_digest,
-        trust_encoder_code,
-        pool_digest,
-        config.max_bad_candidates,
-        anchor_file_digest,
+        name=run.name,
+        store=store,
+        setup=setup,
+        pool_digest=pool_digest,
+        encoder=encoder,
+        encoder_digest=encoder_digest,
+        trust_encoder_code=config.encoder is not None and config.trust_remote_code == config.encoder,
+        anchor_file_digest=anchor_file_digest,
+        max_bad_candidates=config.max_bad_candidates,
+        attempt=run.attempt,
     )
 
 
@@ -122,7 +123,13 @@ def resume_run(store: Store, name: str) -> PreparedRun:
             f"run '{name}' was scored as {run.references['scoring_key']}, and its model, limits and this version of "
             f"nuggets give {setup.key}: cells of two kinds must not be mixed; start a new run with nuggets curate"
         )
-    return PreparedRun(name, store, setup, None, "", False, identity["pool"], config.max_bad_candidates)
+    return PreparedRun(
+        name=name,
+        store=store,
+        setup=setup,
+        pool_digest=identity["pool"],
+        max_bad_candidates=config.max_bad_candidates,
+    )
 
 
 def own_cut(run: Run) -> Cut | None:

@@ -12,7 +12,8 @@ from nuggets.errors import UsageError
 from nuggets.pools.shards import Pool, read_pool_record
 from nuggets.report.figure import data_address
 from nuggets.report.markdown import RankedExample, files_table, picture, score_quantiles, selections_table
-from nuggets.runs.manifest import Run, list_selections, read_run, selection_folder
+from nuggets.runs.manifest import Run, read_run
+from nuggets.runs.selections import newest_selections, selection_folder
 from nuggets.scores.anchor_wins import anchor_wins_path, read_anchor_wins
 from nuggets.scores.cuts import Cut, cut_from_options, cut_name, cut_options, describe_cut
 from nuggets.scores.score_table import golden_digest, score_tables
@@ -37,16 +38,13 @@ from nuggets.steps.selection_files import (
     save_selected,
     shown_examples,
 )
+from nuggets.store.addresses import digest
 from nuggets.store.disk_buckets import MEMORY
 from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
-FILES = (
-    "selected.jsonl",
-    "scores.parquet",
-    PICTURE,
-    "report.md",
-)  # beside the manifest, with ANCHORS where they are known
+FILES = ("selected.jsonl", "scores.parquet", PICTURE, "report.md")  # and ANCHORS, if their wins were counted
+_OF_AN_ATTEMPT = ("state", "message", "attempt", "updated_at")  # fields of a run that say nothing of a selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,7 @@ class Selection:
     run: str
     name: str
     cut: str
+    path: str  # of the folder, in the store
     folder: str  # full address
     candidates: int
     kept: int
@@ -75,14 +74,14 @@ def undecided_candidates(store: Store, run_name: str, cut: Cut) -> int:
 def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = MEMORY) -> Selection:
     """Apply a cut to a run's golden scores and publish what it keeps.
 
-    Rows beyond `memory` bytes are sorted by way of the disk. Another cut makes another folder; the same cut finds its
-    own and leaves it alone, unless a file is missing there, or it was made from other scores than are known by now.
+    Rows beyond `memory` bytes are sorted by way of the disk. Each cut and each score table makes a folder; a folder
+    that is whole is left alone.
     Raises UsageError if the run has no golden scores yet, or lacks cells that the cut needs.
     """
     run = read_run(store, run_name)
     tables = score_tables(store, run)
-    # Before the scores are read: if others take their place meanwhile, the selection counts as outdated, not as new.
-    golden = golden_digest(store, run_name)
+    # Before the scores are read: if they are replaced meanwhile, the selection lies in a folder of outdated scores.
+    scores = _scores_digest(store, run)
     levels = count_scores(tables())
     if missing := undecided_count(levels, cut):
         raise UsageError(
@@ -92,20 +91,21 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
     boundary, kept = find_boundary(tables, levels, cut, memory=memory)
     found = summarize_selection(tables, levels, boundary, ends=SHOWN)
     pool = read_pool_record(store, run.references["pool"])
-    folder = selection_folder(run_name, cut_name(cut))
+    folder = selection_folder(run_name, cut_name(cut), scores)
     selection = Selection(
         run=run.name,
         name=cut_name(cut),
         cut=describe_cut(cut),
+        path=folder,
         folder=store.uri(folder),
         candidates=levels.candidates,
         kept=kept,
         quantiles=score_quantiles(levels),
         shown=shown_examples(store, pool, found),
-        already_there=_is_there(store, folder, _file_names(store, run), run, golden),
+        already_there=_is_whole(store, folder, _file_names(store, run)),
     )
     if not selection.already_there:
-        decided = _Decided(run, golden, pool, cut, tables, boundary, found)
+        decided = _Decided(run, scores, pool, cut, tables, boundary, found)
         _write_files(store, folder, decided, selection, memory=memory)
     return selection
 
@@ -115,22 +115,19 @@ def _file_names(store: Store, run: Run) -> tuple[str, ...]:
     return (*FILES, ANCHORS) if store.exists(anchor_wins_path(run.name)) else FILES
 
 
-def _is_there(store: Store, folder: str, names: Sequence[str], run: Run, golden: str) -> bool:
-    """Whether a selection is published whole, and from these golden scores of this scoring key.
+def _scores_digest(store: Store, run: Run) -> str:
+    """Digest of the scores that a selection is made from, and of what they are scores of."""
+    return digest({"scores": golden_digest(store, run.name), "scoring_key": run.references.get("scoring_key")})
 
-    Manifests of earlier versions do not say from which scores: these selections are made once more.
-    """
-    there = set(store.list(folder))
-    if not {f"{folder}/{name}" for name in (*names, "manifest.json")} <= there:
-        return False
-    manifest = store.read_json(f"{folder}/manifest.json")
-    key = manifest["run"]["references"].get("scoring_key")
-    return bool(manifest.get("golden_sha256") == golden and key == run.references.get("scoring_key"))
+
+def _is_whole(store: Store, folder: str, names: Sequence[str]) -> bool:
+    """Whether a selection is published with all of its files."""
+    return {f"{folder}/{name}" for name in (*names, "manifest.json")} <= set(store.list(folder))
 
 
 def read_report(store: Store, selection: Selection) -> str:
     """A published selection's report, in Markdown."""
-    return store.read(f"{selection_folder(selection.run, selection.name)}/report.md").decode()
+    return store.read(f"{selection.path}/report.md").decode()
 
 
 def selection_page(store: Store, selection: Selection) -> str:
@@ -138,7 +135,7 @@ def selection_page(store: Store, selection: Selection) -> str:
 
     Its report with the picture in it, the full addresses of its files, and all selections of its run side by side.
     """
-    folder = selection_folder(selection.run, selection.name)
+    folder = selection.path
     # As a paragraph of its own: an example's text that looks the same stands in a row of a table.
     linked, embedded = (
         f"\n\n{picture(address)}\n\n" for address in (PICTURE, data_address(store.read(f"{folder}/{PICTURE}")))
@@ -157,11 +154,9 @@ def selection_page(store: Store, selection: Selection) -> str:
 
 
 def compare_selections(store: Store, run: str) -> str:
-    """All selections of a run side by side, as Markdown, oldest first."""
-    made = list_selections(store, run)
-    return selections_table(
-        [(item["cut_description"], item["kept"], store.uri(selection_folder(run, item["name"]))) for item in made]
-    )
+    """The newest selection of each cut of a run side by side, as Markdown, oldest first."""
+    newest = newest_selections(store, run)
+    return selections_table([(item["cut_description"], item["kept"], store.uri(item["folder"])) for item in newest])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +164,7 @@ class _Decided:
     """A cut of a run that is certain, and what it comes to."""
 
     run: Run
-    golden: str  # digest of its golden scores
+    scores: str  # digest
     pool: Pool
     cut: Cut
     tables: Tables
@@ -190,8 +185,8 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         shown = ReportInputs(selection.shown, anchors, selection.folder, store.uri(pool.rejects_path))
         report = report_markdown(run, pool, cut, found, shown)
         files["report.md"].write_text(report, encoding="utf-8")
-        hashes = {name: _sha256(file) for name, file in files.items()}
-        store.remove(f"{folder}/manifest.json")
+        digests = {name: _file_digest(file) for name, file in files.items()}
+        store.remove(f"{folder}/manifest.json")  # present if somebody has deleted another file of the folder
         for name, file in files.items():
             store.write_file(f"{folder}/{name}", file)
     manifest = {
@@ -203,15 +198,15 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         "kept": selection.kept,
         "golden_score_quantiles": selection.quantiles,
         "candidates_by_cells": {str(cells): n for cells, n in sorted(candidates_by_cells(found.levels).items())},
-        "golden_sha256": decided.golden,
-        "sha256": hashes,
-        "run": asdict(run),
+        "scores_digest": decided.scores,
+        "digests": digests,
+        "run": {name: value for name, value in asdict(run).items() if name not in _OF_AN_ATTEMPT},
     }
     # Last, because its presence says that the selection is whole.
     store.write(f"{folder}/manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
-def _sha256(file: Path) -> str:
+def _file_digest(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from nuggets.runs.manifest import Run, RunState
-from nuggets.runs.overview import RunOverview
+from nuggets.runs.overview import RunOverview, SelectionOverview
 
 _COLUMNS = ("run", "state", "updated (UTC)", "model", "pool", "examples x anchors", "cells", "selections (cut: kept)")
 
@@ -23,7 +23,7 @@ def run_page(run: Run, overview: RunOverview, files: Mapping[str, str]) -> str:
     parts: dict[str, Mapping[str, object]] = {
         "": {
             "run": run.name,
-            "state": run.state,
+            "state": overview.state,
             "message": run.message or None,
             "created (UTC)": _time(run.created_at),
             "updated (UTC)": _time(run.updated_at),
@@ -37,7 +37,12 @@ def run_page(run: Run, overview: RunOverview, files: Mapping[str, str]) -> str:
         "versions": run.versions,
         "selections": {
             item.cut: f"kept {item.kept} of {item.candidates}, {_time(item.created_at)}, {item.address}"
+            for item in _newest(overview)
+        },
+        "earlier selections": {
+            item.address: f"{item.cut}, kept {item.kept} of {item.candidates}, {_time(item.created_at)}"
             for item in overview.selections
+            if not item.is_newest
         },
         "files": files,
     }
@@ -45,10 +50,14 @@ def run_page(run: Run, overview: RunOverview, files: Mapping[str, str]) -> str:
 
 
 def _row(run: RunOverview) -> tuple[str, ...]:
-    made = "; ".join(f"{item.cut}: {item.kept}" for item in run.selections)
+    made = "; ".join(f"{item.cut}: {item.kept}" for item in _newest(run))
     table = f"{run.examples} x {run.anchors}" if run.examples and run.anchors else "-"
     names = (_short(run.model), _short(run.pool))
     return (run.name, run.state, _time(run.updated_at), *names, table, _cells(run), made or "-")
+
+
+def _newest(run: RunOverview) -> list[SelectionOverview]:
+    return [item for item in run.selections if item.is_newest]
 
 
 def _cells(run: RunOverview) -> str:
