@@ -25,8 +25,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 WORKERS ?= 2
 BIN := .venv/bin
-# loadgroup: the tests of one server run in one process, so that the server starts once.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+# loadfile: a file's tests run in one process, so that fixtures of a module are made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Prefect, the hub client and matplotlib keep their files in this folder instead of the home directory.
 export PREFECT_HOME := $(CURDIR)/.prefect
 export HF_HOME := $(CURDIR)/.cache/huggingface

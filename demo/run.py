@@ -1,4 +1,7 @@
-"""make demo: curate a pool with planted defects, and show whether the golden score found them."""
+"""make demo: curate a pool with planted defects, and print how well the golden score separates them from the rest.
+
+Exits with code 1 if the score does not separate them: a broken score must not look like a finished demo.
+"""
 
 import json
 import subprocess
@@ -12,91 +15,85 @@ from sklearn.metrics import roc_auc_score
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / ".demo"
+STORE = OUT / "store"
 SEED = 7
 RUN = "demo"
-# Sized for two CPU cores: a candidate costs as many tokens as its own demonstration and all anchors have together.
-SETTINGS = ("--profile", "plain", "--anchors", "10", "--anchor-tokens", "64", "--shard-size", "50")
-CUT = 0.25
+# Sized for two CPU cores. The cost of a candidate is its own tokens plus the tokens of all anchors. Without racing,
+# every candidate gets an exact score, which the table needs.
+SETTINGS = ("--profile", "plain", "--anchors", "10", "--anchor-tokens", "64", "--shard-size", "50", "--racing", "off")
+CUT = ("--top-fraction", "0.25")
+LEAST_AUC = 0.6  # 0.5 is chance
+
+Rows = list[tuple[str, object]]
 
 
 def main() -> None:
-    """Plant the defects, run the main job as a user would, and print what came of it."""
+    """Plant the defects, run the command that a user runs, print the table, and check the score."""
     started = time.monotonic()
     pool, labels = _prepare()
-    print(f"demo pool: {pool}, {len(labels)} of its rows are damaged; the flow does not know which", flush=True)
-    nuggets, store = str(Path(sys.executable).with_name("nuggets")), str(OUT / "store")
-    command = [nuggets, "curate", str(pool), "--store", store, "--run", RUN, "--top-fraction", str(CUT), *SETTINGS]
-    _run(command)
-    raced = _counts()
-    print("\nthe cut is certain; the table below wants every score, so the cells that the race left out:", flush=True)
-    _run([*command, "--racing", "off"])
-    folder = _newest_selection(nuggets, store)
-    print(summary(folder, labels, raced, seconds=time.monotonic() - started))
-    print(f"\nresults: {folder}")
-    print(f"         {folder / 'report.md'}")
-
-
-def summary(folder: Path, labels: dict[int, str], raced: dict[str, int], *, seconds: float) -> str:
-    """The table that the demo ends with."""
+    _nuggets("curate", pool, "--store", STORE, "--run", RUN, *CUT, *SETTINGS)
+    run = json.loads(_nuggets("show", RUN, "--store", STORE, "--json", captured=True))
+    newest = max(run["selections"], key=lambda selection: selection["created_at"])
+    folder = Path(newest["address"])
     scores = pd.read_parquet(folder / "scores.parquet")
-    selection = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    counts = _counts()
-    needed = raced["cells_found"] + raced["cells_computed"]
-    damaged = scores["candidate_row"].isin(labels.keys())
-    kept = scores["kept"]
-    quantiles = scores["golden_score"].quantile([0, 0.25, 0.5, 0.75, 1])
-    auc = roc_auc_score(~damaged, scores["golden_score"])
-    rows = [
-        ("pool", f"{counts['examples']} examples, {int(damaged.sum())} of them damaged"),
-        ("anchors", counts["anchors"]),
-        (
-            "cells for the cut",
-            f"{needed} of {counts['cells']} ({raced['cells_computed']} computed, {raced['cells_found']} found)",
-        ),
-        ("cells for every score", f"{counts['cells_computed']} more computed, {counts['cells_found']} found"),
-        ("seconds", f"{seconds:.0f}"),
-        ("golden score", "  ".join(f"{name} {value:.2f}" for name, value in zip(QUANTILES, quantiles, strict=True))),
-        ("kept", f"{int(kept.sum())} ({selection['cut']['meaning']})"),
-        ("damaged among kept", _share(damaged[kept])),
-        ("damaged among dropped", _share(damaged[~kept])),
-        ("AUC, sound above damaged", f"{auc:.2f} (0.5 would be chance)"),
-    ]
-    by_kind = scores[damaged].groupby(scores["candidate_row"].map(labels))["golden_score"].mean()
-    rows += [(f"mean score, {kind.replace('_', ' ')}", f"{value:.2f}") for kind, value in by_kind.items()]
-    rows.append(("mean score, sound", f"{scores.loc[~damaged, 'golden_score'].mean():.2f}"))
+    auc = float(roc_auc_score(~_damaged(scores, labels), scores["golden_score"]))
+    rows = [*_run_rows(run["counts"], seconds=time.monotonic() - started), *_score_rows(scores, labels, auc=auc)]
     width = max(len(name) for name, _ in rows)
-    return "\n" + "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-QUANTILES = ("least", "25 %", "median", "75 %", "most")
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def _newest_selection(nuggets: str, store: str) -> Path:
-    """The folder of the selection that the run has published last."""
-    shown = subprocess.run([nuggets, "show", RUN, "--store", store, "--json"], check=True, capture_output=True)
-    return Path(json.loads(shown.stdout)["selections"][-1]["address"])
-
-
-def _counts() -> dict[str, int]:
-    """What the run's manifest says of its last attempt."""
-    manifest = json.loads((OUT / "store" / "runs" / RUN / "manifest.json").read_text(encoding="utf-8"))
-    return dict(manifest["counts"])
+    print("\n" + "\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    print(f"\nreport: {folder / 'report.md'}")
+    if auc <= LEAST_AUC:
+        sys.exit(f"error: AUC {auc:.2f} is not above {LEAST_AUC}: the score does not separate sound from damaged rows")
 
 
 def _prepare() -> tuple[Path, dict[int, str]]:
+    """The pool file with planted defects, and the kind of damage by row."""
     examples = [json.loads(line) for line in (HERE / "examples.jsonl").read_text(encoding="utf-8").splitlines()]
     rows, labels = plant_defects(examples, seed=SEED)
     OUT.mkdir(exist_ok=True)
     pool = OUT / "pool.jsonl"
     pool.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     (OUT / "labels.json").write_text(json.dumps(labels, indent=1), encoding="utf-8")
+    print(f"{pool}: {len(rows)} examples, {len(labels)} of them damaged; nuggets does not see which", flush=True)
     return pool, labels
+
+
+def _nuggets(*arguments: object, captured: bool = False) -> str:
+    """Run a nuggets command, and exit with its code if it fails; returns what it printed if `captured`."""
+    program = Path(sys.executable).with_name("nuggets")
+    done = subprocess.run([program, *map(str, arguments)], stdout=subprocess.PIPE if captured else None, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout or ""
+
+
+def _run_rows(counts: dict[str, int], *, seconds: float) -> Rows:
+    return [
+        ("anchors", counts["anchors"]),
+        (
+            "cells",
+            f"{counts['cells']} ({counts['cells_computed']} computed, {counts['cells_found']} stored before)",
+        ),
+        ("seconds", f"{seconds:.0f}"),
+    ]
+
+
+def _score_rows(scores: pd.DataFrame, labels: dict[int, str], *, auc: float) -> Rows:
+    damaged, kept = _damaged(scores, labels), scores["kept"]
+    quantiles = scores["golden_score"].quantile([0, 0.25, 0.5, 0.75, 1])
+    names = ("min", "25 %", "median", "75 %", "max")
+    by_kind = scores[damaged].groupby(scores["candidate_row"].map(labels))["golden_score"].mean()
+    return [
+        ("golden score", "  ".join(f"{name} {value:.2f}" for name, value in zip(names, quantiles, strict=True))),
+        ("damaged among kept", _share(damaged[kept])),
+        ("damaged among dropped", _share(damaged[~kept])),
+        ("AUC, sound above damaged", f"{auc:.2f} (chance is 0.5)"),
+        ("mean score, sound", f"{scores.loc[~damaged, 'golden_score'].mean():.2f}"),
+        *((f"mean score, {kind.replace('_', ' ')}", f"{value:.2f}") for kind, value in by_kind.items()),
+    ]
+
+
+def _damaged(scores: pd.DataFrame, labels: dict[int, str]) -> "pd.Series[bool]":
+    return scores["candidate_row"].isin(labels.keys())
 
 
 def _share(damaged: "pd.Series[bool]") -> str:

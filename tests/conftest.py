@@ -1,8 +1,7 @@
 """Fixtures that many test files share, the cost tiers of the tests, and the hypothesis profiles.
 
 A test's tier follows from its fixtures: a test that uses a Prefect server is marked `flow`, one that uses an S3 server
-is marked `s3`; all others are unit tests. Under pytest-xdist each server's tests share one worker process, so that
-each server starts once.
+is marked `s3`; all others are unit tests.
 """
 
 import json
@@ -40,32 +39,18 @@ for _profile, _examples in {"quick": 20, "thorough": 200}.items():
     )
 settings.load_profile("quick")
 
-# Fixtures that are expensive and shared, and the group of the tests that use them. A group's tests run in one process,
-# so that its fixtures are made once. A test that uses fixtures of several groups belongs to the first of these.
-GROUPS = {
-    "running_stack": "stack",
-    "prefect_server": "flow",
-    "s3_server": "s3",
-    "mortal_s3": "s3",
-    "raced": "rounds",
-    "whole": "rounds",
-    "ours": "reference",
-}
-SERVERS = ("stack", "flow", "s3")  # groups that are markers too: a test's tier
+# A test's tier by the fixture that it uses.
+TIERS = {"running_stack": "stack", "prefect_server": "flow", "s3_server": "s3", "mortal_s3": "s3"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with their tier and their group of pytest-xdist, and run unit tests first."""
+    """Mark each test with its tier, and run unit tests first."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        groups = [group for fixture, group in GROUPS.items() if fixture in fixtures or item.get_closest_marker(group)]
-        for group in groups:
-            if group in SERVERS:
-                item.add_marker(group)
-        if groups:
-            item.add_marker(pytest.mark.xdist_group(groups[0]))
-    items.sort(key=lambda item: [item.get_closest_marker(server) is not None for server in SERVERS])
+        for tier in {tier for fixture, tier in TIERS.items() if fixture in fixtures}:
+            item.add_marker(tier)
+    items.sort(key=lambda item: [item.get_closest_marker(tier) is not None for tier in ("stack", "flow", "s3")])
 
 
 EXAMPLES = [
