@@ -1,5 +1,7 @@
 """Publish a selection, and show it in the UI."""
 
+import math
+
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
@@ -39,16 +41,17 @@ def _show(store: Store, run: str, selection: Selection) -> None:
         description=f"{run}: the best and the worst ten candidates",
         table=[
             {
-                "rank": item.place.rank,
-                "golden score": item.score,
-                "wins": item.place.wins,
-                "cells": f"{item.place.cells}/{item.place.anchors}",
-                "mean gain": None if item.place.mean_gain != item.place.mean_gain else round(item.place.mean_gain, 4),
-                "kept": item.place.kept,
-                "row": item.place.row,
-                "instruction": item.instruction[:200],
-                "output": item.output[:200],
+                "rank": row.rank,
+                "golden score": example.score,
+                "wins": row.wins,
+                "cells": f"{row.cells}/{row.anchors}",
+                "mean gain": None if math.isnan(row.mean_gain) else round(row.mean_gain, 4),
+                "kept": row.kept,
+                "row": row.row,
+                "instruction": example.instruction[:200],
+                "output": example.output[:200],
             }
-            for item in selection.shown
+            for example in selection.shown
+            for row in [example.candidate]
         ],
     )

@@ -140,7 +140,7 @@ def test_in_a_race_only_computed_cells_count_and_the_report_says_that_they_are_n
     scored.score(raced)
     scored.judge()
     report = read_report(scored.store, scored.publish(Threshold(0.6)))
-    assert "They are no random sample" in report
+    assert "They are not a random sample" in report
     assert "| 2 | 0.500 | 3/6 | 1.500 |" in report
     assert "| 1 | 1.000 | 3/3 | 1.000 | always won, stands there 2 times |" in report
 
@@ -203,7 +203,7 @@ def test_a_report_says_where_its_files_are_and_where_the_rows_that_it_could_not_
     (folder,) = re.findall("^In `(.*)`$", report, re.MULTILINE)
     files = re.findall(r"^\| (\w+\.\w+) \| ", report[report.index("## Files") :], re.MULTILINE)
     assert {path.name for path in Path(folder).iterdir()} == set(files)
-    (rejects,) = re.findall("^Each with its row and what is wrong with it: `(.*)`$", report, re.MULTILINE)
+    (rejects,) = re.findall("^Every rejected row with its reason: `(.*)`$", report, re.MULTILINE)
     (reject,) = map(json.loads, Path(rejects).read_text().splitlines())
     assert reject["row"] == 6
     assert f"| {reject['reason']} | 1 |" in report

@@ -12,7 +12,7 @@ from nuggets.scores.cuts import Cut, Threshold, TopK
 from nuggets.scores.selection import ScoreCounts
 
 
-def levels(*rows: tuple[int, int, int, int]) -> ScoreCounts:
+def counts(*rows: tuple[int, int, int, int]) -> ScoreCounts:
     """Of rows of (candidates, wins, cells, anchors)."""
     count, wins, cells, anchors = np.array(rows, dtype=np.int32).reshape(-1, 4).T
     return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count.astype(np.int64))
@@ -20,7 +20,7 @@ def levels(*rows: tuple[int, int, int, int]) -> ScoreCounts:
 
 def everybody(anchors: int, *also: tuple[int, int, int, int]) -> ScoreCounts:
     """Two candidates of each score, and some others."""
-    return levels(*((2, wins, anchors, anchors) for wins in range(anchors + 1)), *also)
+    return counts(*((2, wins, anchors, anchors) for wins in range(anchors + 1)), *also)
 
 
 def kept_above(pool: ScoreCounts, value: float) -> NDArray[np.int64]:
@@ -42,7 +42,7 @@ def test_of_few_anchors_each_score_has_a_bin_around_it(anchors: int):
 @pytest.mark.parametrize("anchors", [25, 50, 99, 100, 260, 10**6])
 @pytest.mark.parametrize("value", [0.0, 0.29, 0.5, 0.97, 1.0])
 def test_of_many_anchors_bins_hold_equally_many_scores_but_for_the_outer_ones(anchors: int, value: float):
-    bins = at_threshold(levels((1, 0, anchors, anchors), (1, anchors, anchors, anchors)), value)
+    bins = at_threshold(counts((1, 0, anchors, anchors), (1, anchors, anchors, anchors)), value)
     assert 12 <= len(bins.total) <= MOST_BINS
     scores = np.rint((bins.highest - bins.lowest) * anchors).astype(int) + 1
     assert len(set(scores[1:-1].tolist())) == 1 and max(scores[0], scores[-1]) <= scores[1]
@@ -62,7 +62,7 @@ def test_of_many_anchors_bins_hold_equally_many_scores_but_for_the_outer_ones(an
     ],
 )
 def test_the_cut_stands_halfway_between_the_last_score_dropped_and_the_first_kept(anchors, value, place):
-    for pool in (everybody(anchors), levels((3, 0, anchors, anchors))):  # whoever is there
+    for pool in (everybody(anchors), counts((3, 0, anchors, anchors))):  # whoever is there
         bins = at_threshold(pool, value)
         assert bins.cut == pytest.approx(place)
         assert bins.cut in bins.edges
@@ -73,11 +73,11 @@ def test_a_cut_by_rank_stands_below_the_lowest_score_kept():
     assert bins.cut == pytest.approx(4.5 / 8)
     assert (bins.kept.tolist(), bins.dropped.tolist()) == ([0] * 5 + [2] * 4, [2] * 5 + [0] * 4)
     assert score_bins(everybody(8), np.zeros(9, dtype=np.int64), TopK(8)).cut is None
-    assert score_bins(levels((3, 0, 8, 8)), np.array([3]), TopK(3)).cut == pytest.approx(-0.5 / 8)
+    assert score_bins(counts((3, 0, 8, 8)), np.array([3]), TopK(3)).cut == pytest.approx(-0.5 / 8)
 
 
 def test_candidates_parted_by_their_mean_gain_share_a_bin_above_the_cut():
-    bins = score_bins(levels((5, 3, 8, 8), (4, 5, 8, 8)), np.array([0, 1]), TopK(1))
+    bins = score_bins(counts((5, 3, 8, 8), (4, 5, 8, 8)), np.array([0, 1]), TopK(1))
     assert (bins.cut, bins.kept[5], bins.dropped[5]) == (pytest.approx(4.5 / 8), 1, 3)
 
 
@@ -97,7 +97,7 @@ ROWS = st.lists(
 
 @given(ROWS, st.floats(0, 1) | st.integers(0, 8).map(lambda eighths: eighths / 8) | st.none(), st.integers(3, 25))
 def test_the_cut_parts_bins_whatever_the_pool(rows, value, most):
-    pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
+    pool = counts(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
     bounds = pool.bounds
     cut: Cut = TopK(1)
     kept = np.zeros(len(rows), dtype=np.int64)
@@ -133,7 +133,7 @@ def test_the_cut_parts_bins_whatever_the_pool(rows, value, most):
 
 
 def test_bars_are_scaled_to_the_longest_and_the_cut_stands_between_them():
-    pool = levels((60, 0, 4, 4), (8, 2, 4, 4), (1, 3, 4, 4))
+    pool = counts((60, 0, 4, 4), (8, 2, 4, 4), (1, 3, 4, 4))
     assert histogram(score_bins(pool, np.array([0, 3, 1]), TopK(4))).splitlines() == [
         "score        examples # kept, . dropped",
         "0.000              60 " + "." * 38,
@@ -145,7 +145,7 @@ def test_bars_are_scaled_to_the_longest_and_the_cut_stands_between_them():
 
 
 def test_dropped_early_have_a_mark_of_their_own():
-    pool = levels((10, 90, 100, 100), (20, 30, 80, 100))
+    pool = counts((10, 90, 100, 100), (20, 30, 80, 100))
     assert histogram(score_bins(pool, np.array([10, 0]), TopK(10))).splitlines()[1:4] == [
         "                      : dropped early, at the highest score",
         "0.500-0.540        20 " + ":" * 38,
@@ -154,14 +154,14 @@ def test_dropped_early_have_a_mark_of_their_own():
 
 
 def test_ten_million_candidates_fit_a_line():
-    pool = levels((10_000_000, 90, 260, 260))
+    pool = counts((10_000_000, 90, 260, 260))
     lines = histogram(score_bins(pool, np.array([0]), TopK(1))).splitlines()
     assert lines[1].split()[:2] == ["0.338-0.377", "10000000"]
     assert len(lines[1]) == 60
 
 
 def test_without_anybody_judged_there_are_bins_and_nobody_in_them():
-    for pool in (levels((3, 0, 0, 0)), levels()):
+    for pool in (counts((3, 0, 0, 0)), counts()):
         bins = score_bins(pool, np.zeros(len(pool.count), dtype=np.int64), TopK(2))
         assert (len(bins.total), bins.total.any()) == (21, False)
         assert histogram(bins) == "score        examples # kept, . dropped"

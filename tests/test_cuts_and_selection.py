@@ -366,24 +366,24 @@ def test_boundary_levels_and_ends_are_those_of_the_whole_pool_in_memory(drawn, c
     expected, ranked = kept_of(rows, cut), sorted(rows, key=place_of)
     assert select(cut, *tables) == [row[0] for row in expected]
 
-    levels = count_scores(tables)
-    bounds = levels.bounds
+    counts = count_scores(tables)
+    bounds = counts.bounds
     triples = list(zip(bounds.wins.tolist(), bounds.cells.tolist(), bounds.anchors.tolist(), strict=True))
-    assert dict(zip(triples, levels.count.tolist(), strict=True)) == Counter(row[1:4] for row in rows)
-    assert levels.candidates == len(rows)
+    assert dict(zip(triples, counts.count.tolist(), strict=True)) == Counter(row[1:4] for row in rows)
+    assert counts.candidates == len(rows)
 
-    boundary, _ = find_boundary(lambda: tables, levels, cut, memory=ROOMY)
-    found = summarize_selection(lambda: tables, levels, boundary, ends=ends)
+    boundary, _ = find_boundary(lambda: tables, counts, cut, memory=ROOMY)
+    found = summarize_selection(lambda: tables, counts, boundary, shown=ends)
     kept = Counter(row[1:4] for row in expected)
     assert found.kept.tolist() == [kept[triple] for triple in triples]
     shown = [row for rank, row in enumerate(ranked) if rank < ends or rank >= len(rows) - ends]
-    assert [(row.rank, row.candidate_id, row.kept) for row in found.ends] == [
+    assert [(row.rank, row.candidate_id, row.kept) for row in found.best_and_worst] == [
         (ranked.index(row) + 1, row[0], row in expected) for row in shown
     ]
     assert found.set_aside == tuple(row[0] for row in rows if not row[3])[:ends]
     places = {row[0]: (place // size, place % size, *row[1:4]) for place, row in enumerate(rows)}
-    assert [(row.shard, row.row, row.wins, row.cells, row.anchors) for row in found.ends] == [
-        places[row.candidate_id] for row in found.ends
+    assert [(row.shard, row.row, row.wins, row.cells, row.anchors) for row in found.best_and_worst] == [
+        places[row.candidate_id] for row in found.best_and_worst
     ]
 
 
@@ -510,8 +510,8 @@ def test_a_published_selection_says_how_many_cells_there_are_and_is_published_ag
     selection = publish_selection(here.store, "first", TopK(1))
     assert (selection.candidates, selection.kept, selection.already_there) == (40, 1, False)
     assert selection.quantiles["0.5"] == (0.0, 0.5)
-    assert selection.shown[0].place == RankedRow(1, here.keys[11], 4, 1, 3, 4, 4, 0.5, True)
-    assert [item.place.rank for item in selection.shown] == [*range(1, 11), *range(31, 41)]
+    assert selection.shown[0].candidate == RankedRow(1, here.keys[11], 4, 1, 3, 4, 4, 0.5, True)
+    assert [item.candidate.rank for item in selection.shown] == [*range(1, 11), *range(31, 41)]
     manifest = json.loads(Path(selection.folder, "manifest.json").read_bytes())
     assert manifest["candidates_by_cells"] == {"2": 39, "4": 1}
     assert manifest["golden_score_quantiles"]["0.5"] == [0.0, 0.5]

@@ -225,20 +225,20 @@ def example(rank: int, *, instruction: str = "Add.", output: str = "3", **known:
     )  # fmt: skip
 
 
-def levels(*rows: tuple[int, int, int, int]) -> ScoreCounts:
+def counts(*rows: tuple[int, int, int, int]) -> ScoreCounts:
     """Of rows of (candidates, wins, cells, anchors)."""
     count, wins, cells, anchors = np.array(rows, dtype=np.int32).reshape(-1, 4).T
     return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count.astype(np.int64))
 
 
-TINY_LEVELS = levels((2, 3, 20, 20), (1, 4, 20, 20), (1, 7, 20, 20))
+TINY_COUNTS = counts((2, 3, 20, 20), (1, 4, 20, 20), (1, 7, 20, 20))
 TINY = ReportData(
     title="tiny: golden score above 0.3",
     facts={"cut": "golden score above 0.3", "kept": "1 of 4 candidates", "pool": "a|b\n.jsonl: 6 rows"},
     rejects={"missing_output": 1, "too_large": 1},
     rejects_file="s3://b/pools/1f/rejects.jsonl",
-    levels=TINY_LEVELS,
-    bins=score_bins(TINY_LEVELS, np.array([0, 0, 1]), Threshold(0.3)),
+    counts=TINY_COUNTS,
+    bins=score_bins(TINY_COUNTS, np.array([0, 0, 1]), Threshold(0.3)),
     cells={20: 4},
     best=[example(1, wins=7, mean_gain=1.25)],
     worst=[
@@ -263,7 +263,7 @@ TINY_REPORT = """\
 The share of anchors that an example makes more probable when the model sees it first. \
 Compare scores within this run only: their level depends on the model and the anchors.
 
-| least | 10 % | 25 % | 50 % | 75 % | 90 % | most |
+| lowest | 10 % | 25 % | 50 % | 75 % | 90 % | highest |
 | --- | --- | --- | --- | --- | --- | --- |
 | 0.150 | 0.150 | 0.150 | 0.175 | 0.237 | 0.305 | 0.350 |
 
@@ -294,7 +294,7 @@ cut --------------------------------------------------------
 
 ## Rows that could not be used
 
-Each with its row and what is wrong with it: `s3://b/pools/1f/rejects.jsonl`
+Every rejected row with its reason: `s3://b/pools/1f/rejects.jsonl`
 
 | reason | rows |
 | --- | --- |
@@ -316,16 +316,16 @@ def test_a_whole_report():
     assert render_report(TINY) == TINY_REPORT
 
 
-RACED_LEVELS = levels((1, 14, 20, 20), (2, 1, 8, 20), (1, 0, 16, 20))
+RACED_COUNTS = counts((1, 14, 20, 20), (2, 1, 8, 20), (1, 0, 16, 20))
 RACED = replace(
     TINY,
-    levels=RACED_LEVELS,
-    bins=score_bins(RACED_LEVELS, np.array([1, 0, 0]), TopK(1)),
+    counts=RACED_COUNTS,
+    bins=score_bins(RACED_COUNTS, np.array([1, 0, 0]), TopK(1)),
     cells={20: 1, 8: 2, 16: 1},
     worst=[example(4, wins=0, cells=16, mean_gain=float("nan"), kept=False)],
 )
 RACED_SCORES = """\
-| least | 10 % | 25 % | 50 % | 75 % | 90 % | most |
+| lowest | 10 % | 25 % | 50 % | 75 % | 90 % | highest |
 | --- | --- | --- | --- | --- | --- | --- |
 | 0.000 to 0.200 | 0.015 to 0.335 | 0.037 to 0.537 | 0.050 to 0.650 | 0.212 to 0.662 | 0.505 to 0.685 | 0.700 |
 
@@ -350,8 +350,8 @@ cut --------------------------------------------------------
 
 ## Cells per candidate
 
-Candidates that could not reach the cut any more were dropped before they met all anchors: their score is known to lie \
-between two bounds. Those that are kept have all of their cells.
+Candidates that could no longer make the cut were dropped before they met all anchors: their score is an interval. \
+Kept candidates have all of their cells.
 
 | cells | candidates |
 | --- | --- |
@@ -377,7 +377,7 @@ def test_a_report_of_a_race_tells_bounds_and_how_many_cells_there_are():
 
 
 def test_a_report_does_not_speak_of_what_is_not_there():
-    one = levels((1, 4, 4, 4))
+    one = counts((1, 4, 4, 4))
     clean = ReportData("t", {}, {}, "", one, score_bins(one, np.array([1]), TopK(1)), {4: 1}, [], [], "", "", {})
     assert "could not be used" not in render_report(clean)
     assert "ells per candidate" not in render_report(clean)
@@ -404,7 +404,7 @@ LEVELS = st.lists(
 
 @given(LEVELS, st.data())
 def test_every_true_quantile_lies_between_its_bounds(rows, data):
-    pool = levels(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
+    pool = counts(*((count, wins, wins + lost, wins + lost + left) for count, wins, lost, left in rows))
     eligible = [row for row in rows if sum(row[1:])] or rows  # the others have no score
     scores = [
         (wins + data.draw(st.integers(0, left))) / max(1, wins + lost + left)
@@ -419,7 +419,7 @@ def test_every_true_quantile_lies_between_its_bounds(rows, data):
 
 @given(LEVELS)
 def test_quantiles_of_known_scores_are_those_of_numpy(rows):
-    pool = levels(*((count, wins, wins + lost, wins + lost) for count, wins, lost, _ in rows))
+    pool = counts(*((count, wins, wins + lost, wins + lost) for count, wins, lost, _ in rows))
     eligible = [row for row in rows if row[1] + row[2]] or rows  # the others have no score
     scores = [wins / max(1, wins + lost) for count, wins, lost, _ in eligible for _ in range(count)]
     low, high = zip(*score_quantiles(pool).values(), strict=True)
@@ -469,4 +469,4 @@ def test_of_many_anchors_both_ends_are_listed():
     report = render_report(replace(TINY, anchors=anchors))
     listed = [line.split("|")[1].strip() for line in report.splitlines() if "| Go. |" in line]
     assert listed == [str(row) for row in (*range(20), *range(21, 41))]
-    assert "The 20 that are won most and the 20 that are won least; anchors.parquet has all." in report
+    assert "The 20 most won and the 20 least won anchors; anchors.parquet has all." in report

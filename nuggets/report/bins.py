@@ -1,7 +1,7 @@
-"""Candidates counted by golden score, as picture and report show them. Pure.
+"""Candidates counted by golden score, as figure and report show them. Pure.
 
-With m anchors there are m + 1 scores, 0/m to m/m. A bin stands around one of them, or around several side by side: its
-edges lie between scores, and one of them where the cut parts those that are dropped from those that are kept.
+With m anchors there are m + 1 scores, 0/m to m/m. A bin holds one score or several adjacent ones: its edges lie between
+scores, and one edge lies where the cut parts dropped candidates from kept ones.
 """
 
 from dataclasses import dataclass
@@ -15,85 +15,85 @@ from nuggets.scores.selection import ScoreCounts
 MOST_BINS = 25
 _WIDTH = 60  # characters of a line of the histogram
 _BAR = _WIDTH - 22
-_NOBODYS_ANCHORS = 20  # where nobody is eligible, an axis with some bins all the same
+_ANCHORS_WITHOUT_SCORES = 20  # the axis of a pool in which no candidate has a score
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreBins:
-    """Candidates by golden score; who was dropped early, with cells missing, stands at the highest score possible."""
+    """Candidates by golden score. Those dropped early, with cells missing, stand at their highest possible score."""
 
-    anchors: int  # that most candidates are judged on: scores are their shares
-    cut: float | None  # the edge between dropped and kept; None for a cut by rank that keeps nobody
+    anchors: int  # of most candidates: scores are multiples of 1/anchors
+    cut: float | None  # the edge between dropped and kept; None for a cut by rank that keeps no candidate
     edges: NDArray[np.float64]  # one more than there are bins
-    lowest: NDArray[np.float64]  # per bin, the scores that it holds: from this one
-    highest: NDArray[np.float64]  # to that one
+    lowest: NDArray[np.float64]  # lowest score of each bin
+    highest: NDArray[np.float64]  # highest score of each bin
     kept: NDArray[np.int64]
     dropped: NDArray[np.int64]
     early: NDArray[np.int64]
 
     @property
     def total(self) -> NDArray[np.int64]:
-        """How many candidates each bin holds."""
+        """Number of candidates of each bin."""
         return self.kept + self.dropped + self.early
 
 
-def score_bins(levels: ScoreCounts, kept: NDArray[np.int64], cut: Cut, *, most: int = MOST_BINS) -> ScoreBins:
-    """How many candidates of which score a cut keeps and drops, in `most` bins (3 or more) at most.
+def score_bins(counts: ScoreCounts, kept: NDArray[np.int64], cut: Cut, *, most: int = MOST_BINS) -> ScoreBins:
+    """Count kept and dropped candidates by score, in at most `most` bins (3 or more).
 
-    `kept` goes with `levels`. Who is judged on nothing has no score, and is in no bin. Where candidates of the same
-    score are parted by their mean gain, the cut stands below all of them.
+    `kept` is how many of each of `counts` the cut keeps. Candidates without a score are in no bin. Where mean gain
+    decides between candidates of one score, the cut stands below that score.
     """
-    kept, levels = kept[levels.bounds.anchors > 0], levels.eligible
-    bounds = levels.bounds
-    anchors = _usual_anchors(levels)
-    place = _cut_place(levels, kept, cut, anchors)
-    steps = _steps(anchors, place, most)
+    kept, counts = kept[counts.bounds.anchors > 0], counts.eligible
+    bounds = counts.bounds
+    anchors = _usual_anchors(counts)
+    cut_edge = _cut_edge(counts, kept, cut, anchors)
+    steps = _steps(anchors, cut_edge, most)
     edges = (steps - 0.5) / anchors
-    if place is not None:
-        edges[steps == _nearest_step(anchors, place)] = place
+    if cut_edge is not None:
+        edges[steps == _nearest_step(anchors, cut_edge)] = cut_edge
     bins = len(edges) - 1
-    # Who is itself an anchor is judged on one less, and its score lies somewhere between those of the others.
-    where = np.clip(np.searchsorted(edges, bounds.high, side="right") - 1, 0, bins - 1)
+    # A candidate that is itself an anchor has one anchor less, so that its score lies between those of the others.
+    bin_of = np.clip(np.searchsorted(edges, bounds.high, side="right") - 1, 0, bins - 1)
     lowest, highest = steps[:-1] / anchors, (steps[1:] - 1) / anchors
-    np.minimum.at(lowest, where, bounds.high)
-    np.maximum.at(highest, where, bounds.high)
-    complete = bounds.complete
-    parts = (kept, np.where(complete, levels.count - kept, 0), np.where(complete, 0, levels.count))
-    counts = [np.bincount(where, weights=part, minlength=bins).astype(np.int64) for part in parts]
-    return ScoreBins(anchors, place, edges, lowest, highest, *counts)
+    np.minimum.at(lowest, bin_of, bounds.high)
+    np.maximum.at(highest, bin_of, bounds.high)
+    dropped = np.where(bounds.complete, counts.count - kept, 0)
+    early = np.where(bounds.complete, 0, counts.count)
+    in_bins = [np.bincount(bin_of, weights=part, minlength=bins).astype(np.int64) for part in (kept, dropped, early)]
+    return ScoreBins(anchors, cut_edge, edges, lowest, highest, *in_bins)
 
 
-def _usual_anchors(levels: ScoreCounts) -> int:
-    """On how many anchors most candidates are eligible."""
-    numbers, place = np.unique(levels.bounds.anchors, return_inverse=True)
+def _usual_anchors(counts: ScoreCounts) -> int:
+    """The number of anchors that most candidates have."""
+    numbers, index = np.unique(counts.bounds.anchors, return_inverse=True)
     if not len(numbers):
-        return _NOBODYS_ANCHORS
-    counts = np.bincount(place, weights=levels.count)
-    return int(numbers[np.flatnonzero(counts == counts.max())[-1]])
+        return _ANCHORS_WITHOUT_SCORES
+    candidates = np.bincount(index, weights=counts.count)
+    return int(numbers[np.flatnonzero(candidates == candidates.max())[-1]])
 
 
-def _cut_place(levels: ScoreCounts, kept: NDArray[np.int64], cut: Cut, anchors: int) -> float | None:
-    """Halfway between the highest score that a cut drops and the lowest that it keeps, of all scores there can be."""
-    numbers = {anchors, *np.unique(levels.bounds.anchors).tolist()}
+def _cut_edge(counts: ScoreCounts, kept: NDArray[np.int64], cut: Cut, anchors: int) -> float | None:
+    """Halfway between the highest score that a cut drops and the lowest that it keeps, of all possible scores."""
+    numbers = {anchors, *np.unique(counts.bounds.anchors).tolist()}
     possible = np.unique(np.concatenate([np.arange(number + 1) / number for number in numbers]))
     if isinstance(cut, Threshold):
         dropped = int((possible <= cut.value).sum())
     elif kept.any():
-        dropped = int((possible < levels.bounds.low[kept > 0].min()).sum())
+        dropped = int((possible < counts.bounds.low[kept > 0].min()).sum())
     else:
         return None
-    bounds = np.concatenate([[-1 / anchors], possible, [1 + 1 / anchors]])
-    return float((bounds[dropped] + bounds[dropped + 1]) / 2)
+    scores = np.concatenate([[-1 / anchors], possible, [1 + 1 / anchors]])
+    return float((scores[dropped] + scores[dropped + 1]) / 2)
 
 
-def _nearest_step(anchors: int, place: float) -> int:
-    """The scores' boundary, counted from the one below 0, that is nearest to a place."""
-    return int(np.rint(place * anchors + 0.5))
+def _nearest_step(anchors: int, edge: float) -> int:
+    """The number of the boundary between scores that is nearest to an edge; boundary 0 lies below score 0."""
+    return int(np.rint(edge * anchors + 0.5))
 
 
-def _steps(anchors: int, place: float | None, most: int) -> NDArray[np.int64]:
-    """Between which scores bins end: step n lies below score n/m. All but the outer bins hold equally many scores."""
-    start = 0 if place is None else _nearest_step(anchors, place)
+def _steps(anchors: int, cut_edge: float | None, most: int) -> NDArray[np.int64]:
+    """The boundaries at which bins end; boundary n lies below score n/m. All but the outer bins are equally wide."""
+    start = 0 if cut_edge is None else _nearest_step(anchors, cut_edge)
     width = max(1, -(-(anchors + 1) // most))
     while True:
         inner = np.arange(start % width, anchors + 1, width)

@@ -1,5 +1,6 @@
-"""The report of a selection, for people: data in, Markdown out. Pure."""
+"""The report of a selection: data in, Markdown out. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,55 +13,52 @@ from nuggets.scores.anchor_wins import ReportedAnchor
 from nuggets.scores.selection import RankedRow, ScoreCounts
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-ANCHOR_ENDS = 20  # so many of the most and of the least won anchors are shown
+ANCHORS_SHOWN = 20  # of the most won and of the least won anchors each
 _ANCHOR_HEADER = ("anchor", "win rate", "wins/cells", "zero-shot loss", "remark", "pool row", "instruction", "output")
 
 
 @dataclass(frozen=True, slots=True)
 class RankedExample:
-    """A candidate as a report shows it."""
+    """A candidate with its texts."""
 
-    place: RankedRow
+    candidate: RankedRow
     instruction: str
     output: str
 
     @property
     def score(self) -> str:
-        """Its golden score, or where cells are missing the interval in which it lies."""
-        if self.place.anchors == 0:
+        """The golden score, or the interval in which it lies where cells are missing."""
+        wins, cells, anchors = self.candidate.wins, self.candidate.cells, self.candidate.anchors
+        if anchors == 0:
             return "none"
-        low = self.place.wins / max(1, self.place.anchors)
-        high = low + (self.place.anchors - self.place.cells) / max(1, self.place.anchors)
-        return f"{low:.3f}" if self.place.cells == self.place.anchors else f"{low:.3f} to {high:.3f}"
+        low, high = wins / anchors, (wins + anchors - cells) / anchors
+        return f"{low:.3f}" if cells == anchors else f"{low:.3f} to {high:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report says: `facts` are shown in order, `bins` are those of `levels`, `cells` is candidates by cells.
-
-    `anchors` come most won first; none, and the report is silent about them.
-    """
+    """The contents of a report."""
 
     title: str
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any]  # shown in this order
     rejects: Mapping[str, int]  # rows by reason
-    rejects_file: str  # where they stand one by one, full address
-    levels: ScoreCounts
+    rejects_file: str  # full address
+    counts: ScoreCounts
     bins: ScoreBins
-    cells: Mapping[int, int]
+    cells: Mapping[int, int]  # candidates by number of cells
     best: Sequence[RankedExample]
     worst: Sequence[RankedExample]
     picture: str  # the file's name, beside the report
     folder: str  # of the files, full address
     files: Mapping[str, str]
-    anchors: Sequence[ReportedAnchor] = ()
+    anchors: Sequence[ReportedAnchor] = ()  # most won first; without any the report has no such section
 
 
 def render_report(data: ReportData) -> str:
     """The whole report."""
-    quantiles = score_quantiles(data.levels)
-    certain = bool(data.levels.bounds.complete.all())
-    names = {"0": "least", "1": "most"}
+    quantiles = score_quantiles(data.counts)
+    certain = bool(data.counts.bounds.complete.all())
+    names = {"0": "lowest", "1": "highest"}
     parts = [
         f"# {data.title}",
         _table(("", ""), [(name, _one_line(str(value))) for name, value in data.facts.items()]),
@@ -77,8 +75,8 @@ def render_report(data: ReportData) -> str:
     if not certain:
         parts += [
             "## Cells per candidate",
-            "Candidates that could not reach the cut any more were dropped before they met all anchors: their score is "
-            "known to lie between two bounds. Those that are kept have all of their cells.",
+            "Candidates that could no longer make the cut were dropped before they met all anchors: their score is an "
+            "interval. Kept candidates have all of their cells.",
             _table(("cells", "candidates"), _by_cells(data.cells)),
         ]
     worst = "## Worst" if certain else "## Worst, by the highest score possible"
@@ -87,16 +85,16 @@ def render_report(data: ReportData) -> str:
         parts += ["## Anchors", *_anchors(data.anchors, certain=certain)]
     if data.rejects:
         rows = [(reason, str(count)) for reason, count in data.rejects.items()]
-        said = f"Each with its row and what is wrong with it: {_address(data.rejects_file)}"
-        parts += ["## Rows that could not be used", said, _table(("reason", "rows"), rows)]
+        where = f"Every rejected row with its reason: {_address(data.rejects_file)}"
+        parts += ["## Rows that could not be used", where, _table(("reason", "rows"), rows)]
     parts += ["## Files", f"In {_address(data.folder)}", _table(("file", "what it holds"), list(data.files.items()))]
     return "\n\n".join(parts) + "\n"
 
 
-def score_quantiles(levels: ScoreCounts) -> dict[str, tuple[float, float]]:
-    """Quantiles of a pool's golden scores, each with the bounds between which it lies; equal where scores are known."""
-    levels = levels.eligible if levels.eligible.candidates else levels
-    low, high = (_quantiles(values, levels.count) for values in (levels.bounds.low, levels.bounds.high))
+def score_quantiles(counts: ScoreCounts) -> dict[str, tuple[float, float]]:
+    """Lower and upper bound of each quantile of a pool's golden scores; equal where all scores are known."""
+    counts = counts.eligible if counts.eligible.candidates else counts
+    low, high = (_quantiles(values, counts.count) for values in (counts.bounds.low, counts.bounds.high))
     return {f"{q:g}": (round(a, 6), round(b, 6)) for q, a, b in zip(QUANTILES, low, high, strict=True)}
 
 
@@ -106,82 +104,83 @@ def picture(address: str) -> str:
 
 
 def _quantiles(values: NDArray[np.float64], count: NDArray[np.int64]) -> list[float]:
-    """Of values that occur `count` times each, interpolated between neighbours as numpy does."""
+    """Quantiles of values that occur `count` times each, interpolated linearly as numpy does."""
     order = np.argsort(values)
     ends = np.cumsum(count[order])
-    places = np.array(QUANTILES) * (int(ends[-1]) - 1)
+    positions = np.array(QUANTILES) * (int(ends[-1]) - 1)
+    floor = np.floor(positions)
     below, above = (
-        values[order[np.searchsorted(ends, rounded, side="right")]] for rounded in (np.floor(places), np.ceil(places))
+        values[order[np.searchsorted(ends, rounded, side="right")]] for rounded in (floor, np.ceil(positions))
     )
-    return [float(value) for value in below + (above - below) * (places - np.floor(places))]
+    return [float(value) for value in below + (above - below) * (positions - floor)]
 
 
 def _by_cells(cells: Mapping[int, int], *, bins: int = 10) -> list[tuple[str, str]]:
     most = max(cells)
     width = max(1, -(-most // bins))
-    counted: dict[int, int] = {}
+    candidates: dict[int, int] = {}
     for number, count in cells.items():
-        counted[number // width] = counted.get(number // width, 0) + count
-    bounds = {place: (place * width, min(most, (place + 1) * width - 1)) for place in sorted(counted)}
+        candidates[number // width] = candidates.get(number // width, 0) + count
+    bounds = {index: (index * width, min(most, (index + 1) * width - 1)) for index in sorted(candidates)}
     return [
-        (str(first) if first == last else f"{first} to {last}", str(counted[place]))
-        for place, (first, last) in bounds.items()
+        (str(first) if first == last else f"{first} to {last}", str(candidates[index]))
+        for index, (first, last) in bounds.items()
     ]
 
 
 def files_table(addresses: Mapping[str, str]) -> str:
-    """Where files lie, as Markdown: their names and full addresses."""
+    """Names and full addresses of files, as Markdown."""
     return _table(("file", "where"), [(name, _address(address)) for name, address in addresses.items()])
 
 
 def selections_table(rows: Sequence[tuple[str, int, str]]) -> str:
-    """A run's selections side by side, as Markdown: what each keeps, how many, and where it lies."""
+    """A run's selections side by side, as Markdown: cut, number of kept candidates, address."""
     cells = [(_one_line(cut), str(kept), _one_line(folder)) for cut, kept, folder in rows]
     return _table(("cut", "kept", "where"), cells)
 
 
 def examples_table(examples: Sequence[RankedExample], *, certain: bool = True) -> str:
-    """Some candidates as a Markdown table; ranks of dropped ones only if they are `certain`, all scores being known."""
+    """Candidates as a Markdown table. Dropped ones have a rank only if all scores are known (`certain`)."""
     return _table(
         ("rank", "score", "wins", "cells", "mean gain", "kept", "row", "instruction", "output"),
         [
             (
-                str(place.rank) if place.kept or certain else "",
-                item.score,
-                str(place.wins),
-                f"{place.cells}/{place.anchors}",
-                "unknown" if place.mean_gain != place.mean_gain else f"{place.mean_gain:+.3f}",
-                "yes" if place.kept else "no",
-                str(place.row),
-                _shortened(item.instruction),
-                _shortened(item.output),
+                str(row.rank) if row.kept or certain else "",
+                example.score,
+                str(row.wins),
+                f"{row.cells}/{row.anchors}",
+                "unknown" if math.isnan(row.mean_gain) else f"{row.mean_gain:+.3f}",
+                "yes" if row.kept else "no",
+                str(row.row),
+                _shortened(example.instruction),
+                _shortened(example.output),
             )
-            for item in examples
-            for place in [item.place]
+            for example in examples
+            for row in [example.candidate]
         ],
     )
 
 
 def _anchors(anchors: Sequence[ReportedAnchor], *, certain: bool) -> list[str]:
-    """Anchors most won first, as Markdown: all of a small set, both ends of a large one."""
+    """Anchors as Markdown, most won first: all of a small set, the most and the least won of a large one."""
     never = sum(anchor.cells > 0 and anchor.wins == 0 for anchor in anchors)
     always = sum(0 < anchor.cells == anchor.wins for anchor in anchors)
-    said = (
-        "How often the candidates win each anchor, and its zero-shot loss in nats per response token. An anchor that "
-        "nobody wins, or everybody, does not tell candidates apart: "
+    explanation = (
+        "How often candidates win each anchor, and its zero-shot loss in nats per response token. An anchor that no "
+        "candidate wins, or every one, does not tell candidates apart: "
         f"{never} of {len(anchors)} are never won, {always} always."
     )
     if not certain:
-        said += (
-            " Only computed cells count, and a race picks them: first of all those that it expects to be lost, and all "
-            "cells of those that are kept. They are no random sample, so these are not the win rates of the whole pool."
+        explanation += (
+            " Only computed cells count, and a race chooses them: first the cells that it expects to be lost, and all "
+            "cells of kept candidates. They are not a random sample, so these are not the win rates of the whole pool."
         )
-    parts, rows = [said], [_anchor_cells(anchor) for anchor in anchors]
-    if len(anchors) > 2 * ANCHOR_ENDS:
+    parts, rows = [explanation], [_anchor_cells(anchor) for anchor in anchors]
+    if len(anchors) > 2 * ANCHORS_SHOWN:
         parts.append(
-            f"The {ANCHOR_ENDS} that are won most and the {ANCHOR_ENDS} that are won least; anchors.parquet has all."
+            f"The {ANCHORS_SHOWN} most won and the {ANCHORS_SHOWN} least won anchors; anchors.parquet has all."
         )
-        rows = [*rows[:ANCHOR_ENDS], ["..."] + [""] * (len(_ANCHOR_HEADER) - 1), *rows[-ANCHOR_ENDS:]]
+        rows = [*rows[:ANCHORS_SHOWN], ["..."] + [""] * (len(_ANCHOR_HEADER) - 1), *rows[-ANCHORS_SHOWN:]]
     return [*parts, _table(_ANCHOR_HEADER, rows)]
 
 
@@ -209,10 +208,10 @@ def _shortened(text: str, *, limit: int = 90) -> str:
 
 
 def _address(address: str) -> str:
-    """An address as code, which is shown as it is: underscores in it are no emphasis."""
+    """An address as code, because Markdown reads underscores as emphasis."""
     return f"`{_one_line(address)}`"
 
 
 def _one_line(text: str) -> str:
-    """A text as one cell of a table: a bar or a line break inside it would end the cell."""
+    """A text as one cell of a table; a bar or a line break would end the cell."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -15,87 +15,86 @@ from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import KEY_BYTES, Keys, nth_key, rank_keys
 
 Tables = Callable[[], Iterable[ScoreTable]]  # a pool's shards, from the first again at every call
-_EVERYBODY = b"\xff" * KEY_BYTES
+_LAST_KEY = b"\xff" * KEY_BYTES  # no key is greater
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreCounts:
-    """How many candidates of a pool stand where: a pool of any size in a few thousand numbers."""
+    """How many candidates have the same wins, cells and anchors: a pool of any size in a few thousand numbers."""
 
-    bounds: ScoreBounds  # one entry per level
+    bounds: ScoreBounds  # one entry per combination
     count: NDArray[np.int64]
 
     @property
     def candidates(self) -> int:
-        """Of the whole pool."""
+        """Size of the pool."""
         return int(self.count.sum())
 
     @property
     def eligible(self) -> "ScoreCounts":
-        """Those of candidates that are judged on something: who was set aside has no score, and is never kept."""
-        some = self.bounds.anchors > 0
-        bounds = self.bounds
-        return ScoreCounts(ScoreBounds(bounds.wins[some], bounds.losses[some], bounds.anchors[some]), self.count[some])
+        """Counts without candidates that have no anchor: these were set aside, have no score, and are never kept."""
+        bounds, has_anchors = self.bounds, self.bounds.anchors > 0
+        remaining = ScoreBounds(bounds.wins[has_anchors], bounds.losses[has_anchors], bounds.anchors[has_anchors])
+        return ScoreCounts(remaining, self.count[has_anchors])
 
 
 def count_scores(tables: Iterable[ScoreTable]) -> ScoreCounts:
-    """The levels of a pool."""
-    counted: Counter[tuple[int, int, int]] = Counter()
+    """Count the candidates of a pool by wins, cells and anchors."""
+    total: Counter[tuple[int, int, int]] = Counter()
     for table in tables:
-        rows = np.stack([table.wins, table.cells, table.anchors], axis=1)
-        found, count = np.unique(rows, axis=0, return_counts=True)
-        for row, number in zip(found.tolist(), count.tolist(), strict=True):
-            counted[tuple(row)] += number
-    wins, cells, anchors = np.array(sorted(counted), dtype=np.int32).reshape(-1, 3).T
-    count = np.array([counted[level] for level in sorted(counted)], dtype=np.int64)
+        triples, counts = np.unique(_triples(table), axis=0, return_counts=True)
+        for triple, count in zip(triples.tolist(), counts.tolist(), strict=True):
+            total[tuple(triple)] += count
+    wins, cells, anchors = np.array(sorted(total), dtype=np.int32).reshape(-1, 3).T
+    count = np.array([total[triple] for triple in sorted(total)], dtype=np.int64)
     return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count)
 
 
-def candidates_by_cells(levels: ScoreCounts) -> dict[int, int]:
-    """How many candidates have how many of their cells."""
-    counted: Counter[int] = Counter()
-    for cells, count in zip(levels.bounds.cells.tolist(), levels.count.tolist(), strict=True):
-        counted[cells] += count
-    return dict(counted)
+def candidates_by_cells(counts: ScoreCounts) -> dict[int, int]:
+    """Number of candidates by number of cells."""
+    total: Counter[int] = Counter()
+    for cells, count in zip(counts.bounds.cells.tolist(), counts.count.tolist(), strict=True):
+        total[cells] += count
+    return dict(total)
 
 
-def undecided_count(levels: ScoreCounts, cut: Cut) -> int:
-    """How many candidates lack cells that the cut needs; 0 if its answer is certain."""
-    return int(levels.count[undecided(levels.bounds, cut, levels.count)].sum())
+def undecided_count(counts: ScoreCounts, cut: Cut) -> int:
+    """Number of candidates that lack cells which the cut needs; 0 if the cut is decided."""
+    return int(counts.count[undecided(counts.bounds, cut, counts.count)].sum())
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Where a decided cut parts a pool: the key of the last candidate that is kept; `b""` if none is."""
+    """Where a decided cut parts a pool: the rank key of the last candidate that is kept; `b""` if none is."""
 
-    last: bytes
+    last_kept: bytes
 
     def keeps(self, keys: Keys) -> NDArray[np.bool_]:
-        """Whether each of some candidates is kept."""
-        kept: NDArray[np.bool_] = keys <= self.last
+        """Mask of the candidates that are kept, given their rank keys."""
+        kept: NDArray[np.bool_] = keys <= self.last_kept
         return kept
 
 
-def find_boundary(tables: Tables, levels: ScoreCounts, cut: Cut, *, memory: int) -> tuple[Boundary, int]:
-    """The boundary of a cut, and how many it keeps; `memory` bytes are taken at most.
+def find_boundary(tables: Tables, counts: ScoreCounts, cut: Cut, *, memory: int) -> tuple[Boundary, int]:
+    """The boundary of a cut and the number of candidates it keeps, with at most `memory` bytes.
 
     Raises ValueError if cells that the cut needs are missing.
     """
-    if missing := undecided_count(levels, cut):
+    if missing := undecided_count(counts, cut):
         raise ValueError(f"{missing} candidates lack cells that the cut needs: compute them first")
     if isinstance(cut, Threshold):
-        kept = int(levels.count[levels.bounds.low >= cutoff(levels.bounds.low, cut)].sum())
+        kept = int(counts.count[counts.bounds.low >= cutoff(counts.bounds.low, cut)].sum())
     else:
-        kept = min(kept_count(cut, levels.candidates), levels.eligible.candidates)
-    if kept in (0, levels.candidates):
-        return Boundary(_EVERYBODY if kept else b""), kept
-    limit = max(1024, memory // (8 * KEY_BYTES))  # keys, their draws, and what sorting takes
+        kept = min(kept_count(cut, counts.candidates), counts.eligible.candidates)
+    if kept in (0, counts.candidates):
+        return Boundary(_LAST_KEY if kept else b""), kept
+    limit = max(1024, memory // (8 * KEY_BYTES))  # keys, their random numbers, and what sorting takes
     return Boundary(nth_key(lambda: map(rank_keys, tables()), kept, limit=limit)), kept
 
 
 @dataclass(frozen=True, slots=True)
 class RankedRow:
-    """A candidate's place and what is known of it; `rank` counts from 1 over the whole pool."""
+    """A candidate with its rank, which counts from 1 over the whole pool."""
 
     rank: int
     candidate_id: str
@@ -110,55 +109,64 @@ class RankedRow:
 
 @dataclass(frozen=True, slots=True)
 class SelectionSummary:
-    """What a selection comes to: its levels, how many of each are kept, and the candidates at both ends."""
+    """A selection in numbers, with its best and its worst candidates."""
 
-    levels: ScoreCounts
-    kept: NDArray[np.int64]  # per level
-    ends: tuple[RankedRow, ...]  # the best and the worst, in the order of rank
-    set_aside: tuple[str, ...]  # example ids of those that are judged on nothing, at most as many as there are ends
+    counts: ScoreCounts
+    kept: NDArray[np.int64]  # how many of each of `counts`
+    best_and_worst: tuple[RankedRow, ...]  # in the order of rank
+    set_aside: tuple[str, ...]  # example ids of the first candidates without a score
 
 
-def summarize_selection(tables: Tables, levels: ScoreCounts, boundary: Boundary, *, ends: int) -> SelectionSummary:
-    """Look over a pool once: `ends` candidates of each end are kept in memory."""
-    places = {level: place for place, level in enumerate(zip(*_triples(levels), strict=True))}
-    kept = np.zeros(len(levels.count), dtype=np.int64)
+def summarize_selection(tables: Tables, counts: ScoreCounts, boundary: Boundary, *, shown: int) -> SelectionSummary:
+    """Summarize a selection in one pass over the pool, with the `shown` best and the `shown` worst candidates."""
+    bounds = counts.bounds
+    triples = zip(bounds.wins.tolist(), bounds.cells.tolist(), bounds.anchors.tolist(), strict=True)
+    index_of = {triple: index for index, triple in enumerate(triples)}
+    kept = np.zeros(len(counts.count), dtype=np.int64)
     best: list[tuple[bytes, RankedRow]] = []
     worst: list[tuple[bytes, RankedRow]] = []
-    aside: list[str] = []
+    set_aside: list[str] = []
     for table in tables():
         keys = rank_keys(table)
         is_kept = boundary.keeps(keys)
-        rows = np.stack([table.wins, table.cells, table.anchors], axis=1)[is_kept]
-        for row, count in zip(*np.unique(rows, axis=0, return_counts=True), strict=True):
-            kept[places[tuple(row.tolist())]] += count
-        aside += table.candidate_ids.take(pa.array(np.flatnonzero(table.anchors == 0))).to_pylist()
+        for triple, count in zip(*np.unique(_triples(table)[is_kept], axis=0, return_counts=True), strict=True):
+            kept[index_of[tuple(triple.tolist())]] += count
+        set_aside += table.candidate_ids.take(pa.array(np.flatnonzero(table.anchors == 0))).to_pylist()
         order = np.argsort(keys)
-        some = [(bytes(keys[place]), _ranked(table, int(place), kept=bool(is_kept[place]))) for place in order[:ends]]
-        best = heapq.nsmallest(ends, [*best, *some], key=lambda item: item[0])
-        some = [(bytes(keys[place]), _ranked(table, int(place), kept=bool(is_kept[place]))) for place in order[-ends:]]
-        worst = heapq.nlargest(ends, [*worst, *some], key=lambda item: item[0])
-    total = levels.candidates
+        best = heapq.nsmallest(shown, [*best, *_keyed(table, keys, is_kept, order[:shown])], key=_key)
+        worst = heapq.nlargest(shown, [*worst, *_keyed(table, keys, is_kept, order[-shown:])], key=_key)
     top = [replace(row, rank=rank) for rank, (_, row) in enumerate(best, start=1)]
-    bottom = [replace(row, rank=total - place) for place, (_, row) in enumerate(worst)]
-    return SelectionSummary(
-        levels, kept, (*top, *(row for row in reversed(bottom) if row.rank > len(top))), tuple(aside[:ends])
-    )
+    bottom = [replace(row, rank=counts.candidates - behind) for behind, (_, row) in enumerate(worst)]
+    not_in_top = [row for row in reversed(bottom) if row.rank > len(top)]
+    return SelectionSummary(counts, kept, (*top, *not_in_top), tuple(set_aside[:shown]))
 
 
-def _triples(levels: ScoreCounts) -> tuple[list[int], list[int], list[int]]:
-    bounds = levels.bounds
-    return bounds.wins.tolist(), (bounds.wins + bounds.losses).tolist(), bounds.anchors.tolist()
+def _triples(table: ScoreTable) -> NDArray[np.int32]:
+    return np.stack([table.wins, table.cells, table.anchors], axis=1)
 
 
-def _ranked(table: ScoreTable, place: int, *, kept: bool) -> RankedRow:
-    return RankedRow(
-        rank=0,  # known when all tables have been seen
-        candidate_id=table.candidate_ids[place].as_py(),
-        row=int(table.candidate_rows[place]),
-        shard=int(table.shards[place]),
-        wins=int(table.wins[place]),
-        cells=int(table.cells[place]),
-        anchors=int(table.anchors[place]),
-        mean_gain=float(table.mean_gain[place]),
-        kept=kept,
-    )
+def _key(keyed: tuple[bytes, RankedRow]) -> bytes:
+    return keyed[0]
+
+
+def _keyed(
+    table: ScoreTable, keys: Keys, is_kept: NDArray[np.bool_], indices: NDArray[np.int64]
+) -> list[tuple[bytes, RankedRow]]:
+    """Some candidates of a table with their rank keys. Their ranks are known when all tables have been read."""
+    return [
+        (
+            bytes(keys[index]),
+            RankedRow(
+                rank=0,
+                candidate_id=table.candidate_ids[index].as_py(),
+                row=int(table.candidate_rows[index]),
+                shard=int(table.shards[index]),
+                wins=int(table.wins[index]),
+                cells=int(table.cells[index]),
+                anchors=int(table.anchors[index]),
+                mean_gain=float(table.mean_gain[index]),
+                kept=bool(is_kept[index]),
+            ),
+        )
+        for index in indices.tolist()
+    ]

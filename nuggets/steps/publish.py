@@ -82,14 +82,14 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
     tables = score_tables(store, run)
     # Before the scores are read: if they are replaced meanwhile, the selection lies in a folder of outdated scores.
     scores = _scores_digest(store, run)
-    levels = count_scores(tables())
-    if missing := undecided_count(levels, cut):
+    counts = count_scores(tables())
+    if missing := undecided_count(counts, cut):
         raise UsageError(
             f"{missing} candidates of run '{run_name}' lack cells that the cut '{describe_cut(cut)}' needs: "
             "nuggets reselect computes them"
         )
-    boundary, kept = find_boundary(tables, levels, cut, memory=memory)
-    found = summarize_selection(tables, levels, boundary, ends=SHOWN)
+    boundary, kept = find_boundary(tables, counts, cut, memory=memory)
+    summary = summarize_selection(tables, counts, boundary, shown=SHOWN)
     pool = read_pool_record(store, run.references["pool"])
     folder = selection_folder(run_name, cut_name(cut), scores)
     selection = Selection(
@@ -98,14 +98,14 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
         cut=describe_cut(cut),
         path=folder,
         folder=store.uri(folder),
-        candidates=levels.candidates,
+        candidates=counts.candidates,
         kept=kept,
-        quantiles=score_quantiles(levels),
-        shown=shown_examples(store, pool, found),
+        quantiles=score_quantiles(counts),
+        shown=shown_examples(store, pool, summary),
         already_there=_is_whole(store, folder, _file_names(store, run)),
     )
     if not selection.already_there:
-        decided = _Decided(run, scores, pool, cut, tables, boundary, found)
+        decided = _Decided(run, scores, pool, cut, tables, boundary, summary)
         _write_files(store, folder, decided, selection, memory=memory)
     return selection
 
@@ -169,21 +169,21 @@ class _Decided:
     cut: Cut
     tables: Tables
     boundary: Boundary
-    found: SelectionSummary
+    summary: SelectionSummary
 
 
 def _write_files(store: Store, folder: str, decided: _Decided, selection: Selection, *, memory: int) -> None:
-    run, pool, cut, found = decided.run, decided.pool, decided.cut, decided.found
+    run, pool, cut, summary = decided.run, decided.pool, decided.cut, decided.summary
     with temporary_folder() as temporary:
         files = {name: temporary / name for name in _file_names(store, run)}
         save_selected(files["selected.jsonl"], store, pool, decided.tables, decided.boundary, memory=memory)
         save_scores(files["scores.parquet"], decided.tables, decided.boundary)
-        save_picture(files[PICTURE], run, cut, found)
+        save_picture(files[PICTURE], run, cut, summary)
         if ANCHORS in files:
             files[ANCHORS].write_bytes(store.read(anchor_wins_path(run.name)))
         anchors = read_anchor_wins(store, run.name)
         shown = ReportInputs(selection.shown, anchors, selection.folder, store.uri(pool.rejects_path))
-        report = report_markdown(run, pool, cut, found, shown)
+        report = report_markdown(run, pool, cut, summary, shown)
         files["report.md"].write_text(report, encoding="utf-8")
         digests = {name: _file_digest(file) for name, file in files.items()}
         store.remove(f"{folder}/manifest.json")  # present if somebody has deleted another file of the folder
@@ -197,7 +197,7 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         "candidates": selection.candidates,
         "kept": selection.kept,
         "golden_score_quantiles": selection.quantiles,
-        "candidates_by_cells": {str(cells): n for cells, n in sorted(candidates_by_cells(found.levels).items())},
+        "candidates_by_cells": {str(cells): n for cells, n in sorted(candidates_by_cells(summary.counts).items())},
         "scores_digest": decided.scores,
         "digests": digests,
         "run": {name: value for name, value in asdict(run).items() if name not in _OF_AN_ATTEMPT},

@@ -87,32 +87,32 @@ def scores_with_kept(table: ScoreTable, boundary: Boundary | None) -> Any:
     )
 
 
-def save_picture(file: Path, run: Run, cut: Cut, found: SelectionSummary) -> None:
+def save_picture(file: Path, run: Run, cut: Cut, summary: SelectionSummary) -> None:
     """The golden scores as a picture."""
-    file.write_bytes(scores_picture(found.levels, found.kept, run=run.name, cut=cut))
+    file.write_bytes(scores_picture(summary.counts, summary.kept, run=run.name, cut=cut))
 
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
     """What a report shows and points to besides what a survey found."""
 
-    ends: Sequence[RankedExample]  # the best and the worst
+    best_and_worst: Sequence[RankedExample]  # the best and the worst
     anchors: Sequence[ReportedAnchor] | None  # None if their wins were not counted
     folder: str  # of the selection, full address
     rejects_file: str  # full address
 
 
-def report_markdown(run: Run, pool: Pool, cut: Cut, found: SelectionSummary, shown: ReportInputs) -> str:
+def report_markdown(run: Run, pool: Pool, cut: Cut, summary: SelectionSummary, shown: ReportInputs) -> str:
     """The report for people."""
-    kept = int(found.kept.sum())
+    kept = int(summary.kept.sum())
     facts = {
         "cut": describe_cut(cut),
-        "kept": f"{kept} of {found.levels.candidates} candidates",
+        "kept": f"{kept} of {summary.counts.candidates} candidates",
         "pool": f"{run.inputs['pool']['source']}: {pool.rows} rows, {pool.examples} distinct examples, "
         f"{pool.duplicates} duplicates, {sum(pool.rejects.values())} rejected, "
         f"{pool.dropped_turns} later turns dropped",
         **{name.replace("_", " "): value for name, value in run.counts.items() if name not in ("rows", "examples")},
-        **_set_aside(found),
+        **_set_aside(summary),
         "model": run.inputs["model"]["name"],
         "profile": run.identity["profile"],
         "numbers": run.identity["dtype"],
@@ -126,11 +126,11 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: SelectionSummary, sho
             facts=facts,
             rejects=pool.rejects,
             rejects_file=shown.rejects_file,
-            levels=found.levels,
-            bins=score_bins(found.levels, found.kept, cut),
-            cells=candidates_by_cells(found.levels),
-            best=shown.ends[:SHOWN],
-            worst=shown.ends[SHOWN:],
+            counts=summary.counts,
+            bins=score_bins(summary.counts, summary.kept, cut),
+            cells=candidates_by_cells(summary.counts),
+            best=shown.best_and_worst[:SHOWN],
+            worst=shown.best_and_worst[SHOWN:],
             picture=PICTURE,
             folder=shown.folder,
             files={name: meaning for name, meaning in FILES.items() if name != ANCHORS or shown.anchors},
@@ -139,23 +139,23 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, found: SelectionSummary, sho
     )
 
 
-def _set_aside(found: SelectionSummary) -> dict[str, str]:
-    count = found.levels.candidates - found.levels.eligible.candidates
+def _set_aside(summary: SelectionSummary) -> dict[str, str]:
+    count = summary.counts.candidates - summary.counts.eligible.candidates
     if not count:
         return {}
-    named = ", ".join(found.set_aside) + (", ..." if count > len(found.set_aside) else "")
+    named = ", ".join(summary.set_aside) + (", ..." if count > len(summary.set_aside) else "")
     return {"set aside": f"{count} candidates for which the model gives no number, never kept: {named}"}
 
 
-def shown_examples(store: Store, pool: Pool, found: SelectionSummary) -> tuple[RankedExample, ...]:
+def shown_examples(store: Store, pool: Pool, summary: SelectionSummary) -> tuple[RankedExample, ...]:
     """The candidates at both ends, with their texts."""
     texts: dict[str, Candidate] = {}
-    for shard, ids in _by_shard((row.shard, row.candidate_id) for row in found.ends).items():
+    for shard, ids in _by_shard((row.shard, row.candidate_id) for row in summary.best_and_worst).items():
         records = read_records(store, [pool.shards[shard]])
         texts |= {candidate.id: candidate for candidate, _ in records if candidate.id in ids}
     return tuple(
         RankedExample(row, texts[row.candidate_id].example.instruction, texts[row.candidate_id].example.output)
-        for row in found.ends
+        for row in summary.best_and_worst
     )
 
 
