@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from machine import describe_machine
 
-from nuggets.anchors.anchor_set import Anchor, write_anchors
+from nuggets.anchors.anchor_set import Anchor, AnchorSet, write_anchor_set
 from nuggets.anchors.baseline import Baseline, write_baseline
 from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.cells.folders import cells_folder
@@ -66,7 +66,7 @@ class Race:
         examples = [Example(f"Ask {number}.", "", f"Answer {number}.") for number in range(anchors)]
         self.anchor_ids = tuple(map(example_id, examples))
         members = [Anchor(key, None, item) for key, item in zip(self.anchor_ids, examples, strict=True)]
-        write_anchors(self.store, "anchors/planning.json", members)
+        write_anchor_set(self.store, "anchors/planning.json", AnchorSet(tuple(members)))
         write_baseline(
             self.store, KEY, self.anchor_ids, Baseline(self.zero_shot, np.full(anchors, 100, dtype=np.int32))
         )

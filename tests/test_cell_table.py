@@ -61,10 +61,10 @@ def table(store: Store, pool: Pool, *, memory: int = PLENTY) -> CellTable:
     return CellTable(store, KEY, pool, ANCHORS, memory=memory)
 
 
-def contents(table: CellTable) -> list[tuple[int, list[str], list[int], bytes]]:
-    def one(shard: ShardCells) -> tuple[int, list[str], list[int], bytes]:
+def contents(table: CellTable) -> list[tuple[int, list[str], list[int], bytes, int]]:
+    def one(shard: ShardCells) -> tuple[int, list[str], list[int], bytes, int]:
         values = np.where(np.isnan(shard.values), np.float32(NAN), shard.values).tobytes()
-        return shard.index, shard.candidate_ids.to_pylist(), shard.candidate_rows.tolist(), values
+        return shard.index, shard.candidate_ids.to_pylist(), shard.candidate_rows.tolist(), values, shard.conflicts
 
     table.refresh()
     return [one(shard) for shard in table.shards()]

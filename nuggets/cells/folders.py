@@ -59,7 +59,7 @@ def read_folder(store: Store, folder: str, anchor_ids: Sequence[str] | None = No
         except FileNotFoundError as error:
             # Another process may have joined it with others since it was listed; a new listing shows their block.
             if path in missing:
-                raise _listed_but_missing(store, path) from error
+                raise listed_but_missing(store, path) from error
             missing.add(path)
             continue
         return [block for block in blocks if block is not None]
@@ -163,7 +163,8 @@ def _positions(ids: Iterable[Sequence[str]]) -> dict[str, int]:
     return {key: position for position, key in enumerate(dict.fromkeys(chain.from_iterable(ids)))}
 
 
-def _listed_but_missing(store: Store, path: str) -> StoreError:
+def listed_but_missing(store: Store, path: str) -> StoreError:
+    """The error for a block that two listings show and that cannot be opened."""
     return StoreError(
         f"could not read {store.uri(path)}: two listings of its folder show it, and it cannot be opened. Wait until "
         "the server's listings are consistent and run again, or delete this entry; only its cells are computed again",

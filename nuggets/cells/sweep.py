@@ -27,13 +27,19 @@ class ShardCells:
     conflicts: int = 0  # cells for which blocks hold different values
 
 
-def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Sequence[str]) -> Iterator[ShardCells]:
-    """The cells of a pool's shards under a scoring key, in the order of the shards.
+@dataclass(frozen=True, slots=True)
+class ShardIds:
+    """A shard's example ids (a pyarrow array of strings) and rows, in its order, and the first and last id."""
 
-    Raises StoreError for a pool whose shards are not in the order of ids.
-    """
-    waiting = deque(sorted((*folder_range(path), path) for path in list_blocks(store, f"cells/{key}")))
-    at_hand: list[tuple[str, list[CellBlock]]] = []
+    index: int
+    ids: Any
+    rows: NDArray[np.int64]
+    first: str
+    last: str
+
+
+def read_shard_ids(store: Store, shards: Sequence[str]) -> Iterator[ShardIds]:
+    """The ids of a pool's shards. Raises StoreError for a pool whose shards are not in the order of ids."""
     before = ""
     for index, shard in enumerate(shards):
         ids, rows = read_ids(store, shard)
@@ -45,10 +51,21 @@ def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Seque
                 "nuggets curate again; no cell is computed again"
             )
         before = last
-        at_hand = [(high, blocks) for high, blocks in at_hand if _reaches(high, first)]
-        while waiting and waiting[0][0] <= last[: len(waiting[0][0])]:
+        yield ShardIds(index, ids, rows, first, last)
+
+
+def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Sequence[str]) -> Iterator[ShardCells]:
+    """The cells of a pool's shards under a scoring key, in the order of the shards.
+
+    Raises StoreError for a pool whose shards are not in the order of ids.
+    """
+    waiting = deque(sorted((*folder_range(path), path) for path in list_blocks(store, f"cells/{key}")))
+    at_hand: list[tuple[str, list[CellBlock]]] = []
+    for shard in read_shard_ids(store, shards):
+        at_hand = [(high, blocks) for high, blocks in at_hand if _reaches(high, shard.first)]
+        while waiting and waiting[0][0] <= shard.last[: len(waiting[0][0])]:
             _, high, path = waiting.popleft()
-            if not _reaches(high, first):
+            if not _reaches(high, shard.first):
                 continue
             try:
                 block = read_block(store, path, anchor_ids)
@@ -58,12 +75,12 @@ def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Seque
                 while waiting and _folder(waiting[0][2]) == _folder(path):
                     waiting.popleft()
             at_hand.append((high, blocks))
-        values = np.full((len(ids), len(anchor_ids)), np.nan, dtype=np.float32)
+        values = np.full((len(shard.ids), len(anchor_ids)), np.nan, dtype=np.float32)
         conflicts: set[tuple[int, int]] = set()
         for _, blocks in at_hand:
             for block in blocks:
-                conflicts.update(map(tuple, take_cells(block, ids, anchor_ids, values).tolist()))
-        yield ShardCells(index, ids, rows, values, len(conflicts))
+                conflicts.update(map(tuple, take_cells(block, shard.ids, anchor_ids, values).tolist()))
+        yield ShardCells(shard.index, shard.ids, shard.rows, values, len(conflicts))
 
 
 def _reaches(high: str, first: str) -> bool:

@@ -7,16 +7,15 @@ by shard each time.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from nuggets.cells.blocks import read_block
-from nuggets.cells.folders import list_blocks, take_cells
-from nuggets.cells.sweep import ShardCells, sweep_cells
-from nuggets.errors import StoreError
-from nuggets.pools.shards import Pool, read_ids
+from nuggets.cells.folders import list_blocks, listed_but_missing, take_cells
+from nuggets.cells.sweep import ShardCells, ShardIds, read_shard_ids, sweep_cells
+from nuggets.pools.shards import Pool
 from nuggets.store.store import Store
 
 _CANDIDATE_BYTES = 48  # id, its offset and its row
@@ -24,11 +23,11 @@ _CANDIDATE_BYTES = 48  # id, its offset and its row
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """A shard's ids (a pyarrow array of strings), rows and cells `(candidates, anchors)`, and its first and last id."""
+    """A shard's cells `(candidates, anchors)` and the positions of those for which blocks hold different values."""
 
-    cells: ShardCells
-    first: str
-    last: str
+    ids: ShardIds
+    values: NDArray[np.float32]
+    conflicts: set[tuple[int, int]] = field(default_factory=set)
 
 
 class CellTable:
@@ -65,10 +64,7 @@ class CellTable:
                 FileNotFoundError
             ) as error:  # joined with others since it was listed: a new listing shows their block
                 if path in missing:
-                    raise StoreError(
-                        f"could not read {self._store.uri(path)}: two listings show it, and it cannot be opened",
-                        is_transient=True,
-                    ) from error
+                    raise listed_but_missing(self._store, path) from error
                 missing.add(path)
             else:
                 return
@@ -79,19 +75,16 @@ class CellTable:
             yield from sweep_cells(self._store, self._key, self._pool.shards, self._anchor_ids)
             return
         for shard in self._shards:
-            values = shard.cells.values.view()
+            values = shard.values.view()
             values.flags.writeable = False
-            yield replace(shard.cells, values=values)
+            yield ShardCells(shard.ids.index, shard.ids.ids, shard.ids.rows, values, len(shard.conflicts))
 
     def _clear(self) -> None:
         self._read.clear()
-        self._shards = []
-        for index, path in enumerate(self._pool.shards):
-            ids, rows = read_ids(self._store, path)
-            values = np.full((len(ids), len(self._anchor_ids)), np.nan, dtype=np.float32)
-            bounds = pc.min_max(ids)
-            cells = ShardCells(index, ids, rows, values)
-            self._shards.append(_Shard(cells, bounds["min"].as_py(), bounds["max"].as_py()))
+        self._shards = [
+            _Shard(shard, np.full((len(shard.ids), len(self._anchor_ids)), np.nan, dtype=np.float32))
+            for shard in read_shard_ids(self._store, self._pool.shards)
+        ]
 
     def _new_blocks(self) -> list[str]:
         listed = list_blocks(self._store, f"cells/{self._key}")
@@ -115,10 +108,11 @@ class CellTable:
             return
         ends = block.candidate_ids[:1], block.candidate_ids[-1:]  # empty if it has none of the anchors
         for first, last in zip(*ends, strict=True):
-            start = bisect_left(self._shards, first, key=lambda shard: shard.last)
-            stop = bisect_right(self._shards, last, key=lambda shard: shard.first)
+            start = bisect_left(self._shards, first, key=lambda shard: shard.ids.last)
+            stop = bisect_right(self._shards, last, key=lambda shard: shard.ids.first)
             for shard in self._shards[start:stop]:
-                take_cells(block, shard.cells.candidate_ids, self._anchor_ids, shard.cells.values)
+                conflicts = take_cells(block, shard.ids.ids, self._anchor_ids, shard.values)
+                shard.conflicts.update((row, column) for row, column in conflicts.tolist())
         self._read.add(path)
 
 
