@@ -185,7 +185,7 @@ def test_a_secret_that_is_wrong_is_named_as_the_reason(s3_server: LocalS3, monke
     with environment({"AWS_SECRET_ACCESS_KEY": "wrong"}, monkeypatch):
         store = open_store("s3://pools/x")
         for action in (store.check_writable, lambda: store.read("a"), lambda: store.list("a")):
-            with pytest.raises(StoreError, match="refuses who asks: look at the AWS environment") as refused:
+            with pytest.raises(StoreError, match="access denied: check the AWS environment") as refused:
                 action()
             assert s3_server.endpoint in str(refused.value)
 
@@ -205,7 +205,7 @@ def test_credentials_that_are_not_there_are_not_called_refused(tmp_path: Path, m
     assert str(refused.value).startswith("could not write s3://pools/x/a (endpoint http://")
     assert str(refused.value).endswith(f"): no AWS credentials were found: {advice} (Unable to locate credentials)")
     with environment(nowhere | {"AWS_ACCESS_KEY_ID": "half"}, monkeypatch):
-        with pytest.raises(StoreError, match=f": the AWS credentials are not whole: {advice} ") as refused:
+        with pytest.raises(StoreError, match=f": AWS credentials are incomplete: {advice} ") as refused:
             open_store("s3://pools/x").read("a")
 
 
@@ -318,7 +318,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
     starters[0].join()
     assert selected(selection) == kept
     waited = [record.getMessage() for record in caplog.records if record.name == "nuggets.store.retries"]
-    assert waited and "s3://pools/store/" in waited[0] and "Trying again" in waited[0]
+    assert waited and "s3://pools/store/" in waited[0] and "Retry" in waited[0]
 
 
 @pytest.mark.slow
@@ -349,7 +349,7 @@ def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
             mortal_s3.kill()
 
     monkeypatch.setattr(nuggets.steps.block_writer.BlockWriter, "add", die_at_the_tenth)
-    monkeypatch.setattr("nuggets.store.retries.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("nuggets.store.retries.RETRY_SECONDS", 1.0)
     monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [0.1])
     monkeypatch.setattr(tasks.plan.plan, "retry_delay_seconds", [0.1])
     with pytest.raises(NuggetsError, match=rf"could not \w+ s3://pools/store/.*\(endpoint {mortal_s3.endpoint}\)"):
@@ -416,7 +416,7 @@ def test_a_server_that_goes_away_while_a_pool_is_read_is_waited_for(
 def test_a_server_that_stays_away_is_no_damage_of_the_pool_and_may_pass(
     form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuggets.store.retries.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("nuggets.store.retries.RETRY_SECONDS", 1.0)
     address = f"s3://pools/{form}"
     s3fs.S3FileSystem(skip_instance_cache=True).put_file(str(large_pool(tmp_path, form)), address)
     source = find_source(address)

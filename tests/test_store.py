@@ -193,7 +193,7 @@ def test_a_scheme_nobody_knows_is_a_usage_error():
     with pytest.raises(UsageError) as refused:
         Store("nowhere://x").read("a")
     assert str(refused.value) == (
-        "'nowhere://x' can't be opened (Protocol not known: nowhere): use a local folder, or install s3fs for s3://"
+        "'nowhere://x/a' can't be opened (Protocol not known: nowhere): use a local folder, or install s3fs for s3://"
     )
 
 
@@ -211,7 +211,7 @@ def test_a_file_larger_than_allowed_leaves_the_old_object_and_names_the_new_ones
     store.write("a/object", b"old")
     assert run(_SMALL_FILES, tmp_path) == (
         f"{errno.EFBIG} could not write {tmp_path}/a/object: {os.strerror(errno.EFBIG)}; "
-        "mend this and run again, what is stored already is kept"
+        "fix this and run again: what is stored already is kept"
     )
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["object"]
     assert store.read("a/object") == b"old"
@@ -252,7 +252,7 @@ def test_a_folder_without_permission_is_said_to_be_so_and_never_taken_for_an_emp
         shutil.rmtree(folder)
     cause = os.strerror(errno.EACCES)
     write, read = (
-        f"no permission: give a store that this user may {verb}, or mend its permissions ({cause})"
+        f"no permission: give an address that this user may {verb}, or change its permissions ({cause})"
         for verb in ("write", "read")
     )
     assert said[0] == "old True ['open/object']"
@@ -278,7 +278,7 @@ def test_what_a_disk_gives_no_answer_about_is_not_taken_for_absent(tmp_path):
 
 def test_a_store_below_a_regular_file_is_refused_by_its_address(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    said = f"{tmp_path}/file is a file, and a folder is wanted there: give another store"
+    said = f"{tmp_path}/file is a file where a folder is needed: give another store"
     for url in (tmp_path / "file", tmp_path / "file" / "below"):
         store = Store(str(url))
         with pytest.raises(StoreError, match=f"^could not write {url}/x/object: {said} \\(.+\\)$"):
@@ -303,7 +303,7 @@ def test_a_parent_that_can_not_be_made_is_a_store_error_too():
     with pytest.raises(StoreError) as refused:
         Store("/proc/nuggets").write("object", b"")
     assert str(refused.value) == (
-        "could not write /proc/nuggets/object: its folder is not there and can't be made: give another store "
+        "could not write /proc/nuggets/object: its folder is missing and cannot be created: give another store "
         f"({os.strerror(errno.ENOENT)})"
     )
 

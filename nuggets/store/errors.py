@@ -1,34 +1,22 @@
-"""What goes wrong with a store, in words that say what to do about it."""
+"""Errors of a store as StoreErrors: messages that say what to change. Pure but for a look at the local disk."""
 
-import contextlib
 import errno
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nuggets.errors import StoreError
-from nuggets.store.file_systems import is_local
 from nuggets.store.retries import is_transient
 
 _CONFLICT, _PRECONDITION_FAILED = 409, 412  # HTTP
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@contextlib.contextmanager
-def explained(action: str, url: str, path: str, filesystem: Any) -> Iterator[None]:
-    """Raise StoreError, with advice, for whatever goes wrong inside; FileNotFoundError stays where `action` is read."""
-    try:
-        yield
-    except (TypeError, AttributeError):  # a mistake of the program, not of the store
-        raise
-    except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
-        if isinstance(error, FileNotFoundError) and action == "read":
-            raise
-        where = f"{url.rstrip('/')}/{path}{_endpoint(filesystem)}"
-        advice, passing = (_of_a_disk if is_local(filesystem) else _of_a_server)(error, action, f"{url}/{path}")
-        cause = str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
-        said = f"{advice} ({cause})" if advice else f"{cause}; mend this and run again, what is stored already is kept"
-        raise StoreError(f"could not {action} {where}: {said}", is_transient=passing or is_transient(error)) from error
+def store_error(error: Exception, action: str, address: str, *, server: str | None, is_local: bool) -> StoreError:
+    """What to raise for an error of a file system. `server` is its URL, where the address does not contain it."""
+    advice, may_pass = (_advice_for_disk if is_local else _advice_for_server)(error, action, address)
+    cause = str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
+    message = f"{advice} ({cause})" if advice else f"{cause}; fix this and run again: what is stored already is kept"
+    shown = f"{address} (endpoint {server})" if server else address
+    return StoreError(f"could not {action} {shown}: {message}", is_transient=may_pass or is_transient(error))
 
 
 def exists_already(error: Exception) -> bool:
@@ -48,52 +36,44 @@ def exists_already(error: Exception) -> bool:
     return isinstance(error, FileExistsError) or status == _PRECONDITION_FAILED
 
 
-def _of_a_disk(error: Exception, action: str, address: str) -> tuple[str, bool]:
-    """What an error of a local disk means, if anything can be said, and whether it may pass."""
+def _advice_for_disk(error: Exception, action: str, address: str) -> tuple[str, bool]:
+    """Advice for an error of a local disk, empty if there is none, and whether a retry may succeed."""
     number = getattr(error, "errno", None)
     if number in (errno.ENOTDIR, errno.EEXIST) and (file := _file_in_the_way(address)):
-        return f"{file} is a file, and a folder is wanted there: give another store", False
+        return f"{file} is a file where a folder is needed: give another store", False
     if number == errno.ENOLINK:
         return f"make the target of {getattr(error, 'filename', '')} available, or delete the link", False
     if isinstance(error, PermissionError) or number == errno.EROFS:
         verb = "read" if action in ("read", "list") else "write"
-        return f"no permission: give a store that this user may {verb}, or mend its permissions", False
+        return f"no permission: give an address that this user may {verb}, or change its permissions", False
     if isinstance(error, FileNotFoundError):
-        return "its folder is not there and can't be made: give another store", False
-    return _of_any_store(error)
+        return "its folder is missing and cannot be created: give another store", False
+    return _advice_for_any(error)
 
 
-def _of_a_server(error: Exception, action: str, address: str) -> tuple[str, bool]:
-    """What an error of a remote store means, if anything can be said, and whether it may pass."""
+def _advice_for_server(error: Exception, action: str, address: str) -> tuple[str, bool]:
+    """Advice for an error of a remote store, empty if there is none, and whether a retry may succeed."""
     kind = type(error).__name__
     if "Credentials" in kind:
-        found = "no AWS credentials were found" if kind == "NoCredentialsError" else "the AWS credentials are not whole"
-        return f"{found}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", False
+        problem = "no AWS credentials were found" if kind == "NoCredentialsError" else "AWS credentials are incomplete"
+        return f"{problem}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", False
     if isinstance(error, PermissionError):
-        return "the server refuses who asks: look at the AWS environment or profile, and at the permissions", False
+        return "access denied: check the AWS environment or profile, and the permissions", False
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket: create it, or give another store", False
-    return _of_any_store(error)
+    return _advice_for_any(error)
 
 
-def _of_any_store(error: Exception) -> tuple[str, bool]:
+def _advice_for_any(error: Exception) -> tuple[str, bool]:
     number = getattr(error, "errno", None)
     if number in _FULL:
-        return (
-            "the disk or quota is full: free some space or give another store; what is stored already is kept",
-            True,
-        )
+        advice = "the disk or quota is full: free some space or give another store; what is stored already is kept"
+        return advice, True
     if isinstance(error, MemoryError):
-        return "memory is short: have fewer tasks or other programs at a time on this machine", True
-    return "", number == errno.ESTALE  # of a network's disk: its server has changed under us
+        return "out of memory: run fewer tasks or other programs at a time on this machine", True
+    return "", number == errno.ESTALE  # a network disk whose server has replaced the file
 
 
 def _file_in_the_way(address: str) -> Path | None:
-    """The file that stands where a folder of this address should be."""
+    """The file at the path of a folder that this address needs."""
     return next((folder for folder in Path(address).parents if folder.is_file()), None)
-
-
-def _endpoint(filesystem: Any) -> str:
-    """Which server was asked, where the address alone does not say."""
-    client = getattr(filesystem, "_s3", None)
-    return f" (endpoint {client.meta.endpoint_url})" if client is not None else ""

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from nuggets.errors import StoreError
-from nuggets.store.errors import exists_already, explained
-from nuggets.store.file_systems import is_local, locate
+from nuggets.store.errors import exists_already
+from nuggets.store.file_systems import call_file_system, is_local, locate
 from nuggets.store.local_files import PENDING, ages_of, create_file, files_below, is_there, replace_file
-from nuggets.store.retries import call_with_retries
 
 T = TypeVar("T")
 
@@ -36,39 +35,34 @@ class Store:
         """Full address of an object, for people and manifests."""
         return posixpath.join(self.url, path)
 
-    def _at(self, path: str) -> tuple[Any, str]:
-        filesystem, root = locate(self.url, self.endpoint)
-        return filesystem, posixpath.join(root, path)
-
-    def _ask(self, action: str, path: str, call: Callable[[Any, str], T]) -> T:
-        """What `call` returns, given the file system and the path there; a remote one gets several chances."""
-        filesystem, target = self._at(path)
-        with explained(action, self.url, path, filesystem):
-            if is_local(filesystem):
-                return call(filesystem, target)
-            return call_with_retries(lambda: call(filesystem, target), what=f"could not {action} {self.uri(path)}")
+    def _call(self, action: str, path: str, call: Callable[[Any, str], T]) -> T:
+        return call_file_system(action, self.uri(path), self.endpoint, call)
 
     def read(self, path: str) -> bytes:
-        """Content of an object. Raises FileNotFoundError with its full address if it is not there."""
-        try:
-            data: bytes = self._ask("read", path, lambda filesystem, target: filesystem.cat_file(target))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
-        return data
+        """Content of an object. Raises FileNotFoundError with its full address if there is none."""
+
+        def content(filesystem: Any, target: str) -> bytes:
+            data: bytes = filesystem.cat_file(target)
+            return data
+
+        return self._read(path, content)
 
     def open(self, path: str) -> BinaryIO:
-        """An object to read some parts of: from a local disk only those are read, from elsewhere it comes whole.
+        """An object as a file. On a local disk only the parts that are read are loaded; a remote one is loaded whole.
 
-        Raises FileNotFoundError with its full address if it is not there.
+        Raises FileNotFoundError with its full address if there is none.
         """
-        filesystem, target = self._at(path)
-        if not is_local(filesystem):
-            return io.BytesIO(self.read(path))
-        with explained("read", self.url, path, filesystem):
-            try:
-                return Path(target).open("rb")
-            except FileNotFoundError as error:
-                raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
+
+        def opened(filesystem: Any, target: str) -> BinaryIO:
+            return Path(target).open("rb") if is_local(filesystem) else io.BytesIO(filesystem.cat_file(target))
+
+        return self._read(path, opened)
+
+    def _read(self, path: str, call: Callable[[Any, str], T]) -> T:
+        try:
+            return self._call("read", path, call)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "nothing is stored at", self.uri(path)) from error
 
     def read_json(self, path: str) -> Any:
         """An object's content as JSON. Raises StoreError naming a damaged one."""
@@ -89,7 +83,7 @@ class Store:
             else:
                 filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
 
-        self._ask("write", path, put)
+        self._call("write", path, put)
 
     def write_if_absent(self, path: str, data: bytes) -> bool:
         """Store an object unless one exists; False where one does, so read it then.
@@ -108,7 +102,7 @@ class Store:
                 return False
             return True
 
-        return self._ask("write", path, create)
+        return self._call("write", path, create)
 
     def write_file(self, path: str, file: Path) -> None:
         """Store a local file's content, of any size, with the promise of `write`."""
@@ -120,7 +114,7 @@ class Store:
             else:
                 filesystem.put_file(str(file), target)  # parts of a large one appear together, when the last is there
 
-        self._ask("write", path, put)
+        self._call("write", path, put)
 
     def exists(self, path: str) -> bool:
         """Whether an object, or anything below a folder of that name, is there."""
@@ -128,7 +122,7 @@ class Store:
         def look(filesystem: Any, target: str) -> bool:
             return is_there(target) if is_local(filesystem) else bool(filesystem.exists(target))
 
-        return self._ask("read", path, look)
+        return self._call("read", path, look)
 
     def list(self, folder: str, *, suffix: str = "") -> list[str]:
         """Paths of all objects below a folder, sorted; none if the folder is not there.
@@ -145,7 +139,7 @@ class Store:
             found = filesystem.find(target, detail=True)
             return [name for name, entry in found.items() if entry["type"] != "directory"]
 
-        paths = [path for path, _ in self._shown(self._ask("list", folder, find))]
+        paths = [path for path, _ in self._shown(self._call("list", folder, find))]
         if not suffix:
             return paths
         return [path for path in paths if path.endswith(suffix) and not posixpath.basename(path).startswith(".")]
@@ -176,7 +170,7 @@ class Store:
                 if entry["type"] != "directory"
             }
 
-        ages = self._ask("list", folder, look)
+        ages = self._call("list", folder, look)
         return {path: ages[name] for path, name in self._shown(ages)}
 
     def leftovers(self) -> dict[str, float]:
@@ -184,12 +178,14 @@ class Store:
 
         Only a local disk has any: elsewhere an object appears when all of it is there.
         """
-        filesystem, root = locate(self.url, self.endpoint)
-        if not is_local(filesystem):
-            return {}
-        with explained("list", self.url, "", filesystem):
+
+        def pending(filesystem: Any, root: str) -> dict[str, float]:
+            if not is_local(filesystem):
+                return {}
             files = [name for name in files_below(root) if posixpath.basename(name).startswith(PENDING)]
             return {posixpath.relpath(name, root): age for name, age in ages_of(files)}
+
+        return self._call("list", "", pending)
 
     def remove(self, path: str) -> None:
         """Delete an object; nothing happens if it is not there."""
@@ -198,7 +194,7 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 filesystem.rm_file(target)
 
-        self._ask("delete", path, delete)
+        self._call("delete", path, delete)
 
     def check_writable(self) -> None:
         """Raise StoreError at once, not after hours of scoring, if nothing can be stored here."""

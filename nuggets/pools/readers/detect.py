@@ -4,12 +4,11 @@ import codecs
 import json
 import posixpath
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from nuggets.errors import InputError, StoreError, UsageError
-from nuggets.pools.readers.remote_file import GZIP_ERRORS, ContentDigest, StoredFile, ask, sha256_of, uncompressed
-from nuggets.store.file_systems import locate
+from nuggets.pools.readers.remote_file import GZIP_ERRORS, ContentDigest, StoredFile, sha256_of, uncompressed
+from nuggets.store.file_systems import call_file_system, locate
 
 Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
 KNOWN_FORMATS = (
@@ -37,7 +36,7 @@ def find_source(url: str, endpoint: str | None = None) -> PoolSource:
     Raises StoreError where a server does not answer, which says nothing about the pool.
     """
     try:
-        return ask(url, endpoint, partial(_source_at, url, endpoint))
+        return _source_at(url, endpoint)
     except GZIP_ERRORS as error:
         raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
     except StoreError as error:
@@ -55,21 +54,25 @@ def _cause(error: StoreError) -> object:
     return getattr(cause, "strerror", None) or cause or error
 
 
-def _source_at(url: str, endpoint: str | None, filesystem: Any, path: str) -> PoolSource:
-    if not filesystem.exists(path):
-        raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
-    address = url.rstrip("/") if "://" in url and not url.startswith("file://") else path
-    if filesystem.isdir(path):
-        names = [posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False)]
-        return _folder_source(address, endpoint, sorted(names))
-    return _file_source(address, endpoint)
+def _source_at(url: str, endpoint: str | None) -> PoolSource:
+    def names_below(filesystem: Any, path: str) -> list[str] | None:
+        """The names in a folder, None for a file."""
+        if not filesystem.exists(path):
+            raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
+        if not filesystem.isdir(path):
+            return None
+        return sorted(posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False))
+
+    names = call_file_system("read", url, endpoint, names_below)
+    is_url = "://" in url and not url.startswith("file://")
+    address = url.rstrip("/") if is_url else locate(url)[1]
+    return _file_source(address, endpoint) if names is None else _folder_source(address, endpoint, names)
 
 
 def _file_source(address: str, endpoint: str | None) -> PoolSource:
-    filesystem, path = locate(address, endpoint)
-    if filesystem.size(path) == 0:
+    if call_file_system("read", address, endpoint, lambda filesystem, path: filesystem.size(path)) == 0:
         raise UsageError(f"'{address}' is an empty file. Give a file with at least one row")
-    name = path.lower()
+    name = address.lower()
     if name.endswith(".parquet"):
         return PoolSource(address, "parquet", (address,), endpoint)
     plain = name.removesuffix(".gz")
@@ -123,16 +126,16 @@ def _saved_dataset(address: str, endpoint: str | None) -> PoolSource:
     if not files:
         raise UsageError(f"'{address}' is an empty dataset. Give one with at least one row")
     for file in files:
-        filesystem, path = locate(file, endpoint)
-        if not filesystem.exists(path):
+        if not call_file_system("read", file, endpoint, lambda filesystem, path: filesystem.exists(path)):
             raise UsageError(f"'{file}' is named in state.json but not there. Copy or save the whole folder again")
     return PoolSource(address, "arrow_folder", files, endpoint)
 
 
 def _read_json(address: str, endpoint: str | None) -> dict[str, Any]:
-    filesystem, path = locate(address, endpoint)
     try:
-        content = json.loads(filesystem.cat_file(path))
+        content = json.loads(
+            call_file_system("read", address, endpoint, lambda filesystem, path: filesystem.cat_file(path))
+        )
     except ValueError as error:
         raise UsageError(f"'{address}' is not JSON ({error}). Save the dataset again") from error
     if not isinstance(content, dict):

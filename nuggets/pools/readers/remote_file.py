@@ -9,9 +9,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from nuggets.errors import InputError, NuggetsError, StoreError
-from nuggets.store.file_systems import locate
-from nuggets.store.retries import call_with_retries, is_transient
+from nuggets.errors import InputError
+from nuggets.store.file_systems import call_file_system
 
 T = TypeVar("T")
 _BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would buffer 50 MB
@@ -56,8 +55,10 @@ class StoredFile(io.RawIOBase):
         """That many bytes, fewer only at the end of the file."""
 
         def read(file: Any) -> bytes:
+            # No more than there is: a damaged length in a table may ask for more bytes than fit in memory.
+            left = max(0, file.seek(0, io.SEEK_END) - self._at)
             file.seek(self._at)
-            return bytes(file.read(size))
+            return bytes(file.read(left if size < 0 else min(size, left)))
 
         data = self._ask(read)
         if self._content is not None and self._at == self._hashed:
@@ -96,7 +97,13 @@ class StoredFile(io.RawIOBase):
                 self._drop()  # what it has buffered can't be trusted
                 raise
 
-        return ask(self.address, self._endpoint, on_an_open_file)
+        try:
+            return call_file_system("read", self.address, self._endpoint, on_an_open_file)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"'{self.address}' is missing: it may have been deleted or renamed since the run began. Restore it "
+                "and run again"
+            ) from error
 
     def _open(self, filesystem: Any, path: str) -> None:
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
@@ -106,38 +113,6 @@ class StoredFile(io.RawIOBase):
             file.close()
             raise InputError(f"'{self.address}' was changed while it was read: let nobody write to it and run again")
         self._file, self._version = file, version
-
-
-def ask(address: str, endpoint: str | None, call: Callable[[Any, str], T]) -> T:
-    """What `call` returns, given the file system and the path there; a remote one gets several chances.
-
-    Raises StoreError. `call` has to be harmless when repeated.
-    """
-    filesystem, path = locate(address, endpoint)
-    is_local = "file" in filesystem.protocol
-    try:
-        if is_local:
-            return call(filesystem, path)
-        return call_with_retries(lambda: call(filesystem, path), what=f"could not read {address}")
-    except (NuggetsError, TypeError, AttributeError, MemoryError):  # explained already, or no fault of the file
-        raise
-    except Exception as error:  # clients of remote stores have types of their own, not all of them OSError
-        passing = not is_local and is_transient(error)
-        if not passing and _is_damage(error):
-            raise
-        client = getattr(filesystem, "_s3", None)
-        where = f"{address} (endpoint {client.meta.endpoint_url})" if client is not None else address
-        cause = str(getattr(error, "strerror", None) or error).rstrip(".")
-        if passing:
-            advice = "look whether the server is there, and run again: what is stored already is kept"
-        else:
-            advice = "check address, credentials and permissions"
-        raise StoreError(f"could not read {where}: {cause}. {advice}", is_transient=passing) from error
-
-
-def _is_damage(error: Exception) -> bool:
-    # What a file's content gives rise to, not its place: whoever reads it knows what to say of that.
-    return isinstance(error, (EOFError, zlib.error)) or (isinstance(error, OSError) and error.errno is None)
 
 
 GZIP_ERRORS = (gzip.BadGzipFile, zlib.error, EOFError)
