@@ -109,8 +109,8 @@ def test_a_report_lists_the_anchors_by_how_often_they_are_won_and_says_which_tel
         "| anchor | win rate | wins/cells | zero-shot loss | remark | pool row | instruction | output |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| 2 | 1.000 | 6/6 | 1.500 | always won |  | Say always. | always |",
-        "| 1 | 0.667 | 4/6 | 1.000 | stands there 2 times |  | Say mostly. | mostly |",
-        "| 4 | 0.667 | 4/6 | 1.000 | stands there 2 times |  | Say mostly. | mostly |",
+        "| 1 | 0.667 | 4/6 | 1.000 | in the anchor set 2 times |  | Say mostly. | mostly |",
+        "| 4 | 0.667 | 4/6 | 1.000 | in the anchor set 2 times |  | Say mostly. | mostly |",
         "| 3 | 0.400 | 2/5 | none | no response within the token limit | 2 | Count to 2. | Done. |",
         "| 0 | 0.000 | 0/6 | 4.000 | never won |  | Say never. | never |",
         "",
@@ -142,7 +142,7 @@ def test_in_a_race_only_computed_cells_count_and_the_report_says_that_they_are_n
     report = read_report(scored.store, scored.publish(Threshold(0.6)))
     assert "They are not a random sample" in report
     assert "| 2 | 0.500 | 3/6 | 1.500 |" in report
-    assert "| 1 | 1.000 | 3/3 | 1.000 | always won, stands there 2 times |" in report
+    assert "| 1 | 1.000 | 3/3 | 1.000 | always won, in the anchor set 2 times |" in report
 
 
 def test_an_anchor_without_a_cell_stands_last(scored):
@@ -152,7 +152,7 @@ def test_an_anchor_without_a_cell_stands_last(scored):
     scored.judge()
     report = read_report(scored.store, scored.publish(Threshold(0.9)))
     assert [item.row for item in read_anchor_wins(scored.store, "r")] == [0, 2, 3, 1, 4]
-    assert "| 1 | none | 0/0 | 1.000 | no cell, stands there 2 times |" in report
+    assert "| 1 | none | 0/0 | 1.000 | no cell, in the anchor set 2 times |" in report
 
 
 def test_more_cells_bring_the_anchors_up_to_date_with_the_rest(scored):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nuggets.errors import UsageError
+from nuggets.errors import DamagedTable
 from nuggets.runs.manifest import golden_path
 from nuggets.scores.golden import ScoreTable, eligible_cells, score_table
 from nuggets.scores.score_table import read_score_table, write_score_table
@@ -182,18 +182,15 @@ def test_a_large_table_comes_in_parts(tmp_path: Path):
     assert [len(table) for table in read_score_table(store, "first")] == [65_536, 65_536, 300 * 512 - 2 * 65_536]
 
 
-def test_scores_of_an_earlier_version_are_refused_with_what_to_do(tmp_path: Path):
+def test_a_table_without_a_column_is_refused(tmp_path: Path):
     store = Store(str(tmp_path))
     write_score_table(store, "first", [judged([[-3.0] * 4])])
     table = pq.read_table(tmp_path / golden_path("first"))
-    old = {name: table[name] for name in table.column_names if name not in ("shard", "cells")}
-    store.write(golden_path("first"), table_bytes(old | {"golden_score": np.ones(1)}))
-    with pytest.raises(UsageError) as refused:
+    store.write(golden_path("first"), table_bytes({name: table[name] for name in ("candidate_id", "wins")}))
+    with pytest.raises(
+        DamagedTable, match="is damaged .*it has no column anchors, candidate_row, cells"
+    ):
         list(read_score_table(store, "first"))
-    assert str(refused.value) == (
-        "the golden scores of run 'first' lack shard, cells: an earlier version of nuggets made them; "
-        "run nuggets curate again, which computes no cell anew"
-    )
 
 
 SUMS = st.floats(-1000, 0, width=32)

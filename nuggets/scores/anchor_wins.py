@@ -1,7 +1,7 @@
-"""How often each anchor of a run is won: counted while candidates are eligible, stored beside their golden scores.
+"""How often each anchor of a run is won, counted while candidates are scored and stored beside the golden scores.
 
 ```
-runs/<name>/anchors.parquet     one row per anchor, most won first; a run that was judged before it was counted has none
+runs/<name>/anchors.parquet     one row per anchor, most won first; an imported run has none
 ```
 """
 
@@ -23,20 +23,20 @@ from nuggets.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class ReportedAnchor:
-    """An anchor as a report shows it: how many of its cells are there, and how many of them are wins."""
+    """An anchor with its computed cells and the wins among them, as a report shows it."""
 
     row: int  # its position in the anchor set, from 0
     pool_row: int | None
     loss: float | None  # zero-shot, nats per response token; None if the token limit left no response
     wins: int
     cells: int
-    times: int  # how often its text stands in the anchor set
+    times: int  # how often the anchor set contains its text
     instruction: str
     output: str
 
     @property
     def remark(self) -> str:
-        """What makes it of little use, if anything does."""
+        """Why the anchor is of little use; empty for a good one."""
         remarks = ["no response within the token limit"] if self.loss is None else []
         if self.cells == 0:
             remarks.append("no cell")
@@ -45,17 +45,17 @@ class ReportedAnchor:
         elif self.wins == self.cells:
             remarks.append("always won")
         if self.times > 1:
-            remarks.append(f"stands there {self.times} times")
+            remarks.append(f"in the anchor set {self.times} times")
         return ", ".join(remarks)
 
 
 def anchor_wins_path(run: str) -> str:
-    """Where the wins of a run's anchors lie."""
+    """Where the wins of a run's anchors are stored."""
     return f"{run_folder(run)}/anchors.parquet"
 
 
 def count_wins(gains: NDArray[np.float32], eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Wins and cells of each anchor `(2, anchors)`, of gains `(candidates, anchors)`, NaN where not computed."""
+    """Wins and cells of each anchor `(2, anchors)`, given gains `(candidates, anchors)`, NaN where not computed."""
     won, lost = (outcomes.sum(axis=0) for outcomes in (wins(gains, eligible), losses(gains, eligible)))
     return np.stack([won, won + lost]).astype(np.int64)
 
@@ -63,11 +63,11 @@ def count_wins(gains: NDArray[np.float32], eligible: NDArray[np.bool_]) -> NDArr
 def write_anchor_wins(
     store: Store, run: str, anchors: Sequence[Anchor], baseline: Baseline, counted: NDArray[np.int64]
 ) -> None:
-    """Store what `count_wins` came to over all candidates, with the anchors' texts and baseline."""
+    """Store the sums of `count_wins` over all candidates, with the anchors' texts and baseline."""
     won, cells = counted
     rate = won / np.where(cells > 0, cells, np.nan)
     tokens = baseline.response_tokens
-    order = np.argsort(np.where(np.isnan(rate), np.inf, -rate), kind="stable")  # without a cell: last
+    order = np.argsort(np.where(np.isnan(rate), np.inf, -rate), kind="stable")  # anchors without a cell last
     columns = {
         "anchor_row": pa.array(range(len(anchors)), pa.int64()),
         "anchor_id": pa.array([anchor.id for anchor in anchors], pa.string()),
@@ -86,12 +86,12 @@ def write_anchor_wins(
 
 
 def read_anchor_wins(store: Store, run: str) -> tuple[ReportedAnchor, ...] | None:
-    """A run's anchors as a report shows them, most won first; None if its wins were not counted."""
+    """A run's anchors, most won first; None for an imported run, which has no cells."""
     path = anchor_wins_path(run)
     if not store.exists(path):
         return None
     rows = read_table(store, path).to_pylist()
-    often = Counter(row["anchor_id"] for row in rows)
+    times = Counter(row["anchor_id"] for row in rows)
     return tuple(
         ReportedAnchor(
             row=row["anchor_row"],
@@ -99,7 +99,7 @@ def read_anchor_wins(store: Store, run: str) -> tuple[ReportedAnchor, ...] | Non
             loss=row["zero_shot_loss"],
             wins=row["wins"],
             cells=row["cells"],
-            times=often[row["anchor_id"]],
+            times=times[row["anchor_id"]],
             instruction=row["instruction"],
             output=row["output"],
         )

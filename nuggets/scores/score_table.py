@@ -1,4 +1,4 @@
-"""From a run's cells and baseline to its golden scores, stored as the table that every cut reads."""
+"""A run's golden scores as they are stored: the table that every cut reads."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -27,28 +27,23 @@ def write_score_table(store: Store, run: str, tables: Iterable[ScoreTable]) -> N
 
 
 def read_score_table(store: Store, run: str) -> Iterator[ScoreTable]:
-    """A run's golden scores, some tens of thousands of candidates at a time, in the order of the pool.
+    """A run's golden scores, tens of thousands of candidates at a time, in the order of the pool.
 
-    Raises FileNotFoundError if it was never scored to the end, UsageError if an earlier version judged it.
+    Raises FileNotFoundError if the run was never scored to the end.
     """
-    names = [item.name for item in fields(ScoreTable)]
-    for batch in read_batches(store, golden_path(run)):
-        if missing := [name for name in _stored(names) if name not in batch.column_names]:
-            raise UsageError(
-                f"the golden scores of run '{run}' lack {', '.join(missing)}: an earlier version of nuggets made them; "
-                "run nuggets curate again, which computes no cell anew"
-            )
-        ids, *arrays = (batch[name] for name in _stored(names))
+    columns = _stored([item.name for item in fields(ScoreTable)])
+    for batch in read_batches(store, golden_path(run), columns):
+        ids, *arrays = (batch[name] for name in columns)
         yield ScoreTable(ids.combine_chunks(), *(array.to_numpy() for array in arrays))
 
 
 def golden_digest(store: Store, run: str) -> str:
-    """Identity of a run's golden scores as they are stored: the same scores of the same pool always have the same."""
-    found = hashlib.sha256()
+    """Digest of a run's stored golden scores; the same scores of the same pool have the same digest."""
+    content = hashlib.sha256()
     with store.open(golden_path(run)) as file:
         while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
+            content.update(part)
+    return content.hexdigest()
 
 
 def _stored(names: list[str]) -> list[str]:
@@ -57,7 +52,7 @@ def _stored(names: list[str]) -> list[str]:
 
 
 def _in_groups(tables: Iterable[ScoreTable]) -> Iterator[Any]:
-    """Shards' tables as pyarrow tables of some size: a row group for each small shard would swell the file's footer."""
+    """Join shards' tables to larger ones: a row group for each small shard would swell the file's footer."""
     waiting: list[Any] = []
     for table in tables:
         names = [item.name for item in fields(table)]
@@ -71,7 +66,7 @@ def _in_groups(tables: Iterable[ScoreTable]) -> Iterator[Any]:
 
 
 def score_tables(store: Store, run: Run) -> Tables:
-    """A run's golden scores, as often as asked. Raises UsageError if there are none yet."""
+    """A function that reads a run's golden scores, from the start at every call. Raises UsageError without scores."""
     if not store.exists(golden_path(run.name)):
         raise UsageError(
             f"run '{run.name}' is {run.state} and has no golden scores yet: finish it with nuggets curate first"

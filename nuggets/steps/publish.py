@@ -43,7 +43,7 @@ from nuggets.store.disk_buckets import MEMORY
 from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
-FILES = ("selected.jsonl", "scores.parquet", PICTURE, "report.md")  # and ANCHORS, if their wins were counted
+_ALWAYS = ("selected.jsonl", "scores.parquet", PICTURE, "report.md")  # a run that was scored here has ANCHORS, too
 _OF_AN_ATTEMPT = ("state", "message", "attempt", "updated_at")  # fields of a run that say nothing of a selection
 
 
@@ -111,8 +111,8 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
 
 
 def _file_names(store: Store, run: Run) -> tuple[str, ...]:
-    """What a selection has beside its manifest: no anchors if the run was imported, or judged before they counted."""
-    return (*FILES, ANCHORS) if store.exists(anchor_wins_path(run.name)) else FILES
+    """The files of a selection beside its manifest; an imported run has no wins of anchors."""
+    return (*_ALWAYS, ANCHORS) if store.exists(anchor_wins_path(run.name)) else _ALWAYS
 
 
 def _scores_digest(store: Store, run: Run) -> str:
@@ -141,7 +141,7 @@ def selection_page(store: Store, selection: Selection) -> str:
         f"\n\n{picture(address)}\n\n" for address in (PICTURE, data_address(store.read(f"{folder}/{PICTURE}")))
     )
     there = set(store.list(folder))
-    paths = {name: f"{folder}/{name}" for name in (*FILES, ANCHORS, "manifest.json")}
+    paths = {name: f"{folder}/{name}" for name in (*_ALWAYS, ANCHORS, "manifest.json")}
     files = {name: store.uri(path) for name, path in paths.items() if path in there}
     parts = [
         read_report(store, selection).replace(linked, embedded, 1).rstrip("\n"),

@@ -27,7 +27,7 @@ from nuggets.store.store import Store
 SHOWN = 10  # best and worst candidates in report and artifacts
 PICTURE = "scores.png"
 ANCHORS = "anchors.parquet"
-FILES = {
+FILE_CONTENTS = {
     "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
     "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
     PICTURE: "how many candidates have which golden score, and where the cut parts them",
@@ -94,10 +94,10 @@ def save_picture(file: Path, run: Run, cut: Cut, summary: SelectionSummary) -> N
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """What a report shows and points to besides what a survey found."""
+    """What a report shows besides the summary of the selection."""
 
     best_and_worst: Sequence[RankedExample]  # the best and the worst
-    anchors: Sequence[ReportedAnchor] | None  # None if their wins were not counted
+    anchors: Sequence[ReportedAnchor] | None  # None for an imported run
     folder: str  # of the selection, full address
     rejects_file: str  # full address
 
@@ -133,7 +133,7 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, summary: SelectionSummary, s
             worst=shown.best_and_worst[SHOWN:],
             picture=PICTURE,
             folder=shown.folder,
-            files={name: meaning for name, meaning in FILES.items() if name != ANCHORS or shown.anchors},
+            files={name: meaning for name, meaning in FILE_CONTENTS.items() if name != ANCHORS or shown.anchors},
             anchors=shown.anchors or (),
         )
     )
