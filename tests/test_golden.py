@@ -187,9 +187,7 @@ def test_a_table_without_a_column_is_refused(tmp_path: Path):
     write_score_table(store, "first", [judged([[-3.0] * 4])])
     table = pq.read_table(tmp_path / golden_path("first"))
     store.write(golden_path("first"), table_bytes({name: table[name] for name in ("candidate_id", "wins")}))
-    with pytest.raises(
-        DamagedTable, match="is damaged .*it has no column anchors, candidate_row, cells"
-    ):
+    with pytest.raises(DamagedTable, match="is damaged .*it has no column anchors, candidate_row, cells"):
         list(read_score_table(store, "first"))
 
 
