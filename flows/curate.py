@@ -104,9 +104,9 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
     record(RunState.RUNNING, references=references, counts=counts)
     scored = score_everywhere(scoring, first)
     watch.lap("score")
-    score_candidates(prepared, pool, anchor_set.path)
+    conflicts = score_candidates(prepared, pool, anchor_set.path)
     watch.lap("score candidates")
-    counts = {"cells_computed": scored.computed, "rounds": scored.rounds}
+    counts = {"cells_computed": scored.computed, "rounds": scored.rounds, "cell_conflicts": conflicts}
     record(RunState.RUNNING, counts=counts, seconds=watch.seconds)  # the report shows them
     selection = publish(prepared.store, prepared.name, config.cut, config.memory_mib)
     record(RunState.COMPLETE)

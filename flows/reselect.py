@@ -53,9 +53,14 @@ def _score_and_publish(config: ReselectConfig, run: ResumedRun, attempt: str, ex
     scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut, executor)
     first = scoring.first_plan()
     scored = score_everywhere(scoring, first)
-    score_candidates(run.prepared, run.pool, run.anchors)
+    conflicts = score_candidates(run.prepared, run.pool, run.anchors)
     record = partial(record_state, run.prepared.store, config.run, attempt=attempt)
-    counts = {"cells_found": first.found, "cells_computed": scored.computed, "rounds": scored.rounds}
+    counts = {
+        "cells_found": first.found,
+        "cells_computed": scored.computed,
+        "rounds": scored.rounds,
+        "cell_conflicts": conflicts,
+    }
     record(RunState.RUNNING, counts=counts)  # the report shows them
     selection = publish(run.prepared.store, config.run, config.cut, config.memory_mib)
     record(RunState.COMPLETE)

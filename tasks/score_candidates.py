@@ -9,6 +9,6 @@ from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="golden scores of {prepared.name}", **RETRYING)
-def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
-    """Compute and store every candidate's golden score, and how often each anchor is won."""
-    step.score_candidates(prepared, pool, anchors_path)
+def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> int:
+    """Compute and store every candidate's golden score and each anchor's wins; returns how many cells conflict."""
+    return step.score_candidates(prepared, pool, anchors_path)

@@ -46,8 +46,9 @@ def score(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None) -> N
     while plan.units:
         computed += sum(score_unit(prepared, unit, anchors) for unit in plan.units)
         plan = plan_round(prepared, pool, anchors, cut, number=plan.number + 1)
-    score_candidates(prepared, pool, anchors)
+    conflicts = score_candidates(prepared, pool, anchors)
     references = {"pool": pool.id, "anchors": anchors, "scoring_key": prepared.setup.key}
     counts = {"cells": first.table, "cells_found": first.found, "cells_computed": computed, "rounds": plan.number}
     counts |= {"rows": pool.rows, "examples": pool.examples, "anchors": first.table // pool.examples}
+    counts["cell_conflicts"] = conflicts
     record_state(prepared.store, prepared.name, RunState.COMPLETE, references=references, counts=counts)

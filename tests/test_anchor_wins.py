@@ -92,6 +92,18 @@ class Scored:
         return publish_selection(self.store, "r", cut)
 
 
+def test_scoring_counts_the_cells_that_are_stored_with_several_values(tmp_path):
+    scored = Scored(tmp_path)
+    scored.score(GAINS)
+    assert score_candidates(scored.prepared, scored.pool, "anchors/a.json") == 0
+    other = GAINS.copy()
+    other[:2, 0] += 1.0
+    scored.score(other)
+    assert score_candidates(scored.prepared, scored.pool, "anchors/a.json") == 2 * sum(
+        anchor == ANCHORS[0] for anchor in ANCHORS
+    )
+
+
 @pytest.fixture
 def scored(tmp_path: Path) -> Scored:
     return Scored(tmp_path)

@@ -126,11 +126,12 @@ def test_an_empty_prefix_is_no_store(s3_server: LocalS3, cli: Any) -> None:
     ("change", "why"),
     [
         ({"priority": 3}, "unknown field priority"),
-        ({"state": "paused"}, "unknown state paused"),
+        ({"state": "paused"}, "state='paused': Input should be 'running'"),
+        ({"format": 2}, "it has format 2, this version reads format 1"),
         ({"identity": None}, "no field identity"),
         (None, "is damaged and can't be read as JSON"),
     ],
-    ids=["newer", "other state", "too little", "damaged"],
+    ids=["unknown field", "unknown state", "unknown format", "missing field", "damaged"],
 )
 def test_a_manifest_that_is_not_understood_is_named_and_the_others_are_listed(
     store: Store, cli: Any, change: dict[str, Any] | None, why: str

@@ -12,19 +12,18 @@ runs/<name>/selections/<cut>/<scores>/        selected.jsonl scores.parquet scor
 ```
 """
 
-import json
 import logging
 import platform
 import uuid
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, replace
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import metadata
-from typing import Any
+from typing import Any, ClassVar
 
 from nuggets.errors import StoreError, UsageError
+from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -45,6 +44,7 @@ class RunState(StrEnum):
 class Run:
     """The manifest of a run."""
 
+    FORMAT: ClassVar[int] = 1
     name: str
     state: RunState
     created_at: str  # ISO 8601, UTC
@@ -100,7 +100,7 @@ def start_attempt(store: Store, run: Run) -> Run:
 def save_run(store: Store, run: Run) -> Run:
     """Store a run's manifest with the current time."""
     run = replace(run, updated_at=_now())
-    store.write(_manifest_path(run.name), json.dumps(asdict(run), indent=1, ensure_ascii=False).encode())
+    write_record(store, _manifest_path(run.name), run)
     return run
 
 
@@ -128,13 +128,11 @@ def read_run(store: Store, name: str) -> Run:
     Raises UsageError with the names of the store's runs if there is no such run, StoreError if this version does not
     understand the manifest.
     """
-    path = _manifest_path(name)
     try:
-        fields = store.read_json(path)
+        return read_record(store, _manifest_path(name), Run)
     except FileNotFoundError:
         names = ", ".join(run.name for run in list_runs(store)) or "none"
         raise UsageError(f"run '{name}' is not in store {store.url}; runs there: {names}") from None
-    return _checked(fields, store.uri(path))
 
 
 def list_runs(store: Store) -> list[Run]:
@@ -154,26 +152,6 @@ def list_runs(store: Store) -> list[Run]:
 
 def _manifest_path(name: str) -> str:
     return f"{run_folder(name)}/manifest.json"
-
-
-def _checked(content: Any, address: str) -> Run:
-    known = {item.name: item for item in dataclass_fields(Run)}
-    if not isinstance(content, dict):
-        raise StoreError(f"{address} is no manifest of a run: it holds {type(content).__name__}; move it away")
-    wrong = [f"unknown field {name}" for name in content if name not in known]
-    wrong += [
-        f"no field {name}"
-        for name, item in known.items()
-        if name not in content and item.default is MISSING and item.default_factory is MISSING
-    ]
-    if "state" in content and content["state"] not in list(RunState):
-        wrong.append(f"unknown state {content['state']}")
-    if wrong:
-        raise StoreError(
-            f"{address} is not a manifest that this version understands ({', '.join(wrong)}): use the version of "
-            f"nuggets that wrote it, this is {versions().get('nuggets', 'an unknown one')}"
-        )
-    return Run(**{**content, "state": RunState(content["state"])})
 
 
 def versions() -> dict[str, str]:

@@ -13,18 +13,24 @@ from nuggets.steps.run_cells import RunCells, run_cells
 from nuggets.store.store import Store
 
 
-def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> None:
-    """Compute and store a run's golden scores and the wins of its anchors.
+def score_candidates(prepared: PreparedRun, pool: Pool, anchors_path: str) -> int:
+    """Compute and store a run's golden scores and the wins of its anchors; returns the number of conflicting cells.
 
-    The score of a candidate with missing cells is stored as an interval.
+    The score of a candidate with missing cells is stored as an interval. A conflicting cell is stored with more than
+    one value.
     """
+    conflicts: list[int] = []
     with run_cells(prepared, pool, anchors_path) as cells:
-        write_score_table(prepared.store, prepared.name, _score_tables(prepared.store, prepared.name, cells))
+        tables = _score_tables(prepared.store, prepared.name, cells, conflicts)
+        write_score_table(prepared.store, prepared.name, tables)
+    return sum(conflicts)
 
 
-def _score_tables(store: Store, run: str, cells: RunCells) -> Iterator[ScoreTable]:
+def _score_tables(store: Store, run: str, cells: RunCells, conflicts: list[int]) -> Iterator[ScoreTable]:
+    """A table per shard; `conflicts` receives the number of conflicting cells of each."""
     wins = np.zeros((2, len(cells.anchors)), dtype=np.int64)
     for shard in cells.shards():
+        conflicts.append(shard.cells.conflicts)
         wins += count_wins(shard.gains, shard.eligible)
         yield score_table(
             shard.cells.values,
