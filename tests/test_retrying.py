@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import job
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,11 +77,15 @@ def anchor_file(tmp_path: Path) -> Path:
     return path
 
 
-def run_flow(pool: Path, store: Path, model: Path, anchors: Path, **options: Any) -> Selection:
+def configured(pool: Path, store: Path, model: Path, anchors: Path, **options: Any) -> CurateConfig:
+    given = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"} | options
+    return CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **given)
+
+
+def run_flow(*arguments: Path, **options: Any) -> Selection:
     from flows.curate import curate
 
-    given = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"} | options
-    return curate(CurateConfig(pool=str(pool), store=str(store), model=str(model), anchor_file=str(anchors), **given))
+    return curate(configured(*arguments, **options))
 
 
 def counts(store: Path) -> dict[str, int]:
@@ -180,13 +186,18 @@ def test_a_shard_that_takes_long_is_waited_for_and_not_asked_for_again_and_again
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans: list[int] = []
+    planned_again = threading.Event()
 
     def counting(*arguments: Any, number: int, **options: Any) -> Any:
         plans.append(number)
+        if len(plans) > 1:
+            planned_again.set()
         return plan_round(*arguments, number=number, **options)
 
     def slow(prepared: Any, unit: Any, anchors_path: str) -> int:
-        time.sleep(5 if 0 in unit.shards else 0)
+        if 0 in unit.shards:
+            assert planned_again.wait(60)  # the other shards are done
+            time.sleep(1)  # a plan takes milliseconds: superfluous ones would be made now
         return score_unit(prepared, unit, anchors_path)
 
     monkeypatch.setattr(tasks.plan, "plan_round", counting)
@@ -204,7 +215,7 @@ def test_a_shard_that_takes_long_is_waited_for_and_not_asked_for_again_and_again
 def test_devices_that_are_not_here_leave_a_run_as_it_ended(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
-    run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
+    job.curate(configured(pool_file, tmp_path / "store", tiny_model, anchor_file))
     with pytest.raises(UsageError, match="devices=7: GPU 7 is not here"):
         run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file, devices="7")
     assert json.loads((tmp_path / "store/runs/r/manifest.json").read_text())["state"] == "complete"
@@ -222,7 +233,7 @@ def test_prefect_keeps_no_result_that_a_retry_would_take_for_what_the_store_says
 
 @pytest.mark.usefixtures("prefect_server", "short_pauses")
 def test_bad_parameters_fail_at_once(tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path) -> None:
-    run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file)
+    job.curate(configured(pool_file, tmp_path / "store", tiny_model, anchor_file))
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps(EXAMPLES[0]) + "\n")
     with pytest.raises(UsageError, match="exists and was made from something else"):
@@ -242,12 +253,10 @@ class Poisoned:
             yield row * np.nan if prefix in self.poisoned else row
 
 
-@pytest.mark.usefixtures("prefect_server", "short_pauses")
 @pytest.mark.parametrize("racing", ["on", "off"])
 def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, racing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.curate import curate
     from nuggets.steps.publish import read_report
 
     poisoned: set[tuple[int, ...]] = set()
@@ -264,8 +273,8 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
     options: dict[str, Any] = {"run": "r", "shard_size": 8, "top_k": 20, "racing": racing, "store": str(store)}
     options |= {"pool": str(pool_file), "model": str(tiny_model), "anchor_file": str(anchor_file)}
     with pytest.raises(NuggetsError, match="max_bad_candidates"):
-        curate(CurateConfig(**options))
-    selection = curate(CurateConfig(**options, max_bad_candidates=1))
+        job.curate(CurateConfig(**options))
+    selection = job.curate(CurateConfig(**options, max_bad_candidates=1))
     assert (selection.candidates, selection.kept) == (20, 19)
     scores = pd.read_parquet(Path(selection.folder) / "scores.parquet").set_index("candidate_row")
     assert scores["golden_score"].isna().to_dict() == {row: row == 12 for row in scores.index}
@@ -273,7 +282,7 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
     named = f"1 candidates for which the model gives no number, never kept: {scores.loc[12, 'candidate_id']}"
     assert named in read_report(open_store(str(store)), selection)
 
-    again = curate(CurateConfig(**{**options, "run": "again"}, max_bad_candidates=1))
+    again = job.curate(CurateConfig(**{**options, "run": "again"}, max_bad_candidates=1))
     assert again.kept == 19
     found = json.loads((store / "runs/again/manifest.json").read_text())["counts"]
     assert found["cells_computed"] == 0  # nobody tries it again
@@ -283,7 +292,7 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
         (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
         monkeypatch.setattr(nuggets.steps.score_cells, "open_model", lambda setup: EveryBad(open_model(setup)))
         wanted = {**options, "run": "bad", "pool": str(tmp_path / "other.jsonl"), "top_k": 2}
-        curate(CurateConfig(**wanted, max_bad_candidates=2))
+        job.curate(CurateConfig(**wanted, max_bad_candidates=2))
 
 
 class EveryBad:

@@ -288,6 +288,7 @@ def test_new_anchors_and_a_second_pool_compute_just_the_missing_cells(
     assert (found["cells"], found["cells_found"], found["cells_computed"]) == (31 * 20, 30 * 20, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_two_runs_at_once_come_to_the_same_selection(
     tmp_path: Path, raced: Selection, wide_pool: Path, anchor_file: Path, tiny_model: Path
