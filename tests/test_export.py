@@ -162,7 +162,7 @@ def test_the_format_is_what_the_name_ends_with_and_any_other_one_is_refused(stor
 
 
 def test_what_is_unknown_is_empty_in_csv_and_null_in_json_lines_and_no_digit_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr("nuggets.steps.table_file._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("nuggets.steps.table_file.ROWS_AT_ONCE", 2)
     table = pa.table(
         {"a": [float("nan"), 1 / 3, None], "b": pa.array([None, 0.1, 2], pa.float32()), "c": ["x", 'y,"', "é"]}
     )

@@ -197,7 +197,7 @@ def test_the_same_seed_gives_the_same_anchors_however_the_pool_is_cut_into_shard
 def streamed(monkeypatch):
     """Pools of more than 50 rows count as too large for memory."""
     monkeypatch.setattr(nuggets.anchors.kmeans, "FULL_KMEANS_ROWS", 50)
-    monkeypatch.setattr(nuggets.anchors.kmeans, "_MINI_BATCH", 32)
+    monkeypatch.setattr(nuggets.anchors.kmeans, "MINI_BATCH", 32)
 
 
 def test_a_streamed_pool_gives_one_anchor_per_blob_too(streamed):

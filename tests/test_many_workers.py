@@ -150,7 +150,7 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
 def test_a_cluster_that_is_not_there_is_named_before_anything_is_computed(
     cluster: Callable[[str, int], AbstractContextManager[Executor]], scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.execution.clusters._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("flows.execution.clusters.CONNECT_SECONDS", 1)
     address = f"{scheme}127.0.0.1:{free_port()}"
     with pytest.raises(NuggetsError, match=f"no cluster answers at executor_address={address}.*start the cluster"):
         with cluster(address, 1):

@@ -22,7 +22,7 @@ from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut, Threshold, TopK
 from nuggets.steps.choose_anchors import known_anchors
 from nuggets.steps.measure_baseline import measure_missing
-from nuggets.steps.plan_round import Round, _tasks, plan_round
+from nuggets.steps.plan_round import Round, group_work, plan_round
 from nuggets.steps.prepare import prepare_run
 
 ANCHORS = 6
@@ -82,8 +82,8 @@ def test_cells_that_another_run_has_stored_in_the_meantime_are_nobodys_work() ->
     ids, gains = pa.array(["a", "b"]), np.zeros((2, 3), dtype=np.float32)
     shard = ShardGains(0, ids, gains, np.ones((2, 3), dtype=bool))
     some = np.array([[True, False, True], [False, False, False]])
-    assert list(_tasks([CellsToCompute(shard, np.zeros((2, 3), dtype=bool))], cells_at_most=2)) == []
-    (task,) = _tasks(
+    assert list(group_work([CellsToCompute(shard, np.zeros((2, 3), dtype=bool))], cells_at_most=2)) == []
+    (task,) = group_work(
         [CellsToCompute(shard, np.zeros((2, 3), dtype=bool)), CellsToCompute(shard, some)], cells_at_most=2
     )
     assert [(piece.work.positions.tolist(), piece.work.cells.tolist()) for piece in task] == [

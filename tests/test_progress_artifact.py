@@ -37,8 +37,8 @@ def silent_server() -> Iterator[str]:
 
 
 def test_a_server_that_never_answers_holds_up_no_scoring(silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.execution.progress_artifact, "_LAST_SECONDS", 0.5)
-    monkeypatch.setattr(flows.execution.progress_artifact, "_SECONDS", 0.05)
+    monkeypatch.setattr(flows.execution.progress_artifact, "LAST_SECONDS", 0.5)
+    monkeypatch.setattr(flows.execution.progress_artifact, "UPDATE_SECONDS", 0.05)
     logging.getLogger("nuggets").setLevel(logging.INFO)
     begun = time.monotonic()
     with temporary_settings({PREFECT_API_URL: silent_server}), scoring_shown(100):
@@ -57,7 +57,7 @@ def test_the_last_look_is_shown_whatever_became_of_those_before(monkeypatch: pyt
             raise ConnectionError("the server restarts")
         return "an id"
 
-    monkeypatch.setattr(flows.execution.progress_artifact, "_SECONDS", 0.05)
+    monkeypatch.setattr(flows.execution.progress_artifact, "UPDATE_SECONDS", 0.05)
     monkeypatch.setattr(flows.execution.progress_artifact, "create_progress_artifact", create)
     monkeypatch.setattr(
         flows.execution.progress_artifact,

@@ -290,7 +290,7 @@ def test_a_sum_beyond_what_a_cell_can_hold_is_no_number(store):
 
 
 def test_a_model_without_any_numbers_is_given_up_before_it_has_cost_the_whole_task(store, monkeypatch):
-    monkeypatch.setattr(nuggets.steps.score_cells, "_BROKEN_AT_MOST", 2)
+    monkeypatch.setattr(nuggets.steps.score_cells, "BROKEN_AT_MOST", 2)
     model = SummingModel(broken=dict.fromkeys(PAIRS, np.nan))
     with pytest.raises(InputError, match="for 9 of the cells.* candidate c3 with anchor a1 and 2 more"):
         score(store, model)

@@ -12,7 +12,7 @@ from flows.execution.executor import Executor
 from nuggets.errors import NuggetsError, UsageError
 from nuggets.progress import report_stage
 
-_CONNECT_SECONDS = 20
+CONNECT_SECONDS = 20
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def dask_cluster(address: str | None, workers: int | None) -> Iterator[Executor]
         options = {"n_workers": workers or _cores(), "threads_per_worker": 1, "dashboard_address": None}
         runner: Any = DaskTaskRunner(cluster_kwargs=options)
     else:
-        runner = DaskTaskRunner(address=address, client_kwargs={"timeout": _CONNECT_SECONDS})
+        runner = DaskTaskRunner(address=address, client_kwargs={"timeout": CONNECT_SECONDS})
     with _entered(runner, "dask", address):
         there = runner.client.scheduler_info()["workers"].values()
         gpus = int(sum(worker["resources"].get("GPU", 0) for worker in there))
@@ -87,10 +87,10 @@ def _wait_for_listener(address: str | None) -> None:
     place = urlsplit(address if "://" in address else f"//{address}")
     if not (place.hostname and place.port):
         return  # Ray's "auto" and the like
-    end = time.monotonic() + _CONNECT_SECONDS
+    end = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
-            socket.create_connection((place.hostname, place.port), timeout=_CONNECT_SECONDS).close()
+            socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
             return
         except OSError:
             if time.monotonic() >= end:

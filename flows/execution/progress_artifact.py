@@ -12,8 +12,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from flows.execution.cells_meter import CellsMeter
 
-_SECONDS = 5.0  # between two updates; each costs the server a write
-_LAST_SECONDS = 10.0  # for what is shown at the end
+UPDATE_SECONDS = 5.0  # between two updates; each costs the server a write
+LAST_SECONDS = 10.0  # for what is shown at the end
 logger = logging.getLogger(__name__)
 Look = Callable[[], tuple[float, str]]  # how a stage stands: 0 to 100, and words
 
@@ -31,7 +31,7 @@ def shown(stage: str, look: Look) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        page.join(_LAST_SECONDS)
+        page.join(LAST_SECONDS)
 
 
 def _show(stage: str, look: Look, ended: threading.Event) -> None:
@@ -47,7 +47,7 @@ def _show(stage: str, look: Look, ended: threading.Event) -> None:
                 update_progress_artifact(artifact, percent, words)
         except Exception as error:
             logger.debug("the progress of stage %s could not be shown: %s", stage, error)
-        ended.wait(_SECONDS)
+        ended.wait(UPDATE_SECONDS)
 
 
 _CELLS = "nuggets.progress.cells"

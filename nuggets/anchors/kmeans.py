@@ -14,7 +14,7 @@ Batches = Callable[[], Iterable[Vectors]]  # reads the pool's embeddings from th
 FaultsOf = Callable[[int, Sequence[int]], tuple[str, ...]]  # of a row, given the rows that are chosen already
 FULL_KMEANS_ROWS = 50_000  # up to here k-means sees all rows at once; above it, MiniBatchKMeans streams them
 EXTRA_RANKED = 32  # rows that are ranked beyond one per centre: enough for most rows that are passed over
-_MINI_BATCH = 4096
+MINI_BATCH = 4096
 _MINI_BATCH_PASSES = 3
 _NOT_OWN = 1e6  # added to the distance of rows of other clusters: they are taken only when no own row is left
 
@@ -34,10 +34,10 @@ def cluster_centres(batches: Batches, *, rows: int, clusters: int, seed: int) ->
             model = KMeans(n_clusters=clusters, random_state=seed, n_init=1).fit(np.concatenate(list(batches())))
         else:
             drawn = np.sort(np.random.default_rng(seed).choice(rows, FULL_KMEANS_ROWS, replace=False))
-            model = MiniBatchKMeans(n_clusters=clusters, random_state=seed, batch_size=_MINI_BATCH, n_init=1)
+            model = MiniBatchKMeans(n_clusters=clusters, random_state=seed, batch_size=MINI_BATCH, n_init=1)
             model.partial_fit(_take(batches(), drawn))
             for _ in range(_MINI_BATCH_PASSES):
-                for batch in _rebatched(batches(), _MINI_BATCH):
+                for batch in _rebatched(batches(), MINI_BATCH):
                     model.partial_fit(batch)
     return np.asarray(model.cluster_centers_, dtype=np.float32)
 
@@ -102,7 +102,7 @@ def _ranked(batches: Iterable[Vectors], centres: Vectors, kept: int) -> tuple[ND
     distances = np.full((len(centres), kept), np.inf)
     rows = np.full((len(centres), kept), -1, dtype=np.int64)
     start = 0
-    for batch in _rebatched(batches, _MINI_BATCH):
+    for batch in _rebatched(batches, MINI_BATCH):
         squared = _squared_distances(batch, centres)
         own = squared.argmin(axis=1)
         squared += _NOT_OWN

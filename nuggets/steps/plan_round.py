@@ -92,7 +92,7 @@ def plan_round(
         _check_unscorable(unscorable, prepared.max_bad_candidates)
         table = pool.examples * len(cells.anchors)
         share = max(1, min(pool.shard_examples[0] * len(cells.anchors), ceil(race.requested / workers)))
-        tasks = _tasks(race.choices, cells_at_most=share)
+        tasks = group_work(race.choices, cells_at_most=share)
         units = tuple(_unit(prepared, pool, task, number=number, index=index) for index, task in enumerate(tasks))
     plan = Round(number, pool.examples, table, race.known, race.undecided, race.requested, units)
     _report(plan, racing=cut is not None)
@@ -121,7 +121,7 @@ class _Piece:
         return int(self.work.cells.sum())
 
 
-def _tasks(choices: Iterable[CellsToCompute], *, cells_at_most: int) -> Iterator[list[_Piece]]:
+def group_work(choices: Iterable[CellsToCompute], *, cells_at_most: int) -> Iterator[list[_Piece]]:
     """Pieces of neighbouring shards, joined until they fill a task: late rounds need few cells of each shard."""
     task: list[_Piece] = []
     cells = 0

@@ -23,7 +23,7 @@ from nuggets.steps.plan_round import ScoringUnit
 from nuggets.stopping import stop_requested
 from nuggets.store.store import Store
 
-_BROKEN_AT_MOST = 10  # candidates without a number; if there are more, the model is broken, and GPU hours are at stake
+BROKEN_AT_MOST = 10  # candidates without a number; if there are more, the model is broken, and GPU hours are at stake
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor
             blocks.add(candidate, values)
             if unknown:
                 broken.append(BrokenRow(candidate, tuple(anchors[column].id for column in unknown)))
-                if len(broken) > max(_BROKEN_AT_MOST, scorer.max_bad_candidates):
+                if len(broken) > max(BROKEN_AT_MOST, scorer.max_bad_candidates):
                     raise _no_numbers(broken)
             report_cells(computed=len(columns))
             if scorer.should_stop() and done < len(missing):

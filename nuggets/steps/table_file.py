@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EXTENSIONS = (".parquet", ".csv", ".jsonl")
-_ROWS_AT_ONCE = 1 << 15
+ROWS_AT_ONCE = 1 << 15
 
 
 def table_extension(out: Path) -> str:
@@ -74,5 +74,5 @@ def _save_json_lines(file: Path, tables: Iterable[Any]) -> int:
 def _frames(tables: Iterable[Any]) -> "Iterator[DataFrame]":
     """The tables as frames of bounded size; an empty table is an empty frame, because CSV needs its header."""
     for table in tables:
-        for start in range(0, max(table.num_rows, 1), _ROWS_AT_ONCE):
-            yield table.slice(start, _ROWS_AT_ONCE).to_pandas()
+        for start in range(0, max(table.num_rows, 1), ROWS_AT_ONCE):
+            yield table.slice(start, ROWS_AT_ONCE).to_pandas()
