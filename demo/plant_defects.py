@@ -1,9 +1,8 @@
 """Turns a pool of sound instruction examples into one with known bad rows.
 
-A scoring method is worth its cost only if it ranks bad examples low. To measure that, some sound examples are taken
-out of the pool and come back damaged in one of five ways; the damaged rows are remembered as labels. No damaged row
-has its undamaged twin in the pool, so a low score cannot be explained by a near-duplicate. The same seed always
-gives the same pool.
+A scoring method is worth its cost only if it ranks bad examples low. To measure that, some sound examples are
+replaced by versions that are damaged in one of five ways, and the labels list the damaged rows. The sound version of a
+damaged row is not in the pool, so a near-duplicate cannot explain a low score. The same seed gives the same pool.
 """
 
 import argparse
@@ -31,7 +30,7 @@ POLITE_SENTENCES = (
     "Many thanks again for your friendly words, and do feel free to come back whenever you like.",
 )
 
-# One text a language, in the order Finnish, Polish, Turkish, Portuguese, Dutch, Swedish.
+# One text per language, in the order Finnish, Polish, Turkish, Portuguese, Dutch, Swedish.
 FOREIGN_TEXTS = (
     "Järven jää oli aamulla niin ohutta, että kalastajat jäivät rannalle odottamaan pakkasta.",
     "Wczoraj wieczorem w naszym ogrodzie zakwitły pierwsze piwonie. Sąsiadka przyniosła nam słoik miodu.",
@@ -46,16 +45,16 @@ CUT_TO_PERCENT = 60
 MIN_WORDS_TO_CUT = 12
 MIN_BORROWED_WORDS = 8
 
-# Naming a language is enough to be left alone: an answer in a foreign language may be just what such a task wants.
+# Instructions that name a language are not damaged this way: an answer in a foreign language may be correct.
 LANGUAGE_TASK = re.compile(r"\b(translat\w*|english|spanish|french|german|italian)\b", re.IGNORECASE)
 
 Example = dict[str, str]
 
 
 def cut_points(text: str) -> list[int]:
-    """The places where a text can break off in the middle of a sentence, as character offsets.
+    """Character offsets at which a text can be cut in the middle of a sentence.
 
-    A place counts if it lies at 35 to 60 % of the words and neither closes a sentence nor ends a line. Texts of fewer
+    An offset follows a word at 35 to 60 % of the words that neither closes a sentence nor ends a line. Texts of fewer
     than 12 words have none.
     """
     words = list(re.finditer(r"\S+", text))
@@ -77,7 +76,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def salad(text: str, others: list[str], rng: random.Random) -> str:
-    """The words of a text, tossed together with about as many words of other texts."""
+    """The words of a text, shuffled with about as many words of other texts."""
     own = plain_words(text)
     foreign = [word for other in others for word in plain_words(other)]
     mixed = own + rng.sample(foreign, min(len(foreign), max(MIN_BORROWED_WORDS, len(own))))
@@ -86,17 +85,17 @@ def salad(text: str, others: list[str], rng: random.Random) -> str:
 
 
 def can_be_cut(example: Example) -> bool:
-    """Whether the answer is long enough to break off in the middle of a sentence."""
+    """Whether the answer can be cut in the middle of a sentence."""
     return bool(cut_points(example["output"]))
 
 
 def no_language_task(example: Example) -> bool:
-    """Whether an answer in a foreign language would be plainly wrong."""
+    """Whether an answer in a foreign language is wrong for this instruction."""
     return not LANGUAGE_TASK.search(example["instruction"])
 
 
 def draw(rows: list[int], examples: list[Example], fits: Callable[[Example], bool], count: int) -> list[int]:
-    """The first rows whose example fits, removed from the given rows."""
+    """The first `count` rows whose example fits; removes them from `rows`."""
     drawn = [row for row in rows if fits(examples[row])][:count]
     if len(drawn) < count:
         raise ValueError(f"only {len(drawn)} of {count} suitable examples left to damage")
@@ -106,10 +105,10 @@ def draw(rows: list[int], examples: list[Example], fits: Callable[[Example], boo
 
 
 def choose_sources(examples: list[Example], rng: random.Random, per_kind: int) -> dict[str, list[int]]:
-    """The examples to damage, by kind; no example serves twice."""
+    """The rows to damage, by kind; each row has at most one kind."""
     rows = list(range(len(examples)))
     rng.shuffle(rows)
-    # The kinds that cannot use every example choose first.
+    # The kinds that do not fit every example draw first.
     sources = {CUT_MID_SENTENCE: draw(rows, examples, can_be_cut, per_kind)}
     sources[WRONG_LANGUAGE] = draw(rows, examples, no_language_task, per_kind)
     for kind in (ANSWER_OF_ANOTHER_QUESTION, WORD_SALAD, EMPTY_POLITENESS):
@@ -118,7 +117,7 @@ def choose_sources(examples: list[Example], rng: random.Random, per_kind: int) -
 
 
 def swapped_answers(rows: list[int], donors: list[int], examples: list[Example]) -> list[str]:
-    """For each row the answer of another chosen example, each used once and never equal to the row's own answer."""
+    """For each row the answer of a donor. Each donor is used once, and its answer differs from the row's own answer."""
     answers = []
     free = list(donors)
     for row in rows:
@@ -136,7 +135,7 @@ def damaged_outputs(examples: list[Example], rng: random.Random, per_kind: int) 
     chosen = {row for rows in sources.values() for row in rows}
     others = [example["output"] for row, example in enumerate(examples) if row not in chosen]
 
-    # The donors are themselves damaged by another kind, so that no swapped-in answer also stands intact in the pool.
+    # The donors get another kind of damage, so that no swapped-in answer is in the pool with its own instruction.
     donors = sources[WORD_SALAD] + sources[EMPTY_POLITENESS]
     swapped = swapped_answers(sources[ANSWER_OF_ANOTHER_QUESTION], donors, examples)
     originals = {kind: [examples[row]["output"] for row in rows] for kind, rows in sources.items()}
@@ -153,9 +152,9 @@ def damaged_outputs(examples: list[Example], rng: random.Random, per_kind: int) 
 def plant_defects(
     examples: list[dict[str, str]], *, seed: int, per_kind: int = 6
 ) -> tuple[list[dict[str, str]], dict[int, str]]:
-    """A shuffled pool of the given size in which some examples are damaged, and which rows (from 0) those are.
+    """A shuffled pool with `per_kind` examples of each kind of damage, and the kind of each damaged row (0-based).
 
-    Each of the five kinds of damage meets `per_kind` examples. The given examples stay as they are.
+    The pool has as many rows as `examples`, which are not changed.
     """
     most = min(len(POLITE_SENTENCES), len(FOREIGN_TEXTS))
     if not 0 <= per_kind <= most:
@@ -176,25 +175,27 @@ def plant_defects(
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The examples of a file with one JSON object a line."""
+    """The examples of a JSONL file."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Leaves the text in the file, byte for byte the same on every system."""
+    """Write a text, with the same bytes on every system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Writes the pool and, apart from it, the labels."""
-    parser = argparse.ArgumentParser(description="Damage some examples of a pool and remember which.")
-    parser.add_argument("--examples", type=Path, required=True, help="sound examples, one JSON object a line")
+    """Write the pool and the labels to two files."""
+    parser = argparse.ArgumentParser(description="Damage some examples of a pool and write the pool and the labels.")
+    parser.add_argument("--examples", type=Path, required=True, help="sound examples, JSONL")
     parser.add_argument("--seed", type=int, required=True, help="decides which examples are damaged, and how")
     parser.add_argument("--per-kind", type=int, default=6, help="damaged examples of each kind (default: 6)")
-    parser.add_argument("--pool", type=Path, required=True, help="where the pool goes, one JSON object a line")
-    parser.add_argument("--labels", type=Path, required=True, help="where the kinds of damage go, by pool row")
+    parser.add_argument("--pool", type=Path, required=True, help="the pool to write, JSONL")
+    parser.add_argument(
+        "--labels", type=Path, required=True, help="the labels to write: kind of damage by row of the pool, JSON"
+    )
     options = parser.parse_args(arguments)
 
     pool, labels = plant_defects(read_examples(options.examples), seed=options.seed, per_kind=options.per_kind)

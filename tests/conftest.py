@@ -112,7 +112,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess[st
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
-    """A real S3 server with a bucket `pools`; the environment says where it is, here and in child processes."""
+    """A real S3 server with a bucket `pools`; the environment of this and of child processes holds its address."""
     import s3fs
 
     server = LocalS3(tmp_path_factory.mktemp("s3"), free_port(), secret=f"secret-{uuid.uuid4().hex}")
@@ -128,7 +128,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a real Prefect server with a database of its own; PREFECT_API_URL points to it for child processes too."""
+    """URL of a real Prefect server with a new database; PREFECT_API_URL holds it for child processes."""
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect-home"))
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
@@ -146,7 +146,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """All that `make up` starts, once for all modules; `stack` is what tests ask for."""
+    """All that `make up` starts, once for all modules; tests use the fixture `stack`."""
     stack = LocalStack(tmp_path_factory.mktemp("stack"), free_port(), free_port(), lost_after=75)
     try:
         stack.up()
@@ -157,7 +157,7 @@ def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSta
 
 @pytest.fixture(scope="module")
 def stack(running_stack: LocalStack) -> Iterator[LocalStack]:
-    """All that `make up` starts; the environment says where it is while a module's tests last."""
+    """All that `make up` starts; the environment holds its addresses during a module's tests."""
     import s3fs
 
     before = dict(os.environ)
@@ -179,7 +179,7 @@ def api(stack: LocalStack) -> "Api":
 
 @pytest.fixture(scope="module")
 def pools(stack: LocalStack) -> dict[str, str]:
-    """A small pool, one that takes a minute or more to score in full, and anchors; on S3."""
+    """Addresses on S3 of a small pool, of a pool that takes a minute or more to score in full, and of anchors."""
     import s3fs
 
     client = s3fs.S3FileSystem()
@@ -191,7 +191,7 @@ def pools(stack: LocalStack) -> dict[str, str]:
 
 @pytest.fixture
 def store(stack: LocalStack, request: pytest.FixtureRequest) -> "Store":
-    """A store of the test's own."""
+    """A new store for each test."""
     from nuggets.store.store import Store
 
     return Store(f"s3://{BUCKET}/{re.sub(r'[^a-z0-9]+', '-', request.node.name).strip('-')}")
@@ -199,7 +199,7 @@ def store(stack: LocalStack, request: pytest.FixtureRequest) -> "Store":
 
 @pytest.fixture
 def job(pools: dict[str, str], store: "Store", tiny_model: Path) -> dict[str, Any]:
-    """A run that takes long enough to be disturbed."""
+    """Parameters of a run that is long enough to be interrupted."""
     return {
         "pool": pools["long"],
         "anchor_file": pools["anchors"],
