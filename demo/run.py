@@ -20,7 +20,7 @@ SEED = 7
 RUN = "demo"
 # Sized for two CPU cores. The cost of a candidate is its own tokens plus the tokens of all anchors. Without racing,
 # every candidate gets an exact score, which the table needs.
-SETTINGS = ("--profile", "plain", "--anchors", "10", "--anchor-tokens", "64", "--shard-size", "50", "--racing", "off")
+SETTINGS = ("--profile", "plain", "--anchors", "7", "--anchor-tokens", "64", "--shard-size", "50", "--racing", "off")
 CUT = ("--top-fraction", "0.25")
 LEAST_AUC = 0.6  # 0.5 is chance
 
