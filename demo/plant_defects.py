@@ -193,9 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, required=True, help="decides which examples are damaged, and how")
     parser.add_argument("--per-kind", type=int, default=6, help="damaged examples of each kind (default: 6)")
     parser.add_argument("--pool", type=Path, required=True, help="the pool to write, JSONL")
-    parser.add_argument(
-        "--labels", type=Path, required=True, help="the labels to write: kind of damage by row, JSON"
-    )
+    parser.add_argument("--labels", type=Path, required=True, help="the labels to write: kind of damage by row, JSON")
     options = parser.parse_args(arguments)
 
     pool, labels = plant_defects(read_examples(options.examples), seed=options.seed, per_kind=options.per_kind)
