@@ -216,7 +216,7 @@ def test_devices_that_are_not_here_leave_a_run_as_it_ended(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
     job.curate(configured(pool_file, tmp_path / "store", tiny_model, anchor_file))
-    with pytest.raises(UsageError, match="devices=7: GPU 7 is not here"):
+    with pytest.raises(UsageError, match="devices=7: there is no GPU 7"):
         run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file, devices="7")
     assert json.loads((tmp_path / "store/runs/r/manifest.json").read_text())["state"] == "complete"
 
