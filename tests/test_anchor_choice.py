@@ -159,7 +159,7 @@ def test_twins_are_anchors_only_where_nothing_else_is_left(configured) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_of_two_first_runs_that_name_a_set_at_once_both_use_the_one_that_the_name_means(
+def test_two_concurrent_first_runs_use_the_same_named_set(
     configured, tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
     if kind == "s3":
@@ -185,7 +185,7 @@ def test_of_two_first_runs_that_name_a_set_at_once_both_use_the_one_that_the_nam
     assert {known_anchors(prepared, config, pool).path for config in configs} == {found[0].path}
 
 
-def test_a_set_that_another_run_names_meanwhile_is_refused_where_other_many_anchors_are_asked_for(configured) -> None:
+def test_a_set_named_meanwhile_with_another_anchor_count_is_refused(configured) -> None:
     config = configured(anchor_set="nightly", anchors=4)
     prepared, pool = prepared_pool(config)
     store = open_store(config.store)

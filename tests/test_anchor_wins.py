@@ -109,7 +109,7 @@ def scored(tmp_path: Path) -> Scored:
     return Scored(tmp_path)
 
 
-def test_a_report_lists_the_anchors_by_how_often_they_are_won_and_says_which_tell_nothing(scored):
+def test_a_report_orders_anchors_by_wins_and_marks_those_without_information(scored):
     scored.score(GAINS)
     scored.judge()
     selection = scored.publish(TopK(2))
@@ -145,7 +145,7 @@ def test_anchors_are_won_as_often_as_candidates_win(scored):
     assert sum(item.cells for item in anchors) == sum(int(table.cells.sum()) for table in tables)
 
 
-def test_in_a_race_only_computed_cells_count_and_the_report_says_that_they_are_no_sample(scored):
+def test_in_a_race_only_computed_cells_count_which_the_report_explains(scored):
     raced = GAINS.copy()
     raced[3:, 1:] = NAN
     raced[3:, 2] = LOST
@@ -190,7 +190,7 @@ def test_wins_are_stored_before_the_scores_that_they_go_with(scored):
     assert [item.wins for item in read_anchor_wins(scored.store, "r")] == [6, 4, 4, 2, 0]
 
 
-def test_a_run_that_was_judged_before_wins_were_counted_has_no_section_until_it_is_judged_again(scored):
+def test_a_run_without_counted_wins_has_no_section_of_them(scored):
     scored.score(GAINS)
     scored.judge()
     scored.store.remove(anchor_wins_path("r"))

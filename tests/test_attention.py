@@ -65,7 +65,7 @@ def test_a_window_is_refused_where_a_sequence_is_longer_and_not_where_the_pass_i
         attend(OWN, BEHIND, sliding_window=13)
 
 
-def test_the_longest_sequence_is_not_the_longest_piece_behind_the_longest_demonstration() -> None:
+def test_the_longest_piece_need_not_follow_the_longest_demonstration() -> None:
     """A race wants few continuations behind some demonstrations: 2 tokens behind 10, and 10 behind 2."""
     own = Pieces((2, 10), (2, 10), causal=True)
     assert longest_reach(own, Pieces((2, 10), (10, 2), causal=False)) == 12

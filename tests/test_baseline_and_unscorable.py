@@ -42,7 +42,7 @@ def test_a_candidate_is_unscorable_for_the_anchors_that_gave_no_finite_number(st
     assert read_unscorable(store, "another", ["a1"]) == frozenset()
 
 
-def test_of_two_values_for_a_baseline_that_with_the_smaller_digest_is_used_whichever_file_is_read_first(store) -> None:
+def test_of_two_baseline_values_the_one_with_the_smaller_digest_is_used(store) -> None:
     values = np.array([-1.5, -1.25, -1.0, -0.75], np.float32)
     used = min(values, key=lambda value: hashlib.sha256(b" a " + value.tobytes()).digest())
     for number, value in enumerate(values):

@@ -34,7 +34,7 @@ def test_a_standing_by_hand():
     assert found.complete.tolist() == [False, True, True, False, True]
 
 
-def test_gains_above_0_are_wins_all_others_losses_and_cells_that_are_not_judged_count_for_nothing():
+def test_gains_above_0_are_wins_and_ineligible_cells_do_not_count():
     gains = np.array([[0.5, 0.0, -0.0, -2.0, NAN], [NAN] * 5, [1.0, 1e-45, -1e-45, 9.0, -9.0]], dtype=np.float32)
     eligible = np.ones((3, 5), dtype=bool)
     eligible[0, 0] = eligible[1, 1] = eligible[2, 3] = eligible[2, 4] = False

@@ -170,7 +170,7 @@ def kept(candidate: str, anchor: str, *values: float) -> float:
 
 
 @pytest.mark.parametrize("folders", [("1", "2"), ("2", "1")])
-def test_nan_never_hides_a_number_and_of_two_numbers_that_with_the_smaller_digest_is_used(store, folders):
+def test_nan_hides_no_number_and_of_two_the_smaller_digest_is_used(store, folders):
     first, second = (f"cells/key/{name}" for name in folders)
     write_block(store, first, block("x", "ABCV", [[1.0, NAN, -3.5, -7.0]]))
     write_block(store, second, block("x", "ABCV", [[NAN, 2.0, -3.25, -7.5]]))
@@ -179,7 +179,7 @@ def test_nan_never_hides_a_number_and_of_two_numbers_that_with_the_smaller_diges
     assert cells(store, "x", "ABCV", folder="cells/key") == [[1.0, 2.0, *used]]
 
 
-def test_of_many_conflicts_as_many_are_decided_for_the_larger_as_for_the_smaller_value():
+def test_conflicts_are_decided_for_the_larger_value_half_of_the_time():
     ids = [f"c{row}" for row in range(100)]
     known, new = (np.full((100, 100), value, dtype=np.float32) for value in (-2.0, -1.0))
     joined, conflicts = join_cells(known, new, candidate_ids=ids, anchor_ids=ids)
@@ -188,9 +188,7 @@ def test_of_many_conflicts_as_many_are_decided_for_the_larger_as_for_the_smaller
 
 
 @given(data=st.data(), blocks=st.integers(2, 5))
-def test_any_values_in_blocks_read_back_as_the_same_table_in_any_order_and_however_joined(
-    tmp_path_factory, data, blocks
-):
+def test_blocks_read_back_as_the_same_table_in_any_order_and_however_joined(tmp_path_factory, data, blocks):
     values = st.sampled_from([NAN, -1.0, -2.0, -2.5, 0.0])
     tables = [data.draw(st.lists(st.lists(values, min_size=2, max_size=2), min_size=2, max_size=2))] * (blocks == 2)
     tables += [
@@ -242,7 +240,7 @@ def ghosts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return GhostFiles.ghosts
 
 
-def test_a_block_that_is_listed_and_can_not_be_opened_is_an_error_after_the_second_listing(ghosts):
+def test_a_listed_block_that_cannot_be_opened_is_an_error_after_two_listings(ghosts):
     store = Store(f"ghost://{uuid.uuid4()}")
     path = put(store, "x", "A", [[1.0]])
     ghost = f"{FOLDER}/{'0' * 32}.parquet"
@@ -535,7 +533,7 @@ def test_a_block_that_was_read_wrongly_once_is_read_again_and_stays(store, caplo
     assert record.getMessage().startswith(f"{store.url}/{path} was read wrongly once (")
 
 
-def test_no_flipped_bit_gives_another_number_or_any_error_but_one_that_names_the_file(store):
+def test_a_flipped_bit_gives_the_same_numbers_or_an_error_with_the_file(store):
     whole, part = block("xy", "AB", [[1.5, -2.0], [3.0, NAN]]), block("xy", "B", [[-2.0], [NAN]])
     path = write_block(store, FOLDER, whole)
     data = store.read(path)
@@ -622,7 +620,7 @@ def test_compact_of_a_folder_without_blocks_or_with_one_does_nothing(store):
     assert list(before) == [path]
 
 
-def test_compact_deletes_a_block_whose_cells_another_one_holds_and_keeps_one_with_another_value(store):
+def test_compact_deletes_a_covered_block_and_keeps_one_with_another_value(store):
     large = put(store, "xy", "AB", [[1.0, 2.0], [3.0, 4.0]])
     put(store, "y", "B", [[4.0]])
     compact(store, FOLDER)
@@ -645,7 +643,7 @@ def test_compact_keeps_every_cell_also_where_a_damaged_block_lies_among_them(sto
     assert store.read(f"damaged/{damaged}") == b"damaged"
 
 
-def test_threads_that_write_and_join_one_folder_over_and_over_lose_no_cell_before_a_readers_eyes(store):
+def test_threads_that_write_and_join_one_folder_hide_no_cell_from_a_reader(store):
     written: list[tuple[str, float]] = []
 
     def write(writer: int) -> None:
@@ -701,7 +699,7 @@ def test_a_reader_that_meets_a_join_looks_again(store, monkeypatch):
 
 
 @given(data=st.data(), candidates=st.integers(1, 6), anchors=st.integers(1, 5))
-def test_any_blocks_that_cover_a_table_read_back_as_that_table_whenever_they_are_joined(
+def test_blocks_that_cover_a_table_read_back_as_it_whenever_they_are_joined(
     tmp_path_factory, data, candidates, anchors
 ):
     store = Store(str(tmp_path_factory.mktemp("store")))
@@ -729,7 +727,7 @@ def set_partition(data: st.DataObject, size: int) -> list[list[int]]:
     return [order[start:stop] for start, stop in zip([0, *cuts], [*cuts, size], strict=True)]
 
 
-def test_cells_of_refined_demonstrations_lie_apart_and_the_others_where_they_always_were():
+def test_cells_of_refined_demonstrations_have_a_folder_apart():
     of = {"model": "m", "profile": "released", "demonstration_tokens": 9, "anchor_tokens": 200, "dtype": "float32"}
     plain = scoring_key(**of)
     assert plain == digest({"scoring_version": 1, **of})

@@ -110,7 +110,7 @@ TEN = table(
 BEST_FIRST = ["h", "f", "a", "i", "c", "e", "g", "b", "d", "j"]
 
 
-def test_order_is_by_score_then_mean_gain_then_id_and_an_unknown_gain_is_last_among_equals():
+def test_order_is_by_score_then_mean_gain_then_id_with_unknown_gains_last():
     assert ranking(TEN) == BEST_FIRST
 
 
@@ -191,7 +191,7 @@ CUTS = st.one_of(
 
 
 @given(SCORED, CUTS, st.randoms(use_true_random=False), st.integers(1, 9))
-def test_a_selection_depends_neither_on_the_order_of_candidates_nor_on_how_they_are_parted(rows, cut, random, size):
+def test_a_selection_does_not_depend_on_candidate_order_or_shards(rows, cut, random, size):
     expected = select(cut, table(*rows))
     random.shuffle(rows)
     assert select(cut, *(table(*rows[start : start + size]) for start in range(0, len(rows), size))) == expected
@@ -497,7 +497,7 @@ def merged(tables: Sequence[ScoreTable]) -> ScoreTable:
     )
 
 
-def test_a_published_selection_says_how_many_cells_there_are_and_is_published_again_when_more_are_known(tmp_path: Path):
+def test_a_selection_counts_its_cells_and_is_published_again_when_more_are_known(tmp_path: Path):
     here = Stored(tmp_path)
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}

@@ -66,7 +66,7 @@ def test_parts_come_to_what_one_machine_comes_to(
     assert stores[0].read(files[0]) == stores[1].read(files[1])
 
 
-def test_a_part_whose_process_is_killed_fails_the_run_and_retry_scores_what_is_missing(
+def test_a_killed_part_fails_the_run_and_a_retry_scores_what_is_missing(
     api: Api, stack: LocalStack, store: Store, shared: dict[str, Any]
 ) -> None:
     run, parts = begin_parts(api, store, shared)

@@ -145,7 +145,7 @@ def spied(encoder: Any) -> tuple[Any, list[str]]:
     return encode, seen
 
 
-def test_a_long_example_is_the_mean_of_windows_weighted_by_tokens_and_no_window_is_cut(tmp_path: Path) -> None:
+def test_a_long_example_is_the_token_weighted_mean_of_its_windows(tmp_path: Path) -> None:
     encoder = short_window(tmp_path / "encoder")
     encode, seen = spied(encoder)
     text = words(30)

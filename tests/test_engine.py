@@ -294,7 +294,7 @@ def counted(prefixes: Iterator[Ids], asked: list[Ids]) -> Iterator[Ids]:
         yield prefix
 
 
-def test_rows_come_while_prefixes_are_still_asked_for_and_not_many_are_asked_for_ahead() -> None:
+def test_rows_come_while_prefixes_are_read_and_few_are_read_ahead() -> None:
     """Four prefixes fill four packs of 64 tokens; the lanes have one such group before them while one is read off."""
     asked: list[Ids] = []
     many = (prefix for seed in range(300) for prefix in random_prefixes(seed, [5, 2]))

@@ -224,9 +224,7 @@ def judged(store: Store, pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["complete", "interrupted"])
-def test_cells_that_were_counted_and_are_gone_are_an_error_and_those_a_race_left_out_are_none(
-    store, pool, tmp_path, capsys, done
-):
+def test_counted_cells_that_are_gone_are_an_error_unlike_those_of_a_race(store, pool, tmp_path, capsys, done):
     def cells() -> tuple[int, str, str]:
         command = ["cells", "r", "--store", store.url, "--out", str(tmp_path / "cells.csv")]
         return (run_command(lambda: app(command)), *capsys.readouterr())

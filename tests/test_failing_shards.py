@@ -268,7 +268,7 @@ def test_a_shard_that_runs_out_of_memory_once_passes_at_its_next_try(
     assert "part 001" in api.log(run) and "is tried again soon" in api.log(run)
 
 
-def test_shards_that_stay_out_of_memory_fail_the_run_by_name_and_retry_scores_only_what_they_lack(
+def test_shards_out_of_memory_fail_the_run_and_a_retry_scores_what_they_lack(
     api: Api, store: Store, job: dict[str, Any], fault: Fault
 ) -> None:
     rows = examples(6, 20, {1: "~", 3: "@"})

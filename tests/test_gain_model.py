@@ -37,7 +37,7 @@ def test_no_candidates_have_no_probabilities():
     assert losses([[1.0, -1.0]], np.empty((0, 2))).shape == (0, 2)
 
 
-def test_an_anchor_that_all_lost_is_likelier_lost_than_one_that_half_won_and_that_than_one_that_all_won():
+def test_the_more_candidates_won_an_anchor_the_less_likely_is_a_loss():
     rng = np.random.default_rng(1)
     sizes = rng.gamma(2, 1, (40, 3))
     signs = np.stack([-np.ones(40), np.tile([1.0, -1.0], 20), np.ones(40)], axis=1)
@@ -45,7 +45,7 @@ def test_an_anchor_that_all_lost_is_likelier_lost_than_one_that_half_won_and_tha
     assert lost > 0.8 > 0.6 > even > 0.4 > 0.2 > won
 
 
-def test_losses_of_one_cluster_make_losses_of_the_rest_of_it_likelier_and_leave_the_other_alone():
+def test_losses_make_losses_likelier_within_their_cluster_only():
     sample = clusters(200)
     unknown = np.full(20, NAN)
     loser, winner = unknown.copy(), unknown.copy()

@@ -35,7 +35,7 @@ def worklist(store: Store, run: str, number: int, *, age: float) -> str:
     return path
 
 
-def test_work_lists_that_a_reselect_is_reading_outlive_a_sweep_though_its_run_has_ended(store: Store) -> None:
+def test_young_work_lists_of_an_ended_run_outlive_a_sweep(store: Store) -> None:
     young = worklist(store, "ended", 1, age=6 * DAY)
     old = worklist(store, "ended", 2, age=8 * DAY)
     going = worklist(store, "going", 3, age=8 * DAY)

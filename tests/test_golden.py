@@ -243,7 +243,7 @@ def test_a_cell_that_comes_in_narrows_its_candidates_interval(given_table, value
 
 
 @given(tables(), st.data())
-def test_a_cell_that_rises_lowers_neither_its_candidates_wins_nor_its_gain_nor_touches_others(given_table, data):
+def test_a_cell_that_rises_lowers_no_wins_and_no_gain(given_table, data):
     before = judged(**given_table)
     cells = given_table["cells"].copy()
     row, column = (data.draw(st.integers(0, size - 1)) for size in cells.shape)

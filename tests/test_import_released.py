@@ -155,7 +155,7 @@ def test_of_several_iterations_the_last_is_the_score(files):
 
 
 @pytest.mark.parametrize("count", [3, 7, 100, 1000])
-def test_every_share_of_the_anchors_is_taken_for_what_it_is_though_it_is_no_exact_number(files, count):
+def test_every_share_of_the_anchors_is_read_as_a_number_of_wins(files, count):
     (files.root / "anchors.json").write_text(json.dumps([{**ANCHORS[0], "input": str(i)} for i in range(count)]))
     for wins in sorted({0, 1, count // 2, count - 1, count}):
         folder = files.root / str(wins)

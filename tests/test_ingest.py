@@ -138,7 +138,7 @@ def test_shards_are_in_the_order_of_ids_and_of_equal_examples_the_first_row_is_k
         assert (rows.dtype, rows.tolist()) == (np.int64, [candidate.row for candidate in of_shard])
 
 
-def test_original_rows_come_back_with_their_extra_fields_their_order_and_all_characters(store, tmp_path):
+def test_original_rows_keep_extra_fields_order_and_all_characters(store, tmp_path):
     pool = ingested(store, jsonl(tmp_path / "pool.jsonl", MIXED))
     found = list(read_records(store, pool.shards))
     assert [original for _, original in found] == [GOOD[number] for number in BY_ID]
@@ -187,9 +187,7 @@ def test_shards_have_the_asked_size_but_for_the_last(store, tmp_path, shard_size
     assert found == [EXAMPLES[number] for number in BY_ID]
 
 
-def test_rows_that_do_not_fit_into_memory_give_the_same_objects_to_the_byte_and_leave_no_files(
-    store, tmp_path, monkeypatch
-):
+def test_rows_beyond_memory_give_the_same_bytes_and_leave_no_files(store, tmp_path, monkeypatch):
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -390,9 +388,7 @@ def test_other_fields_are_another_pool_and_without_any_the_address_is_what_it_wa
     assert pool.id == digest({**named, "source": source_digest(find_source(str(path)))})
 
 
-def test_examples_that_differ_in_white_space_around_their_texts_are_one_and_the_first_row_is_kept_as_it_was(
-    store, tmp_path
-):
+def test_examples_that_differ_in_surrounding_white_space_are_one(store, tmp_path):
     rows = [
         {"instruction": "Name the capital of France.", "input": "\n", "output": "Paris.\n", "extra": 1},
         {"instruction": "Name the capital of France.", "input": "", "output": "Paris."},
@@ -409,7 +405,7 @@ def test_examples_that_differ_in_white_space_around_their_texts_are_one_and_the_
     assert records[0][0].id == hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
-def test_an_anchor_that_differs_from_a_candidate_in_white_space_is_its_own_and_not_a_win(store, tmp_path):
+def test_an_anchor_that_differs_in_white_space_is_the_candidates_own(store, tmp_path):
     pool = ingested(store, jsonl(tmp_path / "pool.jsonl", [{"instruction": "Count to 1.", "output": "1\n"}]))
     anchor_file = find_source(str(jsonl(tmp_path / "anchors.jsonl", [{"instruction": " Count to 1.", "output": "1"}])))
     (anchor,) = anchors_from_file(anchor_file, max_row_bytes=1000)
@@ -482,9 +478,7 @@ ROWS = st.lists(
 
 
 @given(rows=ROWS, shard_size=st.integers(1, 5), memory=st.sampled_from([0, 100, 1 << 20]))
-def test_every_row_is_an_example_a_duplicate_or_a_reject_and_shards_partition_the_examples(
-    tmp_path_factory, rows, shard_size, memory
-):
+def test_rows_are_examples_duplicates_or_rejects_and_shards_partition_them(tmp_path_factory, rows, shard_size, memory):
     folder = tmp_path_factory.mktemp("pool")
     store = Store(str(folder / "store"))
     usable = [

@@ -60,7 +60,7 @@ def anchors_of(vectors: Vectors, clusters: int, *, seed: int = 0, size: int = 10
     return nearest_rows(batches, centres, scorable=scorable)
 
 
-def test_well_separated_blobs_give_one_anchor_each_and_it_is_the_nearest_to_the_blobs_mean():
+def test_separated_blobs_give_one_anchor_each_nearest_to_the_mean():
     vectors, owner = blobs(6, 20)
     found = anchors_of(vectors, 6)
     assert sorted(owner[found].tolist()) == [0, 1, 2, 3, 4, 5]
@@ -99,7 +99,7 @@ def test_equal_embeddings_far_apart_in_the_pool_tie_in_favour_of_the_lower_row()
 
 
 @pytest.mark.parametrize("clusters", [3, 5, 12])
-def test_anchors_are_distinct_also_where_there_are_fewer_distinct_points_than_clusters(clusters):
+def test_anchors_are_distinct_with_fewer_distinct_points_than_clusters(clusters):
     vectors = np.repeat(np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]], dtype=np.float32), 4, axis=0)
     found = anchors_of(vectors, clusters)
     assert len(set(found)) == clusters
@@ -111,7 +111,7 @@ def test_every_example_is_an_anchor_where_as_many_are_asked_for():
     assert sorted(anchors_of(vectors, 12)) == list(range(12))
 
 
-def test_an_example_that_can_not_be_scored_is_never_chosen_and_its_cluster_offers_the_next():
+def test_an_unscorable_example_is_passed_over_for_the_next_of_its_cluster():
     vectors = np.array([[0.0], [1.0], [2.5], [9.0], [10.5], [12.0]], dtype=np.float32)
     centres = np.array([[1.2], [10.6]], dtype=np.float32)
     assert nearest_rows(in_batches(vectors), centres, scorable=lambda row: row not in (1, 4)) == [0, 5]
@@ -149,7 +149,7 @@ def test_a_near_duplicate_of_a_chosen_row_gives_way_to_the_next_row():
     assert reversed_centres == [Member(4, (), ()), Member(1, (), ())]
 
 
-def test_where_too_few_rows_pass_truncated_ones_are_taken_before_near_duplicates_and_none_without_response():
+def test_with_too_few_rows_truncated_ones_come_before_near_duplicates():
     table = {row: (NO_RESPONSE,) for row in range(6)}
     table |= {2: (TRUNCATED,), 1: (NEAR_DUPLICATE,), 0: (TRUNCATED, NEAR_DUPLICATE)}
     one, two, three = (

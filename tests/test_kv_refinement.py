@@ -174,7 +174,7 @@ def test_a_model_that_cannot_be_packed_is_refused_more_than_one_iteration() -> N
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_demonstration_that_has_no_positions_behind_itself_is_refused_more_than_one_iteration(family: str) -> None:
+def test_refinement_of_a_demonstration_without_positions_behind_it_is_refused(family: str) -> None:
     """GPT-2 has learned none beyond; other models compute some that they were never trained on."""
     config = deepcopy(CONFIGS[family])
     config.max_position_embeddings = 64  # of GPT2Config, another name for n_positions
@@ -196,7 +196,7 @@ def test_a_demonstration_too_long_to_be_packed_is_refused_more_than_one_iteratio
     assert np.isnan(row).all()
 
 
-def test_a_demonstration_that_leaves_the_window_only_behind_itself_is_refined_as_defined_or_refused() -> None:
+def test_a_demonstration_that_leaves_the_window_is_refined_or_refused() -> None:
     """28 tokens and the longest continuation, 9, fit into the window of 40; twice 28 do not."""
     (prefix,) = random_prefixes(4, [WINDOW - 12])
     short = [item for item in MIXED if len(item.ids) <= 9]

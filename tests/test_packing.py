@@ -60,7 +60,7 @@ def test_layout_of_one_continuation() -> None:
     )
 
 
-def test_equal_lengths_stand_together_behind_shorter_ones_and_what_is_cut_away_is_left_out() -> None:
+def test_packs_are_ordered_by_length_without_what_is_cut_away() -> None:
     layout = lay_out([LONG, CUT_AWAY, SHORT, EQUAL])
     assert layout == Layout(
         columns=(2, 0, 3),
@@ -128,7 +128,7 @@ def test_each_response_token_is_read_off_once_at_the_token_on_its_left(continuat
         assert read_off == [(place, item.ids[place]) for place in range(item.response_start, len(item.ids))]
 
 
-def test_what_all_continuations_begin_with_is_taken_off_but_not_the_token_before_a_response() -> None:
+def test_the_shared_opening_ends_before_the_token_before_a_response() -> None:
     long, short = Continuation((1, 2, 3, 4, 5), 4), Continuation((1, 2, 3, 9), 3)
     assert share_opening([long, short]) == ((1, 2), [Continuation((3, 4, 5), 2), Continuation((3, 9), 1)])
     assert share_opening([long]) == ((1, 2, 3), [Continuation((4, 5), 1)])
@@ -150,7 +150,7 @@ def test_a_continuation_that_is_not_scored_has_no_say_in_what_all_begin_with() -
         max_size=6,
     )
 )
-def test_the_opening_and_the_rest_are_the_continuation_and_no_longer_opening_would_do(
+def test_opening_and_rest_are_the_continuation_and_no_opening_is_longer(
     continuations: list[Continuation],
 ) -> None:
     opening, without = share_opening(continuations)
@@ -458,7 +458,7 @@ def test_halves_by_hand() -> None:
 
 
 @given(some_layout, some_prefixes, some_budget)
-def test_halves_hold_the_packs_members_in_order_and_differ_by_no_more_than_the_longest(
+def test_halves_keep_the_order_and_differ_by_at_most_the_longest_member(
     layout: Layout, prefixes: int, token_budget: int
 ) -> None:
     for pack in plan_packs(layout, behind(layout, prefixes), token_budget=token_budget):

@@ -90,7 +90,7 @@ def test_a_truncated_table_is_an_error_that_names_the_file(store, damage):
 
 
 @pytest.mark.parametrize("way", ["bytes", "tables"])
-def test_a_flipped_bit_in_a_page_is_an_error_that_names_the_file_and_never_another_number(store, tmp_path, way):
+def test_a_flipped_bit_in_a_page_is_an_error_with_the_file(store, tmp_path, way):
     numbers = np.random.default_rng(0).permutation(4000).astype(np.float32)
     table = pa.table({"value": numbers, "text": [f"line {number:.0f}" for number in numbers]})
     if way == "bytes":

@@ -288,7 +288,7 @@ def test_busy_shards_count_with_what_they_have_shown():
     assert [choice.shard.index for choice in found.choices] == [1]
 
 
-def test_a_threshold_and_the_first_round_read_the_gains_twice_and_a_later_round_for_a_rank_three_times():
+def test_how_often_a_round_reads_the_gains():
     pool, passes = made_up(100, 20), []
 
     def passes_of(known: NDArray[np.bool_], cut: Cut) -> int:
@@ -341,7 +341,7 @@ def test_losses_needed_by_hand(high: float, anchors: int, aim: float, needed: in
     assert losses_needed(np.array([high]), np.array([anchors]), aim).tolist() == [needed]
 
 
-def test_a_candidate_gets_the_losses_it_needs_at_least_the_minimum_and_no_more_than_are_missing():
+def test_a_candidate_gets_the_cells_it_needs_within_minimum_and_missing():
     needed, missing = np.array([0, 1, 5, 20, 40]), np.array([9, 9, 9, 99, 7], dtype=np.int32)
     assert cells_per_candidate(needed, missing, min_cells=4).tolist() == [0, 4, 5, 20, 7]
     assert cells_per_candidate(needed, missing, min_cells=1).tolist() == [0, 1, 5, 20, 7]

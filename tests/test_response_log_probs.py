@@ -95,7 +95,7 @@ def test_a_float64_model_is_read_off_in_float32() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, HalvingHead])
-def test_hidden_states_that_are_not_finite_give_log_probs_that_are_not_finite_in_their_rows_only(
+def test_hidden_states_that_are_not_finite_affect_their_rows_only(
     kind: type[nn.Linear],
 ) -> None:
     head = build_head(3000, kind=kind)

@@ -127,7 +127,7 @@ def test_a_race_keeps_what_the_full_table_keeps_in_its_order_and_computes_less(
     assert {int(cells): count for cells, count in by_cells.items()} == scores["cells"].value_counts().to_dict()
 
 
-def test_a_stricter_cut_computes_nothing_and_a_looser_one_goes_on_where_the_race_stopped(
+def test_a_stricter_cut_computes_nothing_and_a_looser_one_continues_the_race(
     tmp_path: Path, raced: Selection, wide_pool: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
     store = copied(raced, tmp_path)
@@ -178,7 +178,7 @@ def test_a_run_whose_model_has_changed_is_not_continued(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_reselect_that_fails_says_so_in_the_manifest_of_its_run_and_can_be_continued(
+def test_a_failed_reselect_is_recorded_in_the_manifest_and_can_be_continued(
     tmp_path: Path, raced: Selection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.reselect import reselect
@@ -303,7 +303,7 @@ def test_two_runs_at_once_come_to_the_same_selection(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_race_goes_on_when_another_run_stores_the_chosen_cells_between_count_and_plan(
+def test_a_race_continues_when_another_run_stores_the_chosen_cells_first(
     tmp_path: Path,
     raced: Selection,
     whole: Selection,

@@ -180,7 +180,7 @@ def test_heartbeats_of_an_attempt_end_when_a_newer_one_takes_the_run(store, monk
     assert store.read_json("runs/first/heartbeat.json")["attempt"] == second.attempt != first.attempt
 
 
-def test_only_the_newest_attempt_changes_the_state_and_an_older_one_leaves_its_references(store, caplog):
+def test_only_the_newest_attempt_changes_the_state(store, caplog):
     first, second = opened(store), opened(store)
     run = record_state(
         store, "first", RunState.COMPLETE, attempt=first.attempt, references={"pool": "x"}, counts={"rows": 3}

@@ -244,7 +244,7 @@ def test_however_often_it_is_stopped_no_cell_is_computed_twice(tmp_path_factory,
     assert (stored(store), len(objects(store))) == (EXPECTED, 1)
 
 
-def test_sums_that_are_no_numbers_are_counted_and_named_and_everything_else_is_stored(store):
+def test_sums_that_are_no_numbers_are_counted_and_all_others_are_stored(store):
     broken = {(300, 2): np.nan, (500, 1): np.inf, (500, 3): -np.inf}
     with pytest.raises(InputError) as refused:
         score(store, SummingModel(broken=broken))
@@ -364,7 +364,7 @@ def test_no_work_asks_the_model_nothing(store):
     assert (model.computed, store.list("")) == ([], before)
 
 
-def test_commits_that_a_killed_task_left_are_joined_though_nothing_is_left_to_compute(store):
+def test_commits_of_a_killed_task_are_joined_if_nothing_is_left_to_compute(store):
     for row, name in enumerate(CANDIDATES):
         write_block(store, FOLDER, CellBlock((name,), ANCHORS, np.array([EXPECTED[row]], dtype=np.float32)))
     model = SummingModel()
@@ -380,9 +380,7 @@ def test_a_store_that_takes_nothing_more_ends_scoring_with_its_address(store):
     assert str(refused.value).startswith(f"could not write {store.url}/{FOLDER}/")
 
 
-def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_stored_and_the_rest_is_computed_when_it_has_room(
-    store, monkeypatch
-):
+def test_a_disk_that_fills_up_keeps_what_was_stored(store, monkeypatch):
     monkeypatch.setattr(nuggets.steps.block_writer, "BLOCK_CANDIDATES", 1)
     names = tuple(f"c{number}" for number in range(1, 41))
     put_shards(store, {"pools/p/shard-9.parquet": names})

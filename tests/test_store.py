@@ -206,7 +206,7 @@ def test_a_write_that_fails_leaves_the_old_object_and_nothing_else(tmp_path):
     assert store.read("a/object") == b"old"
 
 
-def test_a_file_larger_than_allowed_leaves_the_old_object_and_names_the_new_ones_address(tmp_path):
+def test_a_file_larger_than_allowed_leaves_the_old_object(tmp_path):
     store = Store(str(tmp_path))
     store.write("a/object", b"old")
     assert run(_SMALL_FILES, tmp_path) == (
@@ -236,7 +236,7 @@ def test_a_full_disk_keeps_what_is_stored_and_says_what_to_do(tmp_path):
         assert store.list("") == ["a/object", "a/small"]
 
 
-def test_a_folder_without_permission_is_said_to_be_so_and_never_taken_for_an_empty_one():
+def test_a_folder_without_permission_is_an_error_and_not_empty():
     folder = Path(tempfile.mkdtemp())  # not tmp_path: its parents are closed to other users
     try:
         (folder / "object").write_bytes(b"old")

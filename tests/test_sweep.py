@@ -111,7 +111,7 @@ def test_blocks_written_for_shards_of_any_size_are_found(store, written_for, sha
 
 
 @pytest.mark.parametrize("scored", [range(10, 25), range(-30, 80), range(20, 60), range(100, 130), [3]])
-def test_blocks_written_for_a_part_a_whole_or_another_pool_are_found_as_far_as_they_reach(store, scored):
+def test_blocks_of_a_part_a_whole_or_another_pool_are_found(store, scored):
     pool = pool_of(store, range(40), shard_size=6)
     score_as_a_task_does(store, scored, 8, ANCHORS)
     assert swept(store, pool) == expected(range(40), scored)
@@ -143,7 +143,7 @@ def test_a_damaged_block_is_swept_as_missing_and_named(store, caplog):
     assert store.list("damaged") == [f"damaged/{paths[2]}"]
 
 
-def test_a_block_that_was_joined_between_listing_and_reading_is_found_again_and_read_once(store, monkeypatch):
+def test_a_block_joined_between_listing_and_reading_is_read_once(store, monkeypatch):
     pool = pool_of(store, range(24), shard_size=8)
     ordered = sorted(range(24), key=key)
     folders = [cells_folder(KEY, [key(number) for number in ordered[at : at + 8]]) for at in (0, 8, 16)]
@@ -223,7 +223,7 @@ def test_a_pool_whose_shards_are_not_in_the_order_of_ids_is_refused(store):
     )
 
 
-def test_a_sweep_sees_everything_that_was_stored_before_it_while_others_write_and_join(store):
+def test_a_sweep_sees_all_earlier_cells_while_others_write_and_join(store):
     pool = pool_of(store, range(30), shard_size=6)
     ordered = sorted(range(30), key=key)
     stored: list[int] = []
@@ -254,9 +254,7 @@ def test_a_sweep_sees_everything_that_was_stored_before_it_while_others_write_an
 
 
 @given(data=st.data(), count=st.integers(1, 14), shard_size=st.integers(1, 6))
-def test_any_blocks_in_any_folders_in_any_order_with_joins_in_between_sweep_back_to_the_same_table(
-    tmp_path_factory, data, count, shard_size
-):
+def test_a_sweep_of_any_blocks_in_any_folders_gives_the_same_table(tmp_path_factory, data, count, shard_size):
     store = Store(str(tmp_path_factory.mktemp("pool") / "store"))
     pool = pool_of(store, range(count), shard_size=shard_size)
     known: set[tuple[int, str]] = set()
