@@ -18,6 +18,7 @@ from nuggets.config.configs import CurateConfig
 from nuggets.runs.manifest import RunState
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.publish import Selection
+from nuggets.steps.run_cells import kept_cells
 from nuggets.stopping import check_stop
 from tasks.anchor_set import choose_anchor_set, look_for_anchor_set
 from tasks.baseline import measure_baseline
@@ -87,25 +88,18 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
     watch.lap("baseline")
     cut = config.cut if config.racing == "on" else None
     scoring = Scoring(prepared, pool, anchor_set.path, cut, executor)
-    first = scoring.first_plan()
-    references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
-    counts = {
-        "rows": pool.rows,
-        "examples": pool.examples,
-        "anchors": anchor_set.anchors,
-        **anchor_set.counts,
-        "cells": first.table,
-        "cells_found": first.found,
-        "cells_computed": 0,
-        "rounds": 0,
-    }
+    counts = {"rows": pool.rows, "examples": pool.examples, "anchors": anchor_set.anchors, **anchor_set.counts}
     record = partial(record_state, prepared.store, prepared.name, attempt=prepared.attempt)
-    # Before scoring, so that the cells of an interrupted run can be exported.
-    record(RunState.RUNNING, references=references, counts=counts)
-    scored = score_everywhere(scoring, first)
-    watch.lap("score")
-    conflicts = score_candidates(prepared, pool, anchor_set.path)
-    watch.lap("score candidates")
+    with kept_cells(config.memory_mib << 20):
+        first = scoring.first_plan()
+        counts |= {"cells": first.table, "cells_found": first.found, "cells_computed": 0, "rounds": 0}
+        references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
+        # Before scoring, so that the cells of an interrupted run can be exported.
+        record(RunState.RUNNING, references=references, counts=counts)
+        scored = score_everywhere(scoring, first)
+        watch.lap("score")
+        conflicts = score_candidates(prepared, pool, anchor_set.path)
+        watch.lap("score candidates")
     counts = {"cells_computed": scored.computed, "rounds": scored.rounds, "cell_conflicts": conflicts}
     record(RunState.RUNNING, counts=counts, seconds=watch.seconds)  # the report shows them
     selection = publish(prepared.store, prepared.name, config.cut, config.memory_mib)

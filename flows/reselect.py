@@ -15,6 +15,7 @@ from nuggets.config.configs import ReselectConfig
 from nuggets.progress import report_stage
 from nuggets.runs.manifest import RunState
 from nuggets.steps.publish import Selection
+from nuggets.steps.run_cells import kept_cells
 from nuggets.store.store import open_store
 from tasks.count_undecided import count_undecided
 from tasks.publish import publish
@@ -51,9 +52,10 @@ def reselect(config: ReselectConfig) -> Selection:
 
 def _score_and_publish(config: ReselectConfig, run: ResumedRun, attempt: str, executor: Executor) -> Selection:
     scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut, executor)
-    first = scoring.first_plan()
-    scored = score_everywhere(scoring, first)
-    conflicts = score_candidates(run.prepared, run.pool, run.anchors)
+    with kept_cells(config.memory_mib << 20):
+        first = scoring.first_plan()
+        scored = score_everywhere(scoring, first)
+        conflicts = score_candidates(run.prepared, run.pool, run.anchors)
     record = partial(record_state, run.prepared.store, config.run, attempt=attempt)
     counts = {
         "cells_found": first.found,

@@ -1,7 +1,9 @@
-"""How a round's work is shared out: every worker has a part, and no cell is in two of them."""
+"""The plan of a round: every worker gets tasks, no cell is in two of them, and a kept table changes no plan."""
 
 import json
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from conftest import EXAMPLES
 
 from nuggets.anchors.anchor_set import read_anchors
 from nuggets.cells.blocks import CellBlock, write_block
-from nuggets.cells.folders import cells_folder
+from nuggets.cells.folders import cells_folder, compact, list_blocks
+from nuggets.cells.unscorable import record_unscorable
 from nuggets.config.configs import CurateConfig
 from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source
@@ -20,10 +23,13 @@ from nuggets.racing.next_round import CellsToCompute, ShardGains
 from nuggets.racing.work_list import read_worklist
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut, Threshold, TopK
+from nuggets.scores.score_table import read_score_table
 from nuggets.steps.choose_anchors import known_anchors
 from nuggets.steps.measure_baseline import measure_missing
 from nuggets.steps.plan_round import Round, group_work, plan_round
 from nuggets.steps.prepare import prepare_run
+from nuggets.steps.run_cells import kept_cells
+from nuggets.steps.score_candidates import score_candidates
 
 ANCHORS = 6
 
@@ -125,3 +131,65 @@ def test_what_is_stored_and_what_is_to_be_computed_is_said_in_words(
     race, first = said(Threshold(0.1))
     assert race == "cells: 120 in the full table, 118 stored, at most 2 to compute"
     assert first.startswith("round 0: 1 of 20 candidates undecided, ") and first.endswith(" of 1 candidate next")
+
+
+def store_cells(prepared: PreparedRun, anchors: str, requested: Iterable[tuple[str, int]], *, nats: float) -> None:
+    """Store cells, wins and losses by turns, as a task or another run does."""
+    ids = [anchor.id for anchor in read_anchors(prepared.store, anchors)]
+    rows: dict[str, np.ndarray] = {}
+    for candidate, anchor in requested:
+        row = rows.setdefault(candidate, np.full(ANCHORS, np.nan, dtype=np.float32))
+        row[anchor] = nats if (int(candidate[:6], 16) + anchor) % 2 else -1e6
+    candidates = tuple(sorted(rows))
+    values = np.array([rows[candidate] for candidate in candidates])
+    write_block(prepared.store, cells_folder(prepared.setup.key, candidates), CellBlock(candidates, tuple(ids), values))
+
+
+@pytest.mark.parametrize("cut", [None, TopK(2), Threshold(0.5)], ids=["whole table", "best 2", "threshold"])
+def test_a_kept_table_plans_the_rounds_that_reading_all_cells_anew_plans(
+    planned: tuple[PreparedRun, Pool, str], cut: Cut | None
+) -> None:
+    prepared, pool, anchors = planned
+    ids = sorted(candidate.id for shard in pool.shards for candidate in read_candidates(prepared.store, shard))
+    number = 0
+    with kept_cells():
+        while True:
+            kept = plan_round(prepared, pool, anchors, cut, number=number)
+            with kept_cells(memory=0):
+                anew = plan_round(prepared, pool, anchors, cut, number=number)
+            assert kept == anew  # also the paths of the work lists, which are digests of their content
+            if not kept.units:
+                break
+            store_cells(prepared, anchors, cells(prepared, kept), nats=0.0)
+            if number == 1:  # another run of the pool stores a cell, and joins blocks
+                store_cells(prepared, anchors, [(ids[0], 0)], nats=0.0)
+            for folder in {path.rpartition("/")[0] for path in list_blocks(prepared.store, "cells")}:
+                compact(prepared.store, folder)
+            number += 1
+        assert score_candidates(prepared, pool, anchors) == 0
+    assert number > 0
+    assert sum(len(table) for table in read_score_table(prepared.store, prepared.name)) == 20
+
+
+def test_a_candidate_that_becomes_unscorable_between_two_rounds_gets_no_work(
+    planned: tuple[PreparedRun, Pool, str],
+) -> None:
+    prepared, pool, anchors = planned
+    prepared = replace(prepared, max_bad_candidates=1)
+    with kept_cells():
+        asked = cells(prepared, plan_round(prepared, pool, anchors, None, number=0))
+        broken = min(asked)[0]
+        (anchor, *_) = read_anchors(prepared.store, anchors)
+        record_unscorable(prepared.store, prepared.setup.key, {broken: [anchor.id]})
+        asked = cells(prepared, plan_round(prepared, pool, anchors, None, number=1))
+    assert len(asked) == 19 * ANCHORS and broken not in {candidate for candidate, _ in asked}
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_cells_with_two_values_are_counted(planned: tuple[PreparedRun, Pool, str], memory: int) -> None:
+    prepared, pool, anchors = planned
+    asked = sorted(cells(prepared, plan_round(prepared, pool, anchors, None, number=0)))
+    with kept_cells(memory):
+        for nats in (0.0, -0.5):  # half of the cells of each block have the same value in both
+            store_cells(prepared, anchors, asked[:10], nats=nats)
+        assert score_candidates(prepared, pool, anchors) == 5
