@@ -33,6 +33,7 @@ class ReportedAnchor:
     times: int  # how often the anchor set contains its text
     instruction: str
     output: str
+    passed_over: int = 0  # examples nearer to the centre of its cluster that failed a check
 
     @property
     def remark(self) -> str:
@@ -44,6 +45,8 @@ class ReportedAnchor:
             remarks.append("never won")
         elif self.wins == self.cells:
             remarks.append("always won")
+        if self.passed_over:
+            remarks.append(f"{self.passed_over} nearer passed over")
         if self.times > 1:
             remarks.append(f"in the anchor set {self.times} times")
         return ", ".join(remarks)
@@ -72,6 +75,7 @@ def write_anchor_wins(
         "anchor_row": pa.array(range(len(anchors)), pa.int64()),
         "anchor_id": pa.array([anchor.id for anchor in anchors], pa.string()),
         "pool_row": pa.array([anchor.pool_row for anchor in anchors], pa.int64()),
+        "passed_over": pa.array([anchor.passed_over for anchor in anchors], pa.int64()),
         "instruction": pa.array([anchor.example.instruction for anchor in anchors], pa.string()),
         "input": pa.array([anchor.example.input for anchor in anchors], pa.string()),
         "output": pa.array([anchor.example.output for anchor in anchors], pa.string()),
@@ -102,6 +106,7 @@ def read_anchor_wins(store: Store, run: str) -> tuple[ReportedAnchor, ...] | Non
             times=times[row["anchor_id"]],
             instruction=row["instruction"],
             output=row["output"],
+            passed_over=row["passed_over"],
         )
         for row in rows
     )
