@@ -45,7 +45,13 @@ def anchor(text: str) -> Anchor:
     return Anchor(example_id(example), None, example)
 
 
-ANCHORS = [anchor("never"), anchor("mostly"), anchor("always"), Anchor(IDS[2], 2, EXAMPLES[2], 4), anchor("mostly")]
+ANCHORS = [
+    anchor("never"),
+    anchor("mostly"),
+    anchor("always"),
+    Anchor(IDS[2], 2, EXAMPLES[2], passed_over=4),
+    anchor("mostly"),
+]
 ZERO_SHOT = np.array([-8.0, -4.0, -6.0, -3.0, -4.0], dtype=np.float32)
 TOKENS = np.array([2, 4, 4, 0, 4], dtype=np.int32)
 WON, LOST = 1.0, -1.0
@@ -123,6 +129,8 @@ def test_a_report_orders_anchors_by_wins_and_marks_those_without_information(sco
         "| 2 | 1.000 | 6/6 | 1.500 | always won |  | Say always. | always |",
         "| 1 | 0.667 | 4/6 | 1.000 | in the anchor set 2 times |  | Say mostly. | mostly |",
         "| 4 | 0.667 | 4/6 | 1.000 | in the anchor set 2 times |  | Say mostly. | mostly |",
+        "| 3 | 0.400 | 2/5 | none | no response within the token limit, 4 nearer passed over "
+        "| 2 | Count to 2. | Done. |",
         "| 3 | 0.400 | 2/5 | none | no response within the token limit, 4 nearer passed over "
         "| 2 | Count to 2. | Done. |",
         "| 0 | 0.000 | 0/6 | 4.000 | never won |  | Say never. | never |",

@@ -49,7 +49,7 @@ def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(
     common = ("--store", tmp_path / "store", "--model", tiny_model)
     refused = {
         ("curate",): "pool is missing",
-        ("curate", tmp_path / "nowhere.json", *common): "nothing is at",
+        ("curate", tmp_path / "nowhere.json", *common): "no file or folder at",
         ("curate", tmp_path / "empty.jsonl", *common): "is an empty file",
         ("curate", tmp_path / "notes.txt", *common): "the format of",
         ("curate", pool_file, "--threshold", "1.5"): "threshold=1.5 is out of range: allowed is 0 to 1",
@@ -66,7 +66,7 @@ def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(
         ("curate", pool_file, "--model", tmp_path / "not-a-model"): "is not a model: there is no config.json",
         ("curate", pool_file, "--model", tmp_path / "none"): "there is no such folder or file",
         ("curate", pool_file, "--encoder", tmp_path / "not-a-model"): "is not a model: there is no config.json",
-        ("curate", pool_file, "--anchor-file", tmp_path / "no.json", *common): "nothing is at",
+        ("curate", pool_file, "--anchor-file", tmp_path / "no.json", *common): "no file or folder at",
         ("curate", "--config", tmp_path / "unknown.yaml"): "unknown key anchor. Known keys: pool, store",
         ("curate", "--config", tmp_path / "broken.yaml"): "is not YAML",
         ("curate", "--config", tmp_path / "list.yaml"): "holds list",

@@ -315,7 +315,7 @@ def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_t
         assert str(refused.value) == (
             f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1; the first "
             "not_an_object is row 2 (line 3): the row is a text ('a'), wanted an object with fields), more than "
-            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, mend the pool, or name its fields with "
+            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, fix the pool, or name its fields with "
             "--instruction-field, --input-field and --output-field, or raise the share"
         )
         assert len(store.read(rejects).splitlines()) == 3
@@ -347,7 +347,7 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store,
     (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
     assert str(refused.value) == (
         f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1; the first not_an_object is "
-        f"row 0 (line 1): the row is a text ('a'), wanted an object with fields): see {store.url}/{rejects}, mend the "
+        f"row 0 (line 1): the row is a text ('a'), wanted an object with fields): see {store.url}/{rejects}, fix the "
         "pool, or name its fields with --instruction-field, --input-field and --output-field"
     )
     assert len(store.read(rejects).splitlines()) == 2

@@ -155,7 +155,7 @@ def test_a_saved_dataset_whose_split_must_be_chosen(tmp_path: Path) -> None:
         ({"_indices_data_files": [{"filename": "indices.arrow"}]}, "flatten_indices"),
         ({"_data_files": []}, "empty dataset"),
         ({"_data_files": None}, "names no _data_files"),
-        ({"_data_files": [{"filename": "gone.arrow"}]}, "gone.arrow' is named in state.json but not there"),
+        ({"_data_files": [{"filename": "gone.arrow"}]}, "gone.arrow' is named in state.json but missing"),
     ],
 )
 def test_a_saved_dataset_that_is_not_whole(tmp_path: Path, state: dict[str, Any], message: str) -> None:
@@ -175,11 +175,11 @@ def test_a_saved_dataset_with_a_broken_state(tmp_path: Path, content: str) -> No
     ("name", "data", "message"),
     [
         ("pool.json", b"", "is an empty file"),
-        ("pool.jsonl", b" \r\n\n", "holds no rows"),
-        ("pool.jsonl", codecs.BOM_UTF8, "holds no rows"),
-        ("pool.json.gz", b"", "holds no rows"),
+        ("pool.jsonl", b" \r\n\n", "has no rows"),
+        ("pool.jsonl", codecs.BOM_UTF8, "has no rows"),
+        ("pool.json.gz", b"", "has no rows"),
         ("pool.parquet", b"", "is an empty file"),
-        ("pool.txt", b"a,b", r"not known. Known are \.json, .*\.parquet.*save_to_disk"),
+        ("pool.txt", b"a,b", r"not known. Known formats: \.json, .*\.parquet.*save_to_disk"),
         ("pool", b"{}", "not known"),
         ("pool.parquet.gz", b"PAR1", "not known"),
         ("pool.json", "[]".encode("utf-16"), "Convert it to UTF-8"),
@@ -195,18 +195,18 @@ def test_what_is_not_a_pool(tmp_path: Path, name: str, data: bytes, message: str
 
 
 def test_nothing_at_the_address(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"nothing is at '{tmp_path}/gone.json'"):
+    with pytest.raises(UsageError, match=f"no file or folder at '{tmp_path}/gone.json'"):
         find_source(f"{tmp_path}/gone.json")
-    with pytest.raises(UsageError, match="nothing is at 'memory://gone/pool.json'"):
+    with pytest.raises(UsageError, match="no file or folder at 'memory://gone/pool.json'"):
         find_source("memory://gone/pool.json")
-    with pytest.raises(UsageError, match="holds no pool. Known are"):
+    with pytest.raises(UsageError, match="^no pool in the folder"):
         find_source(str(tmp_path))
 
 
 def test_plain_text_that_calls_itself_gzip(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl.gz"
     path.write_bytes(lines(ROWS))
-    with pytest.raises(UsageError, match="not whole gzip"):
+    with pytest.raises(UsageError, match="not valid gzip"):
         find_source(str(path))
 
 
@@ -368,12 +368,12 @@ def test_an_array_cut_anywhere_keeps_the_rows_before(tmp_path: Path) -> None:
         (b'[{"a": 1}, {"b" 2}, {"c": 3}]', "row 1 breaks the JSON array: Expecting ':' delimiter near"),
         (b'[{"a": 1} {"b": 2}]', "row 0 breaks the JSON array: Extra data near"),
         (b'[{"a": 1}, {"b": tru}, 1]', "row 1 breaks the JSON array: Expecting value near"),
-        (b'[{"a": 1},, {"b": 2}]', "row 1: nothing stands between two commas"),
+        (b'[{"a": 1},, {"b": 2}]', "row 1: empty element between two commas"),
         (b'[{"a": [1}, {"b": 2}]', "row 0 breaks the JSON array"),
         (b'[{"a": "x}, {"a": "y"}, {"a": "z"}]', "row 0 breaks the JSON array: Expecting ',' delimiter near"),
         (b'[{"a": "x}, {"a": "' + b"y" * 5000 + b'"}]', "row 0 breaks the JSON array"),  # above the limit, too
-        (b'[{"a": 1}]\n[{"b": 2}]', "goes on after its array"),
-        (b"[1]" + b" " * 600_000 + b"x", "goes on after its array"),
+        (b'[{"a": 1}]\n[{"b": 2}]', "has content after the end of its array"),
+        (b"[1]" + b" " * 600_000 + b"x", "has content after the end of its array"),
         (b'[{"a": "\xff" 1}]', "row 0 breaks the JSON array"),
     ],
 )
@@ -635,8 +635,8 @@ def test_csv_rows_with_faults_cost_only_themselves_and_name_their_lines(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('prompt,completion\nQ,A\nR,"B\nS,C\n', "line 3 breaks the quotes"),  # the end is reached inside of them
-        ('prompt,completion\nQ,A\nR,"B\nS,"C"\n', "line 3 breaks the quotes"),
+        ('prompt,completion\nQ,A\nR,"B\nS,C\n', "line 3, has malformed quoting"),  # the end is reached inside of them
+        ('prompt,completion\nQ,A\nR,"B\nS,"C"\n', "line 3, has malformed quoting"),
         ("prompt,prompt\nQ,A\n", "names 'prompt' more than once"),
     ],
 )

@@ -439,5 +439,7 @@ def test_a_pool_that_is_replaced_while_it_is_read_is_refused(s3_server: LocalS3,
     rows = read_pool(find_source(f"{address}/pool.jsonl"), max_row_bytes=100_000)
     next(rows)
     client.put_file(str(large_pool(tmp_path, "pool.jsonl")), f"{address}/pool.jsonl")
-    with pytest.raises(InputError, match="/pool.jsonl' was changed while it was read: let nobody write to it"):
+    with pytest.raises(
+        InputError, match="/pool.jsonl' was changed while it was read: stop other programs from writing"
+    ):
         list(rows)

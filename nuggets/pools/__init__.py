@@ -1,4 +1,4 @@
-"""A pool in the store: read row by row, deduplicated, and laid down in shards.
+"""A pool in the store: read row by row, deduplicated, and written in shards.
 
 Nothing here knows models or scores.
 """

@@ -1,7 +1,7 @@
-"""Ingest: a pool as it comes, turned into shards of distinct, usable examples in the store, in the order of their ids.
+"""Ingest: read a pool and write its distinct, usable examples to the store, in shards in the order of example ids.
 
-Ids are hashes, so that order is no order of the source: every shard is a random sample of the pool, holds a narrow
-range of ids, and so meets few blocks of cells, whatever pool they were computed for. Equal examples stand side by side.
+Ids are hashes, so each shard is a random sample of the pool. A shard holds a narrow range of ids, so few blocks of
+cells overlap it, even where the cells were computed for another pool. Equal examples are neighbours.
 """
 
 import json
@@ -40,9 +40,9 @@ def ingest_pool(
 ) -> Pool:
     """The pool of a source, taken from the store if the same content was ingested before.
 
-    Rows beyond `memory` bytes are sorted by way of the disk. Of equal examples the first row is kept. Raises InputError
-    if no row, or less than the asked share of rows, can be used; `rejects.jsonl` is written before that. Raises it, and
-    stores nothing, if the source is not what `source_digest` was taken of.
+    Rows beyond `memory` bytes are sorted on disk. Of equal examples the first row is kept. Raises InputError if no row
+    can be used, or if more than `max_rejected_share` can't; `rejects.jsonl` is written before that. Raises InputError
+    and stores no pool if the content differs from `source_digest`.
     """
     pool_id = digest(
         {
@@ -58,16 +58,16 @@ def ingest_pool(
     if pool is None:
         rows = _rows(source, source_digest, max_row_bytes=max_row_bytes, names=names)
         pool = _ingest(store, f"pools/{pool_id}", rows, shard_size=shard_size, memory=memory)
-        # Last, because its presence says that the shards are all there.
+        # Last, because its presence means that all shards are stored.
         write_record(store, pool_record_path(pool_id), replace(pool, source=source.url))
-    # The same content may have come from elsewhere before; messages name what was given now.
+    # The same content may have been ingested from another address; messages name the current one.
     pool = replace(pool, source=source.url)
     _check_usable(store, pool, max_rejected_share)
     return pool
 
 
 def described_rejects(store: Store, pool: Pool) -> str:
-    """The rows that can't be used for people: how many, why, what the first of the most frequent kind looks like."""
+    """Text for the log: how many rows can't be used, why, and the first row of the most frequent reason."""
     if not pool.rejects:
         return "0 rejected"
     reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
@@ -91,12 +91,12 @@ def _rows(
 
 
 def _stored(store: Store, pool_id: str) -> Pool | None:
-    """The record of a pool that is whole; None where a shard is missing, as after a damaged one was deleted."""
-    there = set(store.list(f"pools/{pool_id}"))
-    if f"pools/{pool_id}/pool.json" not in there:
+    """The record of a complete pool; None where a shard is missing, for example because a damaged one was deleted."""
+    paths = set(store.list(f"pools/{pool_id}"))
+    if pool_record_path(pool_id) not in paths:
         return None
     pool = read_pool_record(store, pool_id)
-    return pool if there.issuperset((*pool.shards, pool.rejects_path)) else None
+    return pool if paths.issuperset((*pool.shards, pool.rejects_path)) else None
 
 
 def _ingest(
@@ -154,15 +154,15 @@ def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
         raise InputError(f"pool '{pool.source}' has no rows: give a file with at least one example")
     rejected = sum(pool.rejects.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
-    found = f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons}{_first_reject(pool)})"
-    advice = ["mend the pool"]
+    problem = f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons}{_first_reject(pool)})"
+    advice = ["fix the pool"]
     if _NOT_RECOGNISED & set(pool.rejects):
         advice.append("name its fields with --instruction-field, --input-field and --output-field")
     where = f"see {store.uri(pool.rejects_path)}"
     if pool.examples == 0:
-        raise InputError(f"{found}: {where}, {', or '.join(advice)}")
+        raise InputError(f"{problem}: {where}, {', or '.join(advice)}")
     if rejected > max_rejected_share * pool.rows:
         raise InputError(
-            f"{found}, more than max_rejected_share={max_rejected_share} allows: {where}, "
+            f"{problem}, more than max_rejected_share={max_rejected_share} allows: {where}, "
             f"{', or '.join([*advice, 'raise the share'])}"
         )

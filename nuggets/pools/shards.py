@@ -13,26 +13,26 @@ from nuggets.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A pool in the store: what was found in its source, and where its shards lie."""
+    """A pool in the store: counts of its source's rows, and the paths of its shards."""
 
     FORMAT: ClassVar[int] = 1
     id: str
     source: str
     rows: int
     examples: int
-    duplicates: int  # rows whose example stood in an earlier row already
+    duplicates: int  # rows whose example is that of an earlier row
     dropped_turns: int
     rejects: dict[str, int]  # reason -> rows
     rejects_path: str
     shards: tuple[str, ...]  # paths, in the order of example ids
     shard_examples: tuple[int, ...]
-    first_rejects: dict[str, str] = field(default_factory=dict)  # reason -> the first such row, what was found there
+    first_rejects: dict[str, str] = field(default_factory=dict)  # reason -> position and detail of the first such row
     system_messages: int = 0  # no prompt profile has a place for them
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An example of the pool with its id and the 0-based row where it first stood."""
+    """An example of the pool with its id and the 0-based number of its first row."""
 
     id: str
     row: int
@@ -40,7 +40,7 @@ class Candidate:
 
 
 def read_pool_record(store: Store, pool_id: str) -> Pool:
-    """The record that ingest left of a pool."""
+    """The record of an ingested pool."""
     return read_record(store, pool_record_path(pool_id), Pool)
 
 
@@ -63,7 +63,7 @@ def read_ids(store: Store, shard: str) -> tuple[Any, Any]:
 
 
 def read_records(store: Store, shards: Iterable[str]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
-    """Candidates with their rows as they stood in the source, one shard in memory at a time."""
+    """Candidates with their rows as they are in the source; one shard is in memory at a time."""
     for shard in shards:
         originals = read_table(store, shard, ["original"])["original"].to_pylist()
         for candidate, original in zip(read_candidates(store, shard), originals, strict=True):

@@ -1,4 +1,4 @@
-"""Pools in the formats that people keep them in, read row by row: an example, or a reject with its reason.
+"""Pools of all formats, read row by row: each row is an example, or a reject with its reason.
 
 One file per format. Nothing here writes to a store.
 """

@@ -12,9 +12,9 @@ from nuggets.errors import InputError, StoreError
 from nuggets.examples import row_too_large, undecodable
 from nuggets.pools.readers.remote_file import StoredFile
 
-# What damaged bytes raise: also from a column's name that isn't UTF-8, and from a length that no memory can hold.
+# Raised for damaged bytes, among them a column name that isn't UTF-8 and a length that exceeds memory.
 _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)
-_BATCH_ROWS = 64  # how many rows are Python objects at a time
+_BATCH_ROWS = 64  # rows that are Python objects at a time
 
 
 def read_parquet(file: StoredFile, max_row_bytes: int) -> Iterator[object]:
@@ -27,7 +27,7 @@ def read_parquet(file: StoredFile, max_row_bytes: int) -> Iterator[object]:
             yield from _batch_rows(_in_known_zones(batch), max_row_bytes)
         if missing:
             raise pa.ArrowInvalid(f"{missing} of {table.metadata.num_rows} rows are missing")
-    except StoreError:  # also an OSError, but no damage
+    except StoreError:  # it is an OSError, too, but not damage
         raise
     except _DAMAGE as error:
         raise _damaged(file.address, "Parquet", error) from error
@@ -44,7 +44,7 @@ def read_arrow(file: StoredFile, max_row_bytes: int) -> Iterator[object]:
                     yield from _batch_rows(batch.slice(start, _BATCH_ROWS), max_row_bytes)
             if file.read(1):  # a damaged length can look like the mark that ends a stream
                 raise pa.ArrowInvalid("the stream ends before the file does")
-    except StoreError:  # also an OSError, but no damage
+    except StoreError:  # it is an OSError, too, but not damage
         raise
     except _DAMAGE as error:
         raise _damaged(file.address, "Arrow stream", error) from error
@@ -56,12 +56,12 @@ def _check_offsets(batch: Any) -> None:
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as error:
-            if "Invalid UTF8" not in str(error):  # that is found again where it costs only its row
+            if "Invalid UTF8" not in str(error):  # this one is reported later, for its row alone
                 raise
 
 
 def _in_known_zones(batch: Any) -> Any:
-    """The same rows with moments in UTC where their zone isn't known here; Arrow keeps them in UTC anyway."""
+    """The same rows, with timestamps in UTC where this machine does not know their zone; Arrow stores them in UTC."""
     wanted = pa.schema([field.with_type(_in_known_zone(field.type)) for field in batch.schema])
     return batch if wanted.equals(batch.schema) else batch.cast(wanted)
 
@@ -70,7 +70,7 @@ def _in_known_zone(kind: Any) -> Any:
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         try:
             pa.lib.string_to_tzinfo(kind.tz)
-        except Exception:  # whichever time zone library is there has types of its own
+        except Exception:  # the error type depends on the installed time zone library
             return pa.timestamp(kind.unit, "UTC")
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_in_known_zone(field.type)) for field in kind])
@@ -89,7 +89,7 @@ def _batch_rows(batch: Any, max_row_bytes: int) -> Iterator[object]:
     except (ValueError, OverflowError) as error:  # a text that isn't UTF-8, or a date that Python can't hold
         if batch.num_rows == 1:
             yield undecodable(f"a value can't be decoded: {error}")
-        else:  # one bad row must not cost its neighbours
+        else:  # a bad row must not reject the other rows of its batch
             for row in range(batch.num_rows):
                 yield from _batch_rows(batch.slice(row, 1), max_row_bytes)
         return
@@ -114,7 +114,7 @@ def _json_like(value: Any) -> Any:
 
 
 def _text_of(value: bytes) -> object:
-    # Some writers store text as plain binary. What isn't text, such as an image, must not pass for one.
+    # Some writers store text as binary. Other binary data, such as an image, must not be taken for text.
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -123,4 +123,4 @@ def _text_of(value: bytes) -> object:
 
 def _damaged(address: str, form: str, error: Exception) -> InputError:
     reason = str(error).partition("\n")[0] or type(error).__name__
-    return InputError(f"'{address}' can't be read as {form}: {reason}. Copy it again, or mend or remove the file")
+    return InputError(f"'{address}' can't be read as {form}: {reason}. Copy it again, or remove the file")

@@ -1,7 +1,7 @@
-"""Rows of CSV and TSV: the first one names the fields, and every value is a text.
+"""Rows of CSV and TSV: the first row names the fields, and every value is a text.
 
-A lost quote can swallow any number of good rows, and nothing later in the file says so. What follows a broken one is
-therefore not guessed at: the file is refused there.
+A missing quote can hide any number of good rows, and nothing later in the file shows it. Reading therefore stops with
+an error at the first malformed quote.
 """
 
 import csv
@@ -17,7 +17,7 @@ _TEXT = re.compile(rb'[^",\t\r\n]+')
 def read_csv(
     pieces: Iterable[bytes], max_row_bytes: int, *, address: str, delimiter: str
 ) -> Iterator[tuple[int, object]]:
-    """Each row with the number of its first line, from 1. Raises InputError where the quotes or the header break."""
+    """Each row with the number of its first line, from 1. Raises InputError for malformed quoting or a bad header."""
     header: list[str] | None = None
     for line, cells in _records(pieces, max_row_bytes, address=address, delimiter=delimiter):
         if header is None:
@@ -32,7 +32,7 @@ def read_csv(
 
 def _header(cells: list[str] | Reject, address: str) -> list[str]:
     if isinstance(cells, Reject):
-        raise InputError(f"the header of '{address}' can't be read: {cells.detail}. Mend the file")
+        raise InputError(f"the header of '{address}' can't be read: {cells.detail}. Fix the file")
     twice = sorted({name for name in cells if cells.count(name) > 1})
     if twice:
         raise InputError(f"the header of '{address}' names {ascii(twice[0])} more than once. Rename one of the columns")
@@ -42,8 +42,8 @@ def _header(cells: list[str] | Reject, address: str) -> list[str]:
 def _records(
     pieces: Iterable[bytes], limit: int, *, address: str, delimiter: str
 ) -> Iterator[tuple[int, list[str] | Reject]]:
-    # What is left of a row that is too large can be longer than the limit. It is Python's own, for all readers of the
-    # process, and is never made smaller.
+    # The shortened text of a row that is too large can still exceed Python's limit on a cell. That limit is
+    # process-wide, so it is only raised.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * limit))
     size, is_utf8, lines = 0, True, 0
 
@@ -56,7 +56,7 @@ def _records(
                 text = line.decode()
             except UnicodeDecodeError:
                 is_utf8 = False
-                text = line.decode(errors="replace")  # its quotes count all the same
+                text = line.decode(errors="replace")  # its quotes still delimit cells
             yield text if size <= limit else _TEXT.sub(b"x", text.encode()).decode()
 
     reader = csv.reader(fed(), delimiter=delimiter, strict=True)
@@ -66,7 +66,7 @@ def _records(
             cells = next(reader, None)
         except csv.Error as error:
             raise InputError(
-                f"'{address}', the row that begins in line {first} breaks the quotes ({error}). Mend it there, or "
+                f"'{address}', the row that begins in line {first}, has malformed quoting ({error}). Fix it, or "
                 "write the pool as JSON Lines, where a broken row costs only itself"
             ) from error
         if cells is None:
@@ -80,7 +80,7 @@ def _records(
 
 
 def _lines(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
-    """Each line with its end and its size; of one above the limit only what tells cells and quotes apart."""
+    """Size and bytes of each line, its end included; a line above the limit keeps only delimiters and quotes."""
     size, pending = 0, b""
     for piece in pieces:
         *ended, rest = piece.split(b"\n")

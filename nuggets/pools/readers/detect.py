@@ -1,4 +1,4 @@
-"""What lies at the pool's address: its format and its files, told from names and first bytes."""
+"""The format and the files of the pool at an address, found by names and first bytes."""
 
 import codecs
 import json
@@ -22,7 +22,7 @@ _FOREIGN_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE) 
 
 @dataclass(frozen=True, slots=True)
 class PoolSource:
-    """A pool that is there: the address that was given, its format, and its files in reading order."""
+    """An existing pool: the address that the user gave, its format, and its files in reading order."""
 
     url: str
     kind: Kind
@@ -31,14 +31,14 @@ class PoolSource:
 
 
 def find_source(url: str, endpoint: str | None = None) -> PoolSource:
-    """The pool at a local path or URL. Raises UsageError if none is there or its format is not known.
+    """The pool at a local path or URL. Raises UsageError if there is none or its format is not known.
 
-    Raises StoreError where a server does not answer, which says nothing about the pool.
+    Raises a transient StoreError where a server does not answer.
     """
     try:
         return _source_at(url, endpoint)
     except GZIP_ERRORS as error:
-        raise UsageError(f"'{url}' ends in .gz but is not whole gzip ({error}). Rename or compress it again") from error
+        raise UsageError(f"'{url}' ends in .gz but is not valid gzip ({error}). Rename or compress it again") from error
     except StoreError as error:
         if error.is_transient:
             raise
@@ -58,7 +58,7 @@ def _source_at(url: str, endpoint: str | None) -> PoolSource:
     def names_below(filesystem: Any, path: str) -> list[str] | None:
         """The names in a folder, None for a file."""
         if not filesystem.exists(path):
-            raise UsageError(f"nothing is at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
+            raise UsageError(f"no file or folder at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
         if not filesystem.isdir(path):
             return None
         return sorted(posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False))
@@ -77,7 +77,7 @@ def _file_source(address: str, endpoint: str | None) -> PoolSource:
         return PoolSource(address, "parquet", (address,), endpoint)
     plain = name.removesuffix(".gz")
     if not plain.endswith((".json", ".jsonl", ".ndjson", ".csv", ".tsv")):
-        raise UsageError(f"the format of '{address}' is not known. Known are {KNOWN_FORMATS}")
+        raise UsageError(f"the format of '{address}' is not known. Known formats: {KNOWN_FORMATS}")
     first = _first_character(address, endpoint)
     if plain.endswith((".csv", ".tsv")):
         return PoolSource(address, "csv" if plain.endswith(".csv") else "tsv", (address,), endpoint)
@@ -95,7 +95,7 @@ def _first_character(address: str, endpoint: str | None) -> bytes:
         while piece and not piece.lstrip(_JSON_SPACE):
             piece = text.read(_PIECE_BYTES)
     if not piece:
-        raise UsageError(f"'{address}' is empty: it holds no rows. Give a file with at least one row")
+        raise UsageError(f"'{address}' has no rows. Give a file with at least one row")
     return piece.lstrip(_JSON_SPACE)[:1]
 
 
@@ -104,20 +104,20 @@ def _folder_source(address: str, endpoint: str | None, names: list[str]) -> Pool
         splits = [str(split) for split in _read_json(f"{address}/dataset_dict.json", endpoint).get("splits", [])]
         if "train" not in splits and len(splits) != 1:
             choices = ", ".join(f"{address}/{split}" for split in splits) or "none"
-            raise UsageError(f"'{address}' holds several splits and none is called train. Give one of: {choices}")
+            raise UsageError(f"'{address}' has several splits, and none of them is named train. Give one of: {choices}")
         split = "train" if "train" in splits else splits[0]
         return find_source(f"{address}/{split}", endpoint)
     if "state.json" in names:
         return _saved_dataset(address, endpoint)
     parquet = [name for name in names if name.lower().endswith(".parquet") and not name.startswith((".", "_"))]
     if not parquet:
-        raise UsageError(f"the folder '{address}' holds no pool. Known are {KNOWN_FORMATS}")
+        raise UsageError(f"no pool in the folder '{address}'. Known formats: {KNOWN_FORMATS}")
     return PoolSource(address, "parquet", tuple(f"{address}/{name}" for name in parquet), endpoint)
 
 
 def _saved_dataset(address: str, endpoint: str | None) -> PoolSource:
     state = _read_json(f"{address}/state.json", endpoint)
-    if state.get("_indices_data_files"):  # written by datasets 1.x only: the rows meant are a selection of the files'
+    if state.get("_indices_data_files"):  # only datasets 1.x: the data set is a selection of the files' rows
         raise UsageError(f"'{address}' was saved with an indices mapping. Call flatten_indices() and save it again")
     try:
         files = tuple(f"{address}/{entry['filename']}" for entry in state["_data_files"])
@@ -127,7 +127,7 @@ def _saved_dataset(address: str, endpoint: str | None) -> PoolSource:
         raise UsageError(f"'{address}' is an empty dataset. Give one with at least one row")
     for file in files:
         if not call_file_system("read", file, endpoint, lambda filesystem, path: filesystem.exists(path)):
-            raise UsageError(f"'{file}' is named in state.json but not there. Copy or save the whole folder again")
+            raise UsageError(f"'{file}' is named in state.json but missing. Copy or save the whole folder again")
     return PoolSource(address, "arrow_folder", files, endpoint)
 
 
@@ -139,12 +139,12 @@ def _read_json(address: str, endpoint: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"'{address}' is not JSON ({error}). Save the dataset again") from error
     if not isinstance(content, dict):
-        raise UsageError(f"'{address}' holds no JSON object. Save the dataset again")
+        raise UsageError(f"'{address}' is not a JSON object. Save the dataset again")
     return content
 
 
 def source_digest(source: PoolSource) -> str:
-    """SHA-256, in hex, over the stored bytes of the files in order: the same wherever the same pool lies."""
+    """SHA-256, in hex, of the stored bytes of the files in order; it does not depend on their address."""
     return sha256_of(source.files, source.endpoint)
 
 

@@ -1,7 +1,7 @@
-"""Which fields of a row hold an example's texts: those that the user names, or those that usually do.
+"""Which fields of a row hold an example's texts: those that the user names, or those with a usual name.
 
-Alpaca's and Dolly's names come first, as they always have. The names after them, of TRL, Axolotl and many data sets,
-count only where nothing else could be meant: a wrong column would be scored without a word.
+Alpaca's and Dolly's names come first. The other names, of TRL, Axolotl and many data sets, are used only where no
+second field could be meant: a wrong column would be scored without a warning.
 """
 
 from nuggets.examples import FieldNames, Reject, RejectReason
@@ -15,12 +15,12 @@ _SHOWN_FIELDS = 8
 
 
 def is_missing(value: object) -> bool:
-    """Whether a row has nothing in this field."""
+    """Whether a field's value counts as missing."""
     return value is None or (isinstance(value, float) and value != value)  # NaN is how pandas writes a missing text
 
 
 def first_present(row: dict[str, object], names: tuple[str, ...]) -> str:
-    """The first of these fields that the row has something in; the first one if it has none."""
+    """The first of these fields whose value is not missing; the first one if all are."""
     return next((name for name in names if not is_missing(row.get(name))), names[0])
 
 
@@ -29,7 +29,7 @@ def _is_blank(value: object) -> bool:
 
 
 def instruction_field(row: dict[str, object], names: FieldNames) -> str | Reject:
-    """The field with the instruction, or why no field is it."""
+    """The field with the instruction, or why there is none."""
     if names.instruction is None and not is_missing(row.get("instruction")) and not names.uses("instruction"):
         return "instruction"
     fields = _free(_INSTRUCTION_FIELDS, names) if names.instruction is None else (names.instruction,)
@@ -48,7 +48,7 @@ def input_field(row: dict[str, object], names: FieldNames) -> str | None:
 
 
 def output_field(row: dict[str, object], names: FieldNames, *, beside: str) -> str | Reject:
-    """The field with the output of a row whose instruction is in `beside`, or why no field is it."""
+    """The field with the output of a row whose instruction is in `beside`, or why there is none."""
     fields = _free(_OUTPUT_FIELDS, names) if names.output is None else (names.output,)
     if names.output is None and beside == "instruction":
         own = first_present(row, _OWN_OUTPUT_FIELDS)

@@ -1,7 +1,7 @@
 """Rows of JSON Lines and JSON arrays: cut out of the byte stream one at a time, then decoded on their own.
 
-Both formats share one decoder, so that a row means the same in either. What Python's own json module writes is
-accepted: NaN, Infinity, and pairs of escaped surrogates; so are literal tabs and line ends inside strings.
+Both formats share one decoder, so that a row decodes to the same value in either. It accepts what Python's json module
+writes (NaN, Infinity, and pairs of escaped surrogates) and literal tabs and line ends inside strings.
 """
 
 import json
@@ -16,7 +16,7 @@ _LONGEST_TOKEN = len("-Infinity")
 
 
 def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[int, object]]:
-    """The row of each line that isn't blank, with its number from 1; a line with a fault costs only itself."""
+    """The row of each line that isn't blank, with its 1-based line number; a bad line rejects only its own row."""
     for number, line in enumerate(_split_lines(pieces, max_row_bytes), start=1):
         if len(line) > max_row_bytes:
             yield number, row_too_large(max_row_bytes)
@@ -29,7 +29,7 @@ def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[in
 
 
 def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> Iterator[object]:
-    """The row of each element. Raises InputError where the syntax breaks: what follows can't be trusted."""
+    """The row of each element. Raises InputError at a syntax error: the elements after it can't be told apart."""
     for row, (raw, ended_by) in enumerate(split_array(pieces, max_row_bytes)):
         if ended_by in (NEXT_ELEMENT, ARRAY_END) and 0 < len(raw) <= max_row_bytes:
             try:
@@ -37,19 +37,19 @@ def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> 
             except json.JSONDecodeError as error:
                 raise _broken(address, row, raw, error) from error
         elif ended_by == NEXT_ELEMENT and not raw:
-            raise InputError(f"'{address}', row {row}: nothing stands between two commas. Mend the file")
+            raise InputError(f"'{address}', row {row}: empty element between two commas. Fix the file")
         elif ended_by == ARRAY_END and not raw:
             if row > 0:
-                yield undecodable("nothing stands between the last comma and the end of the array")
+                yield undecodable("empty element between the last comma and the end of the array")
         elif ended_by in (NEXT_ELEMENT, ARRAY_END, CUT_OFF):
             _check_start(raw, address, row)
             yield undecodable("the file ends inside the array") if ended_by == CUT_OFF else row_too_large(max_row_bytes)
         else:
-            raise InputError(f"'{address}' goes on after its array ends. Mend the file")
+            raise InputError(f"'{address}' has content after the end of its array. Remove it")
 
 
 def _split_lines(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    # A line above the limit comes out a little longer than the limit, its rest unread: that is how callers know it.
+    # A line above the limit is cut to a little more than the limit, so that callers see that it is too long.
     pending = b""
     for piece in pieces:
         *lines, rest = piece.split(b"\n")
@@ -63,13 +63,13 @@ def _split_lines(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 
 def _decode(raw: bytes) -> object:
-    """A row, or why it isn't one. Raises JSONDecodeError where the syntax is wrong."""
+    """A decoded row, or a Reject. Raises JSONDecodeError for a syntax error."""
     fault = None
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         fault = undecodable(f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the row")
-        text = raw.decode(errors="replace")  # its syntax is checked all the same: a quote may be lost, too
+        text = raw.decode(errors="replace")  # its syntax is still checked: a quote may be missing, too
     try:
         value: object = _DECODER.decode(text)
     except RecursionError:
@@ -82,15 +82,15 @@ def _decode(raw: bytes) -> object:
 
 
 def _check_start(raw: bytes, address: str, row: int) -> None:
-    # An element that is cut, by the end of the file or by the size limit, must be sound up to the cut. If it isn't,
-    # a lost quote or bracket may have swallowed any number of good rows, and calling them one bad row would hide that.
+    # An element that is cut, by the end of the file or by the size limit, must be valid up to the cut. If it isn't,
+    # a missing quote or bracket may hide any number of good rows, and to reject them as one row would conceal that.
     text = raw.decode(errors="replace")
     try:
         _DECODER.decode(text)
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Unterminated string") and len(text) - error.pos > _LONGEST_TOKEN:
             raise _broken(address, row, raw, error) from error
-    except (RecursionError, ValueError):  # too deep or too long a number: nothing is wrong with its syntax so far
+    except (RecursionError, ValueError):  # nested too deeply, or a number too long: no syntax error up to here
         return
 
 
@@ -98,5 +98,5 @@ def _broken(address: str, row: int, raw: bytes, error: json.JSONDecodeError) -> 
     excerpt = ascii(raw.decode(errors="replace")[max(0, error.pos - 30) : error.pos + 30])
     return InputError(
         f"'{address}', row {row} breaks the JSON array: {error.msg} near {excerpt}. "
-        "Mend it there, or write the pool as JSON Lines, where a broken row costs only itself"
+        "Fix it, or write the pool as JSON Lines, where a broken row costs only itself"
     )

@@ -18,7 +18,7 @@ ASSISTANT_ROLES = frozenset({"assistant", "gpt", "chatgpt", "bing", "bard", "mod
 SYSTEM_ROLES = frozenset({"system", "developer"})
 _SYSTEM_FIELDS = ("system", "system_prompt")  # beside an instruction or turns: LLaMA-Factory's name, OpenOrca's name
 _EXCHANGE_TURNS = 2
-_EXCERPT_LENGTH = 80  # characters of a value in a detail: what was wanted must still fit behind it
+_EXCERPT_LENGTH = 80  # characters of a value in a detail, so that what is wanted fits behind it
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -138,7 +138,7 @@ def _described(value: object) -> str:
 
 
 def _surrogate_reject(row: dict[str, object]) -> Reject | None:
-    # Looked for in all fields: a selection is published with the original rows, and UTF-8 can't hold one of these.
+    # All fields are checked, because a selection is published with its original rows, and UTF-8 has no surrogates.
     for field, value in row.items():
         pending: list[object] = [field, value]
         while pending:

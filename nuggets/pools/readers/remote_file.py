@@ -1,4 +1,4 @@
-"""A pool's file where it lies, near or far: reading goes on where it stood after a server was away for a while."""
+"""A file of a pool, local or remote: reading resumes at the same byte after a server was unavailable."""
 
 import codecs
 import contextlib
@@ -35,15 +35,15 @@ class StoredFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Always, but a .gz that is read through it is slow to go back in."""
+        """Always; but to seek backwards in a .gz that is read through it is slow."""
         return True
 
     def tell(self) -> int:
-        """Where the next byte is read."""
+        """Position of the next read."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go somewhere else; nothing is read yet."""
+        """Set the position of the next read."""
         end = whence == io.SEEK_END
         start = self._ask(lambda file: int(file.seek(0, io.SEEK_END))) if end else self._at * (whence == io.SEEK_CUR)
         if start + offset < 0:  # without an errno, because it is a damaged table that asks for it
@@ -52,7 +52,7 @@ class StoredFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1, /) -> bytes:
-        """That many bytes, fewer only at the end of the file."""
+        """`size` bytes, fewer only at the end of the file; all that are left where `size` is negative."""
 
         def read(file: Any) -> bytes:
             # No more than there is: a damaged length in a table may ask for more bytes than fit in memory.
@@ -75,7 +75,7 @@ class StoredFile(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Close the file, and tell the digest whether it has all of it."""
+        """Close the file. Records in the digest whether all of the file is in it."""
         if self._content is not None and not self.closed:
             self._content.is_whole &= self._is_whole
         self._drop()
@@ -84,7 +84,7 @@ class StoredFile(io.RawIOBase):
     def _drop(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            with contextlib.suppress(Exception):  # it has failed already, or was only read
+            with contextlib.suppress(Exception):  # the file was only read, and an earlier error says more
                 file.close()
 
     def _ask(self, call: Callable[[Any], T]) -> T:
@@ -94,7 +94,7 @@ class StoredFile(io.RawIOBase):
             try:
                 return call(self._file)
             except Exception:
-                self._drop()  # what it has buffered can't be trusted
+                self._drop()  # its buffer may hold wrong bytes after an error
                 raise
 
         try:
@@ -107,21 +107,23 @@ class StoredFile(io.RawIOBase):
 
     def _open(self, filesystem: Any, path: str) -> None:
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
-        details = getattr(file, "details", None)  # what a remote file system knows of it
+        details = getattr(file, "details", None)  # metadata of a remote object
         version = details.get("ETag") if isinstance(details, dict) else None
         if self._version not in (None, version):
             file.close()
-            raise InputError(f"'{self.address}' was changed while it was read: let nobody write to it and run again")
+            raise InputError(
+                f"'{self.address}' was changed while it was read: stop other programs from writing to it and run again"
+            )
         self._file, self._version = file, version
 
 
 GZIP_ERRORS = (gzip.BadGzipFile, zlib.error, EOFError)
-_PIECE_BYTES = 256 << 10  # small enough for memory, large enough that Python's work per piece doesn't show
+_PIECE_BYTES = 256 << 10  # small beside the memory limit, large enough to make Python's work per piece negligible
 _HASH_BYTES = 1 << 20
 
 
 def uncompressed(file: StoredFile) -> Any:
-    """A file of encoded text as readable bytes: of a .gz what is compressed in it."""
+    """A file of encoded text as readable bytes; a .gz is decompressed."""
     return gzip.GzipFile(fileobj=file) if file.address.lower().endswith(".gz") else file
 
 
@@ -138,10 +140,10 @@ def read_pieces(file: StoredFile) -> Iterator[bytes]:
 
 
 class ContentDigest:
-    """SHA-256 over the stored bytes of files, computed while they are read one after the other.
+    """SHA-256 of the stored bytes of files, computed while the files are read one after the other.
 
-    `is_whole` tells whether each was read in order from its first to its last byte. Of a Parquet file the end is read
-    first, so such files have to be read once more for their digest.
+    `is_whole`: whether each file was read in order from its first to its last byte. A Parquet file is not, because its
+    reader starts at the end; such files are read once more for their digest.
     """
 
     def __init__(self) -> None:
@@ -158,7 +160,7 @@ class ContentDigest:
 
 
 def sha256_of(addresses: Iterable[str], endpoint: str | None) -> str:
-    """SHA-256, in hex, over the stored bytes of some files, one after the other."""
+    """SHA-256, in hex, of the stored bytes of the files, one after the other."""
     digest = hashlib.sha256()
     for address in addresses:
         with StoredFile(address, endpoint) as file:
