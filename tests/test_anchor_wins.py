@@ -131,8 +131,6 @@ def test_a_report_orders_anchors_by_wins_and_marks_those_without_information(sco
         "| 4 | 0.667 | 4/6 | 1.000 | in the anchor set 2 times |  | Say mostly. | mostly |",
         "| 3 | 0.400 | 2/5 | none | no response within the token limit, 4 nearer passed over "
         "| 2 | Count to 2. | Done. |",
-        "| 3 | 0.400 | 2/5 | none | no response within the token limit, 4 nearer passed over "
-        "| 2 | Count to 2. | Done. |",
         "| 0 | 0.000 | 0/6 | 4.000 | never won |  | Say never. | never |",
         "",
     ]
