@@ -2,13 +2,13 @@
 
 from prefect import task
 
-from nuggets.scores.cuts import Threshold, TopFraction, TopK
+from nuggets.scores.cuts import Cut
 from nuggets.steps.publish import undecided_candidates
 from nuggets.store.store import Store
 from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="undecided candidates of {run}", **RETRYING)
-def count_undecided(store: Store, run: str, cut: Threshold | TopK | TopFraction) -> int:
+def count_undecided(store: Store, run: str, cut: Cut) -> int:
     """How many of a run's candidates lack cells that the cut needs."""
     return undecided_candidates(store, run, cut)

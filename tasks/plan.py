@@ -4,7 +4,7 @@ from prefect import task
 
 from nuggets.pools.shards import Pool
 from nuggets.runs.prepared import PreparedRun
-from nuggets.scores.cuts import Threshold, TopFraction, TopK
+from nuggets.scores.cuts import Cut
 from nuggets.steps.plan_round import Round, plan_round
 from tasks.retry_policy import RETRYING
 
@@ -14,7 +14,7 @@ def plan(
     prepared: PreparedRun,
     pool: Pool,
     anchors_path: str,
-    cut: Threshold | TopK | TopFraction | None,
+    cut: Cut | None,
     number: int,
     busy: set[int],
     workers: int = 1,

@@ -6,14 +6,14 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from nuggets.progress import report_stage
-from nuggets.scores.cuts import Threshold, TopFraction, TopK
+from nuggets.scores.cuts import Cut
 from nuggets.steps.publish import Selection, publish_selection, selection_page
 from nuggets.store.store import Store
 from tasks.retry_policy import RETRYING
 
 
 @task(task_run_name="publish {run}", **RETRYING)
-def publish(store: Store, run: str, cut: Threshold | TopK | TopFraction, memory_mib: int) -> Selection:
+def publish(store: Store, run: str, cut: Cut, memory_mib: int) -> Selection:
     """Apply the cut and publish what it keeps; its report, its address and the best and worst become artifacts."""
     selection = publish_selection(store, run, cut, memory=memory_mib << 20)
     try:

@@ -7,7 +7,7 @@ from prefect import task
 from nuggets.pools.shards import Pool, read_pool_record
 from nuggets.runs.manifest import read_run
 from nuggets.runs.prepared import PreparedRun
-from nuggets.scores.cuts import Threshold, TopFraction, TopK
+from nuggets.scores.cuts import Cut
 from nuggets.steps.prepare import own_cut, resume_run
 from nuggets.store.store import Store
 from tasks.retry_policy import RETRYING
@@ -20,7 +20,7 @@ class ResumedRun:
     prepared: PreparedRun
     pool: Pool
     anchors: str
-    cut: Threshold | TopK | TopFraction | None
+    cut: Cut | None
 
 
 @task(task_run_name="resume {run}", **RETRYING)

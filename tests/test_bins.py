@@ -18,7 +18,7 @@ def counts(*rows: tuple[int, int, int, int]) -> ScoreCounts:
     return ScoreCounts(ScoreBounds(wins, cells - wins, anchors), count.astype(np.int64))
 
 
-def everybody(anchors: int, *also: tuple[int, int, int, int]) -> ScoreCounts:
+def full_pool(anchors: int, *also: tuple[int, int, int, int]) -> ScoreCounts:
     """Two candidates of each score, and some others."""
     return counts(*((2, wins, anchors, anchors) for wins in range(anchors + 1)), *also)
 
@@ -33,7 +33,7 @@ def at_threshold(pool: ScoreCounts, value: float) -> ScoreBins:
 
 @pytest.mark.parametrize("anchors", [1, 2, 7, 8, 16, 24])
 def test_of_few_anchors_each_score_has_a_bin_around_it(anchors: int):
-    bins = at_threshold(everybody(anchors), 0.5)
+    bins = at_threshold(full_pool(anchors), 0.5)
     assert bins.lowest.tolist() == bins.highest.tolist() == [wins / anchors for wins in range(anchors + 1)]
     assert bins.total.tolist() == [2] * (anchors + 1)
     np.testing.assert_allclose((bins.edges[1:] + bins.edges[:-1]) / 2, bins.lowest, atol=1e-12)
@@ -62,17 +62,17 @@ def test_of_many_anchors_bins_hold_equally_many_scores_but_for_the_outer_ones(an
     ],
 )
 def test_the_cut_stands_halfway_between_the_last_score_dropped_and_the_first_kept(anchors, value, place):
-    for pool in (everybody(anchors), counts((3, 0, anchors, anchors))):  # whoever is there
+    for pool in (full_pool(anchors), counts((3, 0, anchors, anchors))):
         bins = at_threshold(pool, value)
         assert bins.cut == pytest.approx(place)
         assert bins.cut in bins.edges
 
 
 def test_a_cut_by_rank_stands_below_the_lowest_score_kept():
-    bins = score_bins(everybody(8), np.array([0, 0, 0, 0, 0, 2, 2, 2, 2]), TopK(8))
+    bins = score_bins(full_pool(8), np.array([0, 0, 0, 0, 0, 2, 2, 2, 2]), TopK(8))
     assert bins.cut == pytest.approx(4.5 / 8)
     assert (bins.kept.tolist(), bins.dropped.tolist()) == ([0] * 5 + [2] * 4, [2] * 5 + [0] * 4)
-    assert score_bins(everybody(8), np.zeros(9, dtype=np.int64), TopK(8)).cut is None
+    assert score_bins(full_pool(8), np.zeros(9, dtype=np.int64), TopK(8)).cut is None
     assert score_bins(counts((3, 0, 8, 8)), np.array([3]), TopK(3)).cut == pytest.approx(-0.5 / 8)
 
 
@@ -83,7 +83,7 @@ def test_candidates_parted_by_their_mean_gain_share_a_bin_above_the_cut():
 
 def test_a_cut_between_scores_of_different_numbers_of_anchors_moves_an_edge():
     """5/16 is dropped and 5/15 kept: with edges at odd 32nds alone, both would be in one bin."""
-    pool = everybody(16, (1, 5, 15, 15))
+    pool = full_pool(16, (1, 5, 15, 15))
     bins = at_threshold(pool, 0.33)
     assert bins.cut == pytest.approx((5 / 16 + 5 / 15) / 2)
     assert (bins.kept[5], bins.dropped[5], bins.kept[6], bins.dropped[6]) == (0, 2, 3, 0)
@@ -144,7 +144,7 @@ def test_bars_are_scaled_to_the_longest_and_the_cut_stands_between_them():
     ]
 
 
-def test_dropped_early_have_a_mark_of_their_own():
+def test_candidates_dropped_early_have_their_own_mark():
     pool = counts((10, 90, 100, 100), (20, 30, 80, 100))
     assert histogram(score_bins(pool, np.array([10, 0]), TopK(10))).splitlines()[1:4] == [
         "                      : dropped early, at the highest score",
@@ -160,7 +160,7 @@ def test_ten_million_candidates_fit_a_line():
     assert len(lines[1]) == 60
 
 
-def test_without_anybody_judged_there_are_bins_and_nobody_in_them():
+def test_without_scores_bins_are_empty():
     for pool in (counts((3, 0, 0, 0)), counts()):
         bins = score_bins(pool, np.zeros(len(pool.count), dtype=np.int64), TopK(2))
         assert (len(bins.total), bins.total.any()) == (21, False)

@@ -115,7 +115,7 @@ def test_a_cut_that_is_given_replaces_the_default(option: dict[str, Any], cut: o
         ({"top_fraction": "0.05"}, "top_fraction='0.05' is str; it has to be float"),
     ],
 )  # fmt: skip
-def test_a_cut_that_can_not_be_meant_is_refused_in_both_flows(options: dict[str, Any], message: str):
+def test_an_invalid_cut_is_refused_by_both_configurations(options: dict[str, Any], message: str):
     assert refusal(**options) == message
     with pytest.raises(UsageError) as refused:
         ReselectConfig(run="first", **options)
@@ -152,11 +152,11 @@ def test_a_cut_that_can_not_be_meant_is_refused_in_both_flows(options: dict[str,
         ({"dtype": None}, "dtype=None is not known; allowed: auto, float32, bfloat16, float16"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_field_what_it_is_and_what_is_allowed(options: dict[str, Any], message: str):
+def test_a_wrong_value_is_refused_with_field_value_and_what_is_allowed(options: dict[str, Any], message: str):
     assert refusal(**options) == message
 
 
-def test_anchors_are_found_or_given_but_not_both():
+def test_there_is_one_source_of_anchors():
     assert refusal(anchors=20, anchor_file="anchors.jsonl") == (
         "anchors=20 and anchor_file='anchors.jsonl' exclude each other: "
         "anchors are found by k-means or taken from the file; give one of the two"
@@ -178,7 +178,7 @@ def test_profile_released_keeps_its_200_tokens_per_anchor():
     )
 
 
-def test_code_is_trusted_only_by_the_name_of_the_model_or_encoder_that_brings_it():
+def test_code_is_trusted_by_the_name_of_its_model_or_encoder():
     assert CurateConfig(pool="p.jsonl", model="org/lm", trust_remote_code="org/lm").trust_remote_code == "org/lm"
     assert CurateConfig(pool="p.jsonl", encoder="org/enc", trust_remote_code="org/enc").trust_remote_code == "org/enc"
     assert refusal(model="org/lm", trust_remote_code="org/other") == (
@@ -189,7 +189,7 @@ def test_code_is_trusted_only_by_the_name_of_the_model_or_encoder_that_brings_it
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "--", "two words", "schön", "a\n", "x" * 101])
-def test_a_run_name_that_is_no_folder_on_every_store_is_refused(name: str):
+def test_a_run_name_has_to_be_a_folder_name_in_every_store(name: str):
     message = f"run='{name}' can't be a name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
     assert refusal(run=name) == message
     with pytest.raises(UsageError) as refused:
@@ -198,13 +198,13 @@ def test_a_run_name_that_is_no_folder_on_every_store_is_refused(name: str):
 
 
 @pytest.mark.parametrize("name", ["a", "alpaca-52k_v1.2", "7", "x" * 100])
-def test_a_plain_run_name_is_taken(name: str):
+def test_a_plain_run_name_is_accepted(name: str):
     check_name("run", name)
     assert CurateConfig(pool="p.jsonl", run=name).run == name
 
 
 @pytest.mark.parametrize(("options", "found"), [({}, "not given"), ({"profile": "plain"}, "plain")])
-def test_refined_keys_and_values_are_of_the_released_profile_alone(options: dict[str, Any], found: str):
+def test_kv_iter_needs_the_released_profile(options: dict[str, Any], found: str):
     assert refusal(kv_iter=2, **options) == (
         f"kv_iter=2 belongs to profile released, and profile is {found}: add profile=released, or leave kv_iter at 1"
     )
@@ -232,7 +232,7 @@ def test_a_flow_refuses_what_a_command_refuses(wrong: dict[str, Any]):
 
 
 @pytest.mark.parametrize("config", [CurateConfig, ReselectConfig, ScoreShardsConfig])
-def test_no_number_is_read_from_a_text_or_a_truth_value(config: type):
+def test_no_number_is_coerced_from_text_or_bool(config: type):
     needed = {"pool": "p"} if config is CurateConfig else {"run": "r"}
     numbers = [name for name, kind in get_type_hints(config).items() if {int, float} & {kind, *get_args(kind)}]
     assert len(numbers) >= 6
@@ -260,7 +260,7 @@ def test_postponed_annotations_are_checked_as_well(tmp_path: Path, monkeypatch: 
         postponed(workers=0)
 
 
-def test_an_unknown_key_is_named_beside_all_known_ones():
+def test_an_unknown_key_is_refused_with_the_known_ones():
     with pytest.raises(UsageError) as refused:
         config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
     assert str(refused.value) == (
@@ -286,11 +286,11 @@ def test_a_mapping_and_the_config_it_makes_are_the_same():
 
 
 @pytest.mark.parametrize(("read", "meant"), [(True, "on"), (False, "off"), ("off", "off")])
-def test_a_bare_on_or_off_in_a_file_means_what_it_says(read: object, meant: str):
+def test_a_bare_on_or_off_in_yaml_is_accepted(read: object, meant: str):
     assert config_from_mapping({"pool": "p.jsonl", "racing": read}, source="run.yaml").racing == meant
 
 
-def test_fields_of_the_pool_that_can_not_be_meant_are_refused():
+def test_field_names_have_to_be_given_and_distinct():
     assert refusal(output_field="") == "output_field is empty: name a field of the pool's rows, or leave it out"
     assert refusal(instruction_field="q", output_field="q") == (
         "instruction_field='q' and output_field='q' are the same field: name a different one for each text"
@@ -305,7 +305,7 @@ def test_a_reselection_needs_a_cut():
     assert str(refused.value) == "no cut is given: give threshold, top_k or top_fraction"
 
 
-def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds():
+def test_the_form_of_curate_has_descriptions_and_bounds():
     properties = TypeAdapter(CurateConfig).json_schema()["properties"]
     assert list(properties) == FIELDS == [item.name for item in fields(CurateConfig)]
     assert {name: shown["description"] for name, shown in properties.items()} == {
@@ -337,7 +337,7 @@ def test_the_form_of_the_flow_shows_every_field_with_its_description_and_bounds(
     }
 
 
-def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
+def test_the_form_of_reselect_has_descriptions_and_bounds():
     schema = TypeAdapter(ReselectConfig).json_schema()
     assert schema["required"] == ["run"]
     assert schema["properties"]["top_k"] == {
@@ -369,7 +369,7 @@ def test_the_form_of_a_reselection_has_its_own_descriptions_and_bounds():
         ),
     ],
 )
-def test_devices_and_engines_that_do_not_go_together_are_refused(options: dict[str, Any], words: tuple[str, ...]):
+def test_devices_and_executors_that_exclude_each_other_are_refused(options: dict[str, Any], words: tuple[str, ...]):
     message = refusal(**options)
     assert all(word in message for word in words) and "secret" not in message
     if options.get("executor") != "ray":  # a run that is there has a number format
@@ -377,7 +377,7 @@ def test_devices_and_engines_that_do_not_go_together_are_refused(options: dict[s
             ReselectConfig(run="r", top_k=1, **{name: value for name, value in options.items() if name != "dtype"})
 
 
-def test_devices_and_engines_that_go_together_are_accepted():
+def test_devices_and_executors_that_fit_are_accepted():
     assert CurateConfig(pool="p", devices="0,0,3").devices == "0,0,3"
     assert (
         CurateConfig(pool="p", executor="dask", executor_address="tcp://h:1", workers=8, dtype="bfloat16").workers == 8

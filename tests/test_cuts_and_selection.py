@@ -124,7 +124,7 @@ def test_order_is_by_score_then_mean_gain_then_id_with_unknown_gains_last():
         (Threshold(0.0), ["h", "f", "a", "i", "c", "e", "g", "b"]),
         (TopK(1), ["h"]),
         (TopK(4), ["h", "f", "a", "i"]),
-        (TopK(10), BEST_FIRST[:-1]),  # j is judged on nothing
+        (TopK(10), BEST_FIRST[:-1]),  # j has no eligible anchor
         (TopK(11), BEST_FIRST[:-1]),
         (TopFraction(0.0), []),
         (TopFraction(0.05), ["h"]),
@@ -278,13 +278,13 @@ def test_a_run_races_for_its_own_cut_or_the_default():
     assert own_cut(replace(run, config=options | {"racing": "off"})) is None
 
 
-def test_an_outcome_that_nobody_expects_is_remarked_on():
+def test_a_surprising_outcome_has_a_remark():
     def said(cut: Cut, kept: int, best: tuple[float, float] = (0.625, 0.625)) -> str | None:
         return remark(cut, candidates=32, kept=kept, best=best)
 
     assert said(Threshold(0.8), 0) == "nothing is kept: the best golden score is 0.625"
     assert said(Threshold(0.8), 0, (0.25, 0.7)) == "nothing is kept: the best golden score is between 0.25 and 0.7"
-    assert said(TopK(1000), 31) == "top_k=1000 is more than the pool has: it keeps all that have a score, 31 of 32"
+    assert said(TopK(1000), 31) == "top_k=1000 exceeds the pool: all candidates with a score are kept, 31 of 32"
     assert said(TopK(32), 32) is said(Threshold(0.5), 1) is said(TopFraction(1), 32) is None
 
 
@@ -337,7 +337,7 @@ def test_a_cut_that_lacks_cells_is_refused():
         select(TopK(1), found)
 
 
-def test_candidates_that_were_dropped_early_stand_behind_all_that_are_kept():
+def test_candidates_dropped_early_rank_after_all_kept_ones():
     found = raced(
         ("a", 3, 4, 4, 0.5), ("b", 2, 4, 4, -9.0), ("c", 1, 4, 4, 0.0), ("d", 0, 3, 4, NAN), ("e", 1, 3, 4, NAN)
     )
@@ -359,7 +359,7 @@ def rows_from(keys: Sequence[str], drawn: Sequence[tuple[int, int, int, float]])
 
 
 @given(st.lists(LEFT, min_size=1, max_size=25), CUTS, st.integers(1, 8), st.integers(1, 6))
-def test_boundary_levels_and_ends_are_those_of_the_whole_pool_in_memory(drawn, cut, size, ends):
+def test_boundary_counts_and_shown_candidates_equal_those_of_the_whole_pool_in_memory(drawn, cut, size, ends):
     rows = decided(rows_from([f"{(number * 7) % 31:02d}" for number in range(len(drawn))], drawn), cut)
     sizes = [len(rows[start : start + size]) for start in range(0, len(rows), size)]
     tables = parted(rows, sizes)
@@ -440,7 +440,7 @@ def line_of(original: dict[str, Any], row: Row, rank: int) -> dict[str, Any]:
 
 
 @given(st.lists(LEFT, min_size=40, max_size=40), CUTS, st.sampled_from([7, 14, 40]))
-def test_files_hold_what_is_kept_best_first_and_everyones_scores_whatever_the_memory(stored, drawn, cut, size):
+def test_files_hold_kept_examples_best_first_and_all_scores_with_any_memory(stored, drawn, cut, size):
     rows = decided(rows_from(stored.keys, drawn), cut)
     whole = parted(rows, stored.pool.shard_examples)
     tables = [merged(whole[start : start + size // 7]) for start in range(0, len(whole), size // 7)]

@@ -138,7 +138,7 @@ def test_without_raw_files_gains_are_unknown(files):
     assert all(math.isnan(gain) for gain in golden.mean_gain)
 
 
-def test_ranges_add_up_also_where_one_has_no_raw_file_and_files_overlap(files):
+def test_files_of_several_ranges_are_joined_with_or_without_raw_sums(files):
     files.put(at_2_4_score={"2": [0.0], "3": [0.5]}, at_0_2_score=SCORES, at_0_2_raw_score=RAW)
     files.put(at_1_3_score={"1": [1.0], "2": [0.0]})
     files.put(at_notes="not a score file", at_0_2_score_old="{")

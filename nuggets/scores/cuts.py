@@ -91,18 +91,18 @@ def kept_count(cut: TopK | TopFraction, candidates: int) -> int:
 
 
 def remark(cut: Cut, *, candidates: int, kept: int, best: tuple[float, float]) -> str | None:
-    """What whoever made a cut may not expect of its outcome; `best` are the bounds of the highest golden score."""
+    """A note on an outcome that may surprise; `best` are the bounds of the highest golden score."""
     if kept == 0:
         low, high = best
         score = f"{low:.4g}" if low == high else f"between {low:.4g} and {high:.4g}"
         return f"nothing is kept: the best golden score is {score}"
     if isinstance(cut, TopK) and cut.count > candidates:
-        return f"top_k={cut.count} is more than the pool has: it keeps all that have a score, {kept} of {candidates}"
+        return f"top_k={cut.count} exceeds the pool: all candidates with a score are kept, {kept} of {candidates}"
     return None
 
 
 def cut_name(cut: Cut) -> str:
-    """A cut as a folder name: the same cut always has the same one."""
+    """A cut as a folder name, the same for the same cut."""
     if isinstance(cut, Threshold):
         return f"threshold-{cut.value!r}"
     if isinstance(cut, TopK):
