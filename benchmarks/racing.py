@@ -40,7 +40,6 @@ from nuggets.scores.cuts import Cut, Threshold, TopFraction, cut_from_options, d
 from nuggets.scores.golden import ScoreTable
 from nuggets.scores.ranking import rank_keys
 from nuggets.scores.selection import count_scores, find_boundary
-from nuggets.store.disk_buckets import MEMORY
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "reference" / "matrix.csv"
 CUTS = (*map(TopFraction, (0.01, 0.05, 0.1, 0.25)), *map(Threshold, (0.3, 0.4, 0.5)))
@@ -173,7 +172,7 @@ def _kept_by_race(ids: Any, gains: NDArray[np.float64], known: NDArray[np.float3
         anchors=bounds.anchors,
         mean_gain=np.where(bounds.complete, gains.mean(axis=1), np.nan),
     )
-    boundary, _ = find_boundary(lambda: [table], count_scores([table]), cut, memory=MEMORY)
+    boundary, _ = find_boundary(lambda: [table], count_scores([table]), cut)
     keys = rank_keys(table)
     kept = np.flatnonzero(boundary.keeps(keys))
     return kept[np.argsort(keys[kept])]

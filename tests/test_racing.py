@@ -147,7 +147,7 @@ def run_race(
 
 def answer(table: ScoreTable, cut: Cut) -> list[str]:
     """What the product keeps, best first."""
-    boundary, count = find_boundary(lambda: [table], count_scores([table]), cut, memory=1 << 20)
+    boundary, count = find_boundary(lambda: [table], count_scores([table]), cut)
     keys = rank_keys(table)
     kept = np.flatnonzero(boundary.keeps(keys))
     assert len(kept) == count

@@ -1,17 +1,15 @@
-"""Keys that compare as candidates rank, and the k-th of more keys than may be held."""
+"""Keys that compare as candidates rank."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.examples import EXAMPLE_ID_LENGTH
 from nuggets.scores.golden import ScoreTable
-from nuggets.scores.ranking import KEY_BYTES, Keys, nth_key, rank_keys
+from nuggets.scores.ranking import KEY_BYTES, rank_keys, score_keys
 
 NAN = float("nan")
 Row = tuple[str, int, int, int, float]
@@ -98,59 +96,8 @@ def test_keys_compare_alike_as_bytes_and_in_arrays(rows):
     assert (keys < b"\xff" * KEY_BYTES).all()
 
 
-class Counted:
-    """Keys in batches, as often as asked; counts the passes."""
-
-    def __init__(self, keys: Keys, size: int) -> None:
-        self.keys, self.size, self.passes = keys, size, 0
-
-    def __call__(self) -> Iterator[Keys]:
-        self.passes += 1
-        return (self.keys[start : start + self.size] for start in range(0, len(self.keys), self.size))
-
-
-def numbered(numbers: np.ndarray) -> Keys:
-    return np.array([b"%0*d" % (KEY_BYTES, number) for number in numbers.tolist()], dtype=f"S{KEY_BYTES}")
-
-
-SHAPES = {
-    "rising": lambda size, rng: np.arange(size),
-    "falling": lambda size, rng: np.arange(size)[::-1],
-    "shuffled": lambda size, rng: rng.permutation(size),
-    "in clumps": lambda size, rng: rng.permutation(np.concatenate([np.arange(size // 2), 10**15 + np.arange(size)])),
-    "ever sparser": lambda size, rng: rng.permutation(np.arange(size) ** 5),
-    "rising in turns": lambda size, rng: np.arange(size).reshape(-1, 10).T.ravel(),
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("limit", [16, 100, 128, 1024, 10**6])
-def test_the_key_at_any_rank_is_that_of_the_sorted_keys(shape: str, limit: int):
-    keys = numbered(SHAPES[shape](4000, np.random.default_rng(limit)))
-    expected = np.sort(keys)
-    for rank in (1, 2, len(keys) // 3, len(keys) - 1, len(keys)):
-        counted = Counted(keys, 700)
-        assert nth_key(counted, rank, limit=limit) == bytes(expected[rank - 1])
-        assert (counted.passes == 1) == (len(keys) <= limit)
-
-
-def test_few_passes_are_enough_for_many_keys():
-    keys = numbered(np.random.default_rng(3).permutation(200_000))
-    for rank in (1, 10_000, 199_999):
-        counted = Counted(keys, 8192)
-        assert nth_key(counted, rank, limit=1024) == b"%0*d" % (KEY_BYTES, rank - 1)
-        assert counted.passes <= 6
-
-
-@given(st.sets(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(16, 70), st.integers(1, 20), st.data())
-def test_the_key_at_a_rank_whatever_the_keys_the_limit_and_the_batches(numbers, limit, size, data):
-    keys = numbered(np.array(data.draw(st.permutations(sorted(numbers)))))
-    rank = data.draw(st.integers(1, len(keys)))
-    assert nth_key(Counted(keys, size), rank, limit=limit) == bytes(np.sort(keys)[rank - 1])
-
-
-@given(ROWS.filter(bool), st.integers(16, 18), st.data())
-def test_the_key_at_a_rank_among_candidates(rows, limit, data):
-    keys = rank_keys(table(rows))
-    rank = data.draw(st.integers(1, len(rows)))
-    assert nth_key(Counted(keys, 5), rank, limit=limit) == bytes(np.sort(keys)[rank - 1])
+@given(ROWS)
+def test_score_keys_are_the_beginning_of_rank_keys(rows):
+    found = table(rows)
+    scores = score_keys(found.bounds)
+    assert [bytes(key).ljust(16, b"\0") for key in scores] == [bytes(key)[:16] for key in rank_keys(found)]

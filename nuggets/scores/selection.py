@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nuggets.scores.bounds import ScoreBounds, cutoff, undecided
 from nuggets.scores.cuts import Cut, Threshold, kept_count
 from nuggets.scores.golden import ScoreTable
-from nuggets.scores.ranking import KEY_BYTES, Keys, nth_key, rank_keys
+from nuggets.scores.ranking import KEY_BYTES, Keys, rank_keys, score_keys
 
 Tables = Callable[[], Iterable[ScoreTable]]  # a pool's shards, from the first again at every call
 _LAST_KEY = b"\xff" * KEY_BYTES  # no key is greater
@@ -75,10 +75,11 @@ class Boundary:
         return kept
 
 
-def find_boundary(tables: Tables, counts: ScoreCounts, cut: Cut, *, memory: int) -> tuple[Boundary, int]:
-    """The boundary of a cut and the number of candidates it keeps, with at most `memory` bytes.
+def find_boundary(tables: Tables, counts: ScoreCounts, cut: Cut) -> tuple[Boundary, int]:
+    """The boundary of a cut and the number of candidates it keeps.
 
-    Raises ValueError if cells that the cut needs are missing.
+    The counts say at which score the boundary lies. Only candidates with this score are compared by mean gain and id:
+    memory holds 2 * KEY_BYTES for each of them. Raises ValueError if cells that the cut needs are missing.
     """
     if missing := undecided_count(counts, cut):
         raise ValueError(f"{missing} candidates lack cells that the cut needs: compute them first")
@@ -88,8 +89,13 @@ def find_boundary(tables: Tables, counts: ScoreCounts, cut: Cut, *, memory: int)
         kept = min(kept_count(cut, counts.candidates), counts.eligible.candidates)
     if kept in (0, counts.candidates):
         return Boundary(_LAST_KEY if kept else b""), kept
-    limit = max(1024, memory // (8 * KEY_BYTES))  # keys, their random numbers, and what sorting takes
-    return Boundary(nth_key(lambda: map(rank_keys, tables()), kept, limit=limit)), kept
+    scores = score_keys(counts.bounds)
+    best_first = np.argsort(scores)
+    last_score = scores[best_first][np.searchsorted(np.cumsum(counts.count[best_first]), kept)]
+    better = int(counts.count[scores < last_score].sum())
+    tied = np.concatenate([rank_keys(table)[score_keys(table.bounds) == last_score] for table in tables()])
+    tied.partition(kept - better - 1)
+    return Boundary(bytes(tied[kept - better - 1])), kept
 
 
 @dataclass(frozen=True, slots=True)

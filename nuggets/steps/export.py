@@ -18,7 +18,6 @@ from nuggets.scores.score_table import score_tables
 from nuggets.steps.frames import run_scores, stored_cells
 from nuggets.steps.publish import published_cut
 from nuggets.steps.table_file import table_extension, write_tables
-from nuggets.store.disk_buckets import MEMORY
 from nuggets.store.parquet import read_batches
 from nuggets.store.store import Store
 
@@ -70,9 +69,7 @@ def export_anchors(store: Store, run_name: str, out: Path) -> int:
     return write_tables(out, [pa.Table.from_pylist([asdict(anchor.example) for anchor in anchors])])
 
 
-def export_scores(
-    store: Store, run_name: str, out: Path, selection: str | None, *, memory: int = MEMORY
-) -> ExportedScores:
+def export_scores(store: Store, run_name: str, out: Path, selection: str | None) -> ExportedScores:
     """Write a run's scores as they are known now, `kept` as in its newest selection or the named one.
 
     A selection's own scores.parquet holds what was known when it was published.
@@ -85,7 +82,7 @@ def export_scores(
             f"run '{run_name}' has no selection yet, and the column kept shows one: make it with nuggets reselect"
         )
     cut = published_cut(selections, run_name, selection)
-    written = write_tables(out, run_scores(store, run_name, cut, memory=memory))
+    written = write_tables(out, run_scores(store, run_name, cut))
     return ExportedScores(written, cut_name(cut), describe_cut(cut))
 
 

@@ -18,7 +18,6 @@ from nuggets.scores.selection import Boundary, count_scores, find_boundary
 from nuggets.steps.publish import published_cut
 from nuggets.steps.run_cells import RunCells, read_run_cells
 from nuggets.steps.selection_files import scores_with_kept
-from nuggets.store.disk_buckets import MEMORY
 from nuggets.store.store import Store
 
 if TYPE_CHECKING:
@@ -77,12 +76,12 @@ def stored_cells(store: Store, run_name: str) -> StoredCells:
     return StoredCells(run, read_run_cells(store, run.references["scoring_key"], pool, run.references["anchors"]))
 
 
-def run_scores(store: Store, run_name: str, cut: Cut | None, *, memory: int = MEMORY) -> Iterator[Any]:
+def run_scores(store: Store, run_name: str, cut: Cut | None) -> Iterator[Any]:
     """A run's scores as pyarrow tables, `kept` by the cut, or null without one."""
     tables = score_tables(store, read_run(store, run_name))
     boundary: Boundary | None = None
     if cut is not None:
-        boundary, _ = find_boundary(tables, count_scores(tables()), cut, memory=memory)
+        boundary, _ = find_boundary(tables, count_scores(tables()), cut)
     return (scores_with_kept(table, boundary) for table in tables())
 
 

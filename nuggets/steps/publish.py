@@ -88,7 +88,7 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
             f"{missing} candidates of run '{run_name}' lack cells that the cut '{describe_cut(cut)}' needs: "
             "nuggets reselect computes them"
         )
-    boundary, kept = find_boundary(tables, counts, cut, memory=memory)
+    boundary, kept = find_boundary(tables, counts, cut)
     summary = summarize_selection(tables, counts, boundary, shown=SHOWN)
     pool = read_pool_record(store, run.references["pool"])
     folder = selection_folder(run_name, cut_name(cut), scores)
