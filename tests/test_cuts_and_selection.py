@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuggets.errors import UsageError
+from nuggets.examples import Example, example_id
 from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.shards import Pool, read_records
@@ -465,6 +466,20 @@ def test_files_hold_kept_examples_best_first_and_all_scores_with_any_memory(stor
         }
         for place, row in enumerate(rows)
     ]
+
+
+def test_the_bytes_of_a_selection(stored):
+    first, second = example_id(Example("Say 1.", "", "Grüße! Grüße! ")), example_id(Example("Say 0.", "", "Grüße! "))
+    wins = {first: 3, second: 1}
+    tables = parted([(key, wins.get(key, 0), 3, 3, 0.5) for key in stored.keys], stored.pool.shard_examples)
+    boundary, _ = find_boundary(lambda: tables, count_scores(tables), TopK(2))
+    selected, _ = stored.files(tables, boundary, ROOMY)
+    assert selected.decode() == (
+        '{"instruction": "Say 1.", "input": "", "output": "Grüße! Grüße! ", "original_rank": 1, "source": null, '
+        f'"golden_score": 1.0, "rank": 1, "example_id": "{first}"}}\n'
+        '{"instruction": "Say 0.", "input": "", "output": "Grüße! ", "original_golden_score": "old", "tags": [0], '
+        f'"golden_score": 0.3333333333333333, "rank": 2, "example_id": "{second}"}}\n'
+    )
 
 
 def test_a_pool_that_is_curated_again_and_again_loses_no_field(stored, tmp_path):

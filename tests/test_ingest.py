@@ -191,7 +191,7 @@ def test_rows_beyond_memory_give_the_same_bytes_and_leave_no_files(store, tmp_pa
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(nuggets.pools.distinct_rows, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(nuggets.pools.distinct_rows, "_BATCH_ROWS", 3)
     # Far more than memory, all of it three times, the ids of 400 examples in most of the buckets.
     rows = [{"instruction": f"Count to {number % 400}.", "output": "x" * 50, "at": number} for number in range(1200)]
     path = jsonl(tmp_path / "pool.jsonl", [*MIXED, *rows])

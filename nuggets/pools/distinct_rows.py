@@ -1,19 +1,18 @@
-"""Rows of a pool sorted by example id, each example once, in little memory: what ingest makes shards of."""
+"""Rows of a pool in the order of example ids, each example once, in limited memory: the contents of the shards."""
 
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nuggets.examples import PoolRow, example_id
-from nuggets.store.disk_buckets import DiskBuckets
+from nuggets.store.external_sort import ExternalSort
 
-BUCKETS = 256  # by the first two digits of an id; one is in memory at a time
-_ROWS_AT_ONCE = 4096
-_WAITING_SHARE = 8  # rows that wait to be put into buckets take an eighth of the memory; as tables, as much again
-_BYTES_PER_ID = 1024  # of memory for each id that is remembered, which takes a seventh of that
+ID_SPLITS = [b"%02x" % first for first in range(1, 256)]  # ids are hashes: their first two digits are evenly spread
+_BATCH_ROWS = 4096
+_BATCH_SHARE = 8  # rows of the batch take an eighth of the memory, and as much again as a table
+_BYTES_PER_ID = 1024  # of memory for each id that is remembered; an id takes a seventh of that
 _COLUMNS = pa.schema(
     [
         ("example_id", pa.string()),
@@ -27,79 +26,62 @@ _COLUMNS = pa.schema(
 
 
 class DistinctRows:
-    """Rows put in one at a time, taken out as tables in the order of example ids; of equal examples the first row."""
+    """Takes rows one at a time, and returns them as tables in the order of example ids; of equal examples the first."""
 
-    def __init__(self, buckets: DiskBuckets, *, memory: int) -> None:
-        self._buckets = buckets
-        self._waiting_bytes = memory // _WAITING_SHARE
-        self._remembered = memory // _BYTES_PER_ID
-        self._waiting: dict[int, list[tuple[object, ...]]] = {}
-        self._rows = self._bytes = 0
-        self._seen: set[str] = set()
+    def __init__(self, by_id: ExternalSort, *, memory: int) -> None:
+        self._by_id = by_id
+        self._max_batch_bytes = memory // _BATCH_SHARE
+        self._max_remembered = memory // _BYTES_PER_ID
+        self._batch: list[tuple[object, ...]] = []
+        self._bytes = 0
+        self._remembered: set[str] = set()
 
     def add(self, row: int, item: PoolRow) -> None:
-        """Put a row in; rows have to come in the order of their numbers."""
+        """Add a row; rows have to come in the order of their numbers."""
         key = example_id(item.example)
-        # Repeats would all land in one bucket, which is sorted in memory. Those of ids forgotten meanwhile still do,
-        # but ids that are so many are spread over all buckets.
-        if key in self._seen:
+        # All repeats of an example would be in one bucket, which is sorted in memory. Repeats of ids that were
+        # forgotten still get there, but so many different ids are spread over all buckets.
+        if key in self._remembered:
             return
-        if len(self._seen) >= self._remembered:
-            self._seen.clear()
-        self._seen.add(key)
+        if len(self._remembered) >= self._max_remembered:
+            self._remembered.clear()
+        self._remembered.add(key)
         texts = (item.example.instruction, item.example.input, item.example.output, _strict_json(item.original))
-        self._waiting.setdefault(int(key[:2], 16), []).append((key, row, *texts))
-        self._rows += 1
+        self._batch.append((key, row, *texts))
         self._bytes += sum(map(len, texts))
-        if self._rows >= _ROWS_AT_ONCE or self._bytes > self._waiting_bytes:
-            self._put_into_buckets()
+        if len(self._batch) >= _BATCH_ROWS or self._bytes > self._max_batch_bytes:
+            self._add_batch()
 
     def shards(self, size: int) -> Iterator[Any]:
         """Tables of `size` rows; the last may have fewer."""
-        self._put_into_buckets()
-        return _in_shards(_distinct(self._buckets), size)
+        self._add_batch()
+        return _in_shards(self._by_id.sorted(distinct=True), size)
 
-    def _put_into_buckets(self) -> None:
-        for bucket, rows in self._waiting.items():
-            columns = dict(zip(_COLUMNS.names, zip(*rows, strict=True), strict=True))
-            self._buckets.add(bucket, pa.table(columns, schema=_COLUMNS))
-        self._waiting.clear()
-        self._rows = self._bytes = 0
-
-
-def _distinct(buckets: DiskBuckets) -> Iterator[Any]:
-    """The buckets' rows by id, of each id the one that came first."""
-    for bucket in range(buckets.buckets):
-        table = buckets.take(bucket)
-        if table is None:
-            continue
-        # Found among ids and rows alone: to sort the whole table would be to copy all of its texts.
-        order = pc.sort_indices(
-            table.select(["example_id", "row"]), [("example_id", "ascending"), ("row", "ascending")]
-        )
-        ids = table["example_id"].take(order).combine_chunks()
-        is_first = pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
-        yield table.take(order.filter(is_first))
+    def _add_batch(self) -> None:
+        if self._batch:
+            columns = dict(zip(_COLUMNS.names, zip(*self._batch, strict=True), strict=True))
+            self._by_id.add(pa.table(columns, schema=_COLUMNS))
+        self._batch, self._bytes = [], 0
 
 
 def _in_shards(tables: Iterable[Any], size: int) -> Iterator[Any]:
     """The same rows in tables of `size` rows; the last may have fewer."""
-    waiting: list[Any] = []
+    incomplete: list[Any] = []
     rows = 0
     for table in tables:
         while rows + table.num_rows >= size:
-            taken = size - rows
-            yield pa.concat_tables([*waiting, table.slice(0, taken)]).combine_chunks()
-            waiting, rows, table = [], 0, table.slice(taken)
+            missing = size - rows
+            yield pa.concat_tables([*incomplete, table.slice(0, missing)]).combine_chunks()
+            incomplete, rows, table = [], 0, table.slice(missing)
         if table.num_rows:
-            waiting.append(table)
+            incomplete.append(table)
             rows += table.num_rows
-    if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+    if incomplete:
+        yield pa.concat_tables(incomplete).combine_chunks()
 
 
 def _strict_json(value: object) -> str:
-    """JSON that every reader takes: NaN and infinities, which tables hold and JSON does not know, become null."""
+    """JSON that every reader takes: NaN and infinities become null, since tables hold them and JSON does not."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:

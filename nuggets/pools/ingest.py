@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from nuggets.errors import InputError
 from nuggets.examples import RECOGNISED, FieldNames, PoolRow, Position, Reject, RejectReason
-from nuggets.pools.distinct_rows import BUCKETS, DistinctRows
+from nuggets.pools.distinct_rows import ID_SPLITS, DistinctRows
 from nuggets.pools.readers.detect import PoolSource, check_unchanged
 from nuggets.pools.readers.remote_file import ContentDigest
 from nuggets.pools.readers.rows import read_pool
 from nuggets.pools.shards import Pool, pool_record_path, read_pool_record
 from nuggets.store.addresses import digest
-from nuggets.store.disk_buckets import MEMORY, disk_buckets
+from nuggets.store.external_sort import MEMORY, external_sort
 from nuggets.store.parquet import table_bytes
 from nuggets.store.records import write_record
 from nuggets.store.store import Store
@@ -108,8 +108,11 @@ def _ingest(
     shards: list[str] = []
     sizes: list[int] = []
     rejects_path = f"{folder}/rejects.jsonl"
-    with disk_buckets(buckets=BUCKETS, memory=memory // 2) as buckets, temporary_folder() as temporary:
-        distinct = DistinctRows(buckets, memory=memory)
+    with (
+        external_sort("example_id", splits=ID_SPLITS, memory=memory // 2) as by_id,
+        temporary_folder() as temporary,
+    ):
+        distinct = DistinctRows(by_id, memory=memory)
         rejects_file = temporary / "rejects.jsonl"
         with rejects_file.open("wb") as file:
             for position, item in items:

@@ -39,7 +39,7 @@ from nuggets.steps.selection_files import (
     shown_examples,
 )
 from nuggets.store.addresses import digest
-from nuggets.store.disk_buckets import MEMORY
+from nuggets.store.external_sort import MEMORY
 from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 

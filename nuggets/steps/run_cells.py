@@ -25,7 +25,7 @@ from nuggets.pools.shards import Pool
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.golden import eligible_cells
 from nuggets.scores.wins import cell_gains
-from nuggets.store.disk_buckets import MEMORY
+from nuggets.store.external_sort import MEMORY
 from nuggets.store.store import Store
 
 

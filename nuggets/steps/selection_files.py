@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nuggets.pools.shards import Candidate, Pool, read_records
 from nuggets.report.bins import score_bins
@@ -18,10 +19,10 @@ from nuggets.runs.manifest import Run
 from nuggets.scores.anchor_wins import ReportedAnchor
 from nuggets.scores.cuts import Cut, describe_cut
 from nuggets.scores.golden import ScoreTable
-from nuggets.scores.ranking import Keys, rank_keys
+from nuggets.scores.ranking import rank_keys
 from nuggets.scores.selection import Boundary, SelectionSummary, Tables, candidates_by_cells
-from nuggets.store.disk_buckets import disk_buckets
-from nuggets.store.parquet import save_tables
+from nuggets.store.external_sort import external_sort
+from nuggets.store.parquet import read_table, save_tables
 from nuggets.store.store import Store
 
 SHOWN = 10  # best and worst candidates in report and artifacts
@@ -35,28 +36,20 @@ FILE_CONTENTS = {
     "manifest.json": "configuration, hashes, versions, counts and timings",
     "report.md": "this page",
 }
-_BUCKETS = 64
-_SAMPLE = 1 << 14
+_PARTS = 64
+_SAMPLE = 1 << 14  # candidates
 _LINES = pa.schema([("key", pa.binary()), ("head", pa.large_string()), ("tail", pa.large_string())])
 
 
 def save_selected(file: Path, store: Store, pool: Pool, tables: Tables, boundary: Boundary, *, memory: int) -> None:
-    """The kept examples, one JSON object a line, best first.
-
-    They are met in the order of the pool: what takes more than `memory` bytes is sorted by way of the disk.
-    """
-    splits = _splits(tables, boundary)
-    with disk_buckets(buckets=_BUCKETS, memory=memory) as buckets, file.open("wb") as lines:
+    """The kept examples, one JSON object a line, best first. Lines beyond `memory` bytes are sorted on disk."""
+    with external_sort("key", splits=_splits(tables, boundary), memory=memory) as by_rank, file.open("wb") as lines:
         for table in tables():
-            keys = rank_keys(table)
-            kept = np.flatnonzero(boundary.keeps(keys))
-            bucket_of = np.searchsorted(splits, keys[kept], side="right")
-            for bucket, rows in _lines(store, pool, table, kept, keys, bucket_of):
-                buckets.add(bucket, pa.table(dict(zip(_LINES.names, zip(*rows, strict=True), strict=True)), _LINES))
+            for kept in _kept_lines(store, pool, table, boundary):
+                by_rank.add(kept)
         rank = 0
-        for bucket in range(_BUCKETS):
-            rows = buckets.take(bucket)
-            for head, tail in () if rows is None else _in_order(rows):
+        for kept in by_rank.sorted():
+            for head, tail in zip(kept["head"].to_pylist(), kept["tail"].to_pylist(), strict=True):
                 rank += 1
                 lines.write(f"{head}{rank}{tail}\n".encode())
 
@@ -159,32 +152,33 @@ def shown_examples(store: Store, pool: Pool, summary: SelectionSummary) -> tuple
     )
 
 
-def _splits(tables: Tables, boundary: Boundary) -> Keys:
-    """Keys between which buckets of about equal size lie. Ids are hashes: the first candidates are a fair sample."""
-    sample: list[Keys] = []
+def _splits(tables: Tables, boundary: Boundary) -> list[bytes]:
+    """Keys that divide the kept candidates into parts of about equal size, estimated from the first ones.
+
+    Ids are hashes and the tables are in their order: the first candidates are a random sample.
+    """
+    sample: list[bytes] = []
     for table in tables():
         keys = rank_keys(table)
-        sample.append(keys[boundary.keeps(keys)])
-        if sum(map(len, sample)) >= _SAMPLE:
+        sample += keys[boundary.keeps(keys)].tolist()
+        if len(sample) >= _SAMPLE:
             break
-    keys = np.sort(np.concatenate(sample)) if sample else np.empty(0, dtype="S1")
-    return keys[np.linspace(0, len(keys), _BUCKETS, endpoint=False).astype(int)[1:]] if len(keys) else keys
+    sample.sort()
+    return [sample[len(sample) * part // _PARTS] for part in range(1, _PARTS)] if sample else []
 
 
-def _lines(
-    store: Store, pool: Pool, table: ScoreTable, kept: Any, keys: Keys, bucket_of: Any
-) -> Iterator[tuple[int, list[tuple[bytes, str, str]]]]:
-    """Per bucket and shard: key, and the JSON line before and after the rank, which is known in the end."""
-    place_of = dict(zip((table.candidate_ids[place].as_py() for place in kept), range(len(kept)), strict=True))
-    scores = table.golden_score
-    for shard in np.unique(table.shards[kept]).tolist():
-        found: dict[int, list[tuple[bytes, str, str]]] = defaultdict(list)
-        for candidate, original in read_records(store, [pool.shards[shard]]):
-            place = place_of.get(candidate.id)
-            if place is not None:
-                head, tail = _line(candidate.id, original, float(scores[kept[place]]))
-                found[int(bucket_of[place])].append((bytes(keys[kept[place]]), head, tail))
-        yield from found.items()
+def _kept_lines(store: Store, pool: Pool, table: ScoreTable, boundary: Boundary) -> Iterator[Any]:
+    """Tables of key, and JSON line before and after the rank, which is known once all are sorted; one per shard."""
+    keys, scores = rank_keys(table), table.golden_score
+    is_kept = boundary.keeps(keys)
+    for shard in np.unique(table.shards[is_kept]).tolist():
+        kept = np.flatnonzero(is_kept & (table.shards == shard))
+        ids = table.candidate_ids.take(pa.array(kept))
+        stored = read_table(store, pool.shards[shard], ["example_id", "original"])
+        rows = pc.index_in(ids, value_set=stored["example_id"].combine_chunks())
+        originals = map(json.loads, stored["original"].take(rows).to_pylist())
+        heads, tails = zip(*map(_line, ids.to_pylist(), originals, scores[kept].tolist()), strict=True)
+        yield pa.table([keys[kept].tolist(), heads, tails], schema=_LINES)
 
 
 def _line(key: str, original: dict[str, Any], score: float) -> tuple[str, str]:
@@ -199,11 +193,6 @@ def _free(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name = f"original_{name}"
     return name
-
-
-def _in_order(rows: Any) -> Iterator[tuple[str, str]]:
-    rows = rows.sort_by("key")
-    yield from zip(rows["head"].to_pylist(), rows["tail"].to_pylist(), strict=True)
 
 
 def _by_shard(pairs: Iterator[tuple[int, str]]) -> dict[int, set[str]]:
