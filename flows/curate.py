@@ -15,6 +15,7 @@ from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
 from flows.execution.signals import sigterm_stops
 from nuggets.config.configs import CurateConfig
+from nuggets.runs.engine_paths import read_engine_paths
 from nuggets.runs.manifest import RunState
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.publish import Selection
@@ -101,7 +102,8 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
         conflicts = score_candidates(prepared, pool, anchor_set.path)
         watch.lap("score candidates")
     counts = {"cells_computed": scored.computed, "rounds": scored.rounds, "cell_conflicts": conflicts}
-    record(RunState.RUNNING, counts=counts, seconds=watch.seconds)  # the report shows them
+    paths = {"engine_paths": read_engine_paths(prepared.store, prepared.name)}
+    record(RunState.RUNNING, references=paths, counts=counts, seconds=watch.seconds)  # the report shows them
     selection = publish(prepared.store, prepared.name, config.cut, config.memory_mib)
     record(RunState.COMPLETE)
     return selection

@@ -13,6 +13,7 @@ from flows.execution.rounds import Scoring
 from flows.execution.signals import sigterm_stops
 from nuggets.config.configs import ReselectConfig
 from nuggets.progress import report_stage
+from nuggets.runs.engine_paths import read_engine_paths
 from nuggets.runs.manifest import RunState
 from nuggets.steps.publish import Selection
 from nuggets.steps.run_cells import kept_cells
@@ -63,7 +64,8 @@ def _score_and_publish(config: ReselectConfig, run: ResumedRun, attempt: str, ex
         "rounds": scored.rounds,
         "cell_conflicts": conflicts,
     }
-    record(RunState.RUNNING, counts=counts)  # the report shows them
+    references = {"engine_paths": read_engine_paths(run.prepared.store, config.run)}
+    record(RunState.RUNNING, references=references, counts=counts)  # the report shows them
     selection = publish(run.prepared.store, config.run, config.cut, config.memory_mib)
     record(RunState.COMPLETE)
     return selection

@@ -82,6 +82,8 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
         "report.md",
         "manifest.json",
     }
+    assert manifest(store, "first")["references"]["engine_paths"] == ["packed (by_equal_lengths)"]
+    assert "| scored | packed (by_equal_lengths) |" in (folder / "report.md").read_text()
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (page,) = artifacts(prefect_server, "selection", about=str(folder))
     picture = base64.b64encode((folder / "scores.png").read_bytes()).decode()

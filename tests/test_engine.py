@@ -48,8 +48,8 @@ from nuggets.engine.plain import PlainEngine
 PACKED = [family for family in CONFIGS if family != "gemma2"]
 
 
-def lane_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lane")]
+def pass_threads_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("forward pass")]
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -262,7 +262,7 @@ def test_prefixes_and_what_is_wanted_must_be_equally_many(family: str, missing: 
     wanted = iter([[0], [1], [2]] if missing == "prefix" else [[0], [1]])
     with pytest.raises(ValueError, match="argument 2 is"):
         list(engine_of(family).log_prob_sums(iter(prefixes), MIXED, wanted=wanted))
-    assert lane_threads() == []
+    assert pass_threads_left() == []
 
 
 def wins(zero_shot: Rows, rows: Rows) -> tuple[Rows, Rows]:
@@ -295,7 +295,7 @@ def counted(prefixes: Iterator[Ids], asked: list[Ids]) -> Iterator[Ids]:
 
 
 def test_rows_come_while_prefixes_are_read_and_few_are_read_ahead() -> None:
-    """Four prefixes fill four packs of 64 tokens; the lanes have one such group before them while one is read off."""
+    """Four prefixes fill four packs of 64 tokens; one such group is queued while the sums of another are read."""
     asked: list[Ids] = []
     many = (prefix for seed in range(300) for prefix in random_prefixes(seed, [5, 2]))
     rows = engine_of("llama_grouped", 64).log_prob_sums(counted(many, asked), MIXED)
@@ -349,7 +349,7 @@ def test_an_error_of_the_prefixes_comes_out_and_leaves_no_thread_behind(family: 
     rows = []
     with pytest.raises(KeyError, match="the store is gone"):
         rows.extend(engine_of(family, 20).log_prob_sums(prefixes(), MIXED))
-    assert lane_threads() == []
+    assert pass_threads_left() == []
     assert_close(rows_of(engine_of(family, 20), PREFIXES, MIXED), expected_rows(family), MIXED)
 
 
@@ -359,16 +359,16 @@ def test_an_error_of_a_forward_pass_comes_out_and_leaves_no_thread_behind() -> N
         rows_of(engine_of("llama"), PREFIXES, [*MIXED, *beyond_the_vocabulary])
     with pytest.raises(IndexError):
         rows_of(engine_of("llama"), [*PREFIXES, (10**6,)], MIXED)
-    assert lane_threads() == []
+    assert pass_threads_left() == []
 
 
-def test_rows_that_nobody_wants_any_more_leave_no_thread_behind() -> None:
+def test_rows_that_are_not_consumed_to_the_end_leave_no_thread_behind() -> None:
     many = (prefix for seed in range(300) for prefix in random_prefixes(seed, [5, 2]))
     rows = engine_of("llama").log_prob_sums(many, MIXED)
     next(rows)
-    assert lane_threads() != []
+    assert pass_threads_left() != []
     rows.close()
-    assert lane_threads() == []
+    assert pass_threads_left() == []
 
 
 def score_in_two_threads(engine: LanguageModel, prefixes: list[Ids], continuations: list[Continuation]) -> list[Rows]:

@@ -78,7 +78,7 @@ def test_every_batch_reports_progress(prepared: tuple[PreparedRun, str], monkeyp
     listener = AfterEachBatch()
     assert measured(run, path, listener, monkeypatch) == ANCHORS
     assert listener.steps == 3
-    assert len(known_baseline(open_store(run.store), run.setup.key)) == ANCHORS
+    assert len(known_baseline(run.store, run.setup.key)) == ANCHORS
     assert measured(run, path, AfterEachBatch(), monkeypatch) == 0
 
 
@@ -88,5 +88,5 @@ def test_a_stop_keeps_the_batches_that_were_measured(
     run, path = prepared
     with pytest.raises(Interrupted):
         measured(run, path, AfterEachBatch(stop_at=1), monkeypatch)
-    assert len(known_baseline(open_store(run.store), run.setup.key)) == 2
+    assert len(known_baseline(run.store, run.setup.key)) == 2
     assert measured(run, path, AfterEachBatch(), monkeypatch) == ANCHORS - 2

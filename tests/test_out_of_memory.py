@@ -105,9 +105,19 @@ found["keys and values"] = with_and_without_limit(open_engine(keeping, token_bud
 found["two long"] = with_and_without_limit(
     open_engine(keeping, token_budget=1024), 60, [ids(700) for _ in range(3)], few
 )
+# The float32 copy of its head takes 51 MB.
+wide = LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": 200_000, "hidden_size": 64, "intermediate_size": 16}))
+wide.bfloat16()
+try:
+    with megabytes_more(30):
+        found["self-check"] = open_engine(wide).path
+except Exception as error:
+    found["self-check"] = f"{type(error).__name__}: {error}"
+found["self-check with room"] = open_engine(wide).path
+
 torch.set_num_threads(2)
 engine = open_engine(llama, token_budget=2048)
-found["two lanes"] = with_and_without_limit(engine, 100, prefixes, continuations)
+found["two threads"] = with_and_without_limit(engine, 100, prefixes, continuations)
 print(json.dumps(found))
 """
 
@@ -117,7 +127,7 @@ def found() -> dict:
     """What the program printed. One arena and a fixed way to allocate: what memory is needed is the same each time."""
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=120, env=environment
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=240, env=environment
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -136,10 +146,12 @@ def test_sums_are_the_same_when_memory_runs_out_on_the_way(found: dict, kv_iter:
     run = found[f"kv_iter {kv_iter}"]
     assert_sums_survived(run)
     # All prefixes at once, and the first packs.
-    assert run["messages"][0] == "out of memory with 1355 tokens of demonstrations at once: going on with at most 677"
-    assert any(message.startswith("out of memory with 1600 tokens") for message in run["messages"])
+    assert run["messages"][0] == (
+        "out of memory with 1355 tokens of demonstrations and 1600 tokens in a forward pass: going on with at most 677 "
+        "and 800"
+    )
     assert 40 <= run["budget"] <= 800
-    assert any(message.endswith(f"going on with at most {run['budget']}") for message in run["messages"])
+    assert run["messages"][-1].endswith(f" and {run['budget']}")
 
 
 def test_sums_of_what_is_wanted_are_the_same_when_memory_runs_out_on_the_way(found: dict) -> None:
@@ -147,24 +159,26 @@ def test_sums_of_what_is_wanted_are_the_same_when_memory_runs_out_on_the_way(fou
     run = found["some wanted"]
     assert_sums_survived(run)
     assert np.isfinite(run["found"]).sum(axis=1).tolist() == [1, 10, 0, 19, 15]
-    assert run["messages"][0] == "out of memory with 1355 tokens of demonstrations at once: going on with at most 677"
+    assert run["messages"][0].startswith("out of memory with 1355 tokens of demonstrations and ")
+    assert "going on with at most 677 and " in run["messages"][0]
 
 
 def test_keys_and_values_that_do_not_fit_are_computed_and_dropped_in_parts(found: dict) -> None:
     """4000 tokens of demonstrations in groups of 2000: with room for about 1200, both halves never fit."""
     run = found["keys and values"]
     assert_sums_survived(run)
-    assert run["messages"][0] == "out of memory with 2000 tokens of demonstrations at once: going on with at most 1000"
+    assert run["messages"][0].startswith("out of memory with 2000 tokens of demonstrations and ")
+    assert "going on with at most 1000 and " in run["messages"][0]
 
 
-def test_nobody_elses_keys_and_values_keep_a_demonstration_from_fitting(found: dict) -> None:
+def test_keys_and_values_of_other_groups_do_not_keep_a_demonstration_from_fitting(found: dict) -> None:
     run = found["two long"]
     assert_sums_survived(run)
     assert any(message.startswith("out of memory") for message in run["messages"])
 
 
-def test_sums_are_the_same_when_lanes_take_memory_from_each_other(found: dict) -> None:
-    run = found["two lanes"]
+def test_sums_are_the_same_when_two_threads_take_memory_from_each_other(found: dict) -> None:
+    run = found["two threads"]
     assert_sums_survived(run)
     assert run["messages"]
     assert run["budget"] < 2048
@@ -180,6 +194,13 @@ def test_a_pair_that_does_not_fit_alone_is_an_error_that_says_what_to_lower(
     assert message.startswith("OutOfMemory: a single demonstration and anchor of")
     assert f"{tokens} tokens do not fit into the memory of cpu" in message
     assert "lower demonstration_tokens or anchor_tokens" in message
+
+
+def test_a_self_check_without_room_is_an_error_and_not_a_model_that_cannot_be_packed(found: dict) -> None:
+    assert found["self-check"].startswith(
+        "OutOfMemory: the memory of cpu has no room to check packed scoring of LlamaForCausalLM, and none to score it"
+    )
+    assert found["self-check with room"] == "packed (by_equal_lengths)"
 
 
 def test_other_errors_are_not_taken_for_exhausted_memory() -> None:

@@ -15,13 +15,12 @@ from nuggets.engine.packing import (
     Pack,
     Request,
     Segment,
-    each_with_wanted,
     group_requests,
-    halves,
     lay_out,
     plan_packs,
     requests_for,
     share_opening,
+    with_wanted,
 )
 
 LONG = Continuation((10, 11, 12, 13), 2)
@@ -282,16 +281,16 @@ def test_what_ends_beyond_the_context_is_not_packed() -> None:
 def test_prefixes_and_what_is_wanted_behind_them_are_asked_for_together() -> None:
     prefixes: list[Any] = []
     wanted: list[Any] = []
-    each = each_with_wanted(counted(endless(), prefixes), counted(iter([[0], [], [2, 1]]), wanted), 3)
+    each = with_wanted(counted(endless(), prefixes), counted(iter([[0], [], [2, 1]]), wanted), 3)
     assert [next(each), next(each)] == [((7, 7), (0,)), ((7, 7), ())]
     assert len(prefixes) == len(wanted) == 2
-    assert list(each_with_wanted([(1,), (2,)], None, 2)) == [((1,), range(2)), ((2,), range(2))]
+    assert list(with_wanted([(1,), (2,)], None, 2)) == [((1,), range(2)), ((2,), range(2))]
 
 
 @pytest.mark.parametrize("indices", [[3], [-1], [0, 1, 0]])
 def test_an_index_of_nothing_and_one_given_twice_are_refused(indices: list[int]) -> None:
     with pytest.raises(ValueError, match="wanted="):
-        list(each_with_wanted([()], [indices], 3))
+        list(with_wanted([()], [indices], 3))
 
 
 some_wanted = st.lists(st.sets(st.integers(0, 29)), min_size=1, max_size=8)
@@ -407,14 +406,11 @@ def test_what_is_wanted_stands_in_exactly_one_pack_and_nothing_else_does(
     assert [pair for pack in packs for pair in pairs_of(pack)] == [
         (prefix, member) for prefix, members in enumerate(needed) for member in members
     ]
-    assert all(pack and all(run.first < run.stop for run in pack) for pack in packs)
+    assert all(pack and all(segment.first < segment.stop for segment in pack) for pack in packs)
     for pack in packs:
         assert tokens_of(layout, pack) <= token_budget or len(pairs_of(pack)) == 1
-        # Neighbours are one run.
-        assert all(run.prefix != after.prefix or run.stop < after.first for run, after in pairwise(pack))
-        cut = halves(layout, pack)
-        if cut is not None:
-            assert pairs_of(cut[0]) + pairs_of(cut[1]) == pairs_of(pack)
+        # Neighbours are one segment.
+        assert all(left.prefix != right.prefix or left.stop < right.first for left, right in pairwise(pack))
 
 
 @given(some_layout, some_prefixes, some_budget)
@@ -440,35 +436,3 @@ def test_there_are_hardly_more_packs_than_needed_and_they_are_of_about_equal_siz
     # Either end of a pack is at most half a continuation away from its even share.
     assert max(all_but_last, default=0) - min(all_but_last, default=0) <= 2 * longest
     assert last <= max(all_but_last, default=last) + longest
-
-
-def test_a_single_continuation_has_no_halves() -> None:
-    assert halves(of_lengths(4, 3), (Segment(5, 1, 2),)) is None
-
-
-def test_halves_by_hand() -> None:
-    layout = of_lengths(2, 2, 3, 9)
-    assert halves(layout, (Segment(0, 0, 4),)) == ((Segment(0, 0, 3),), (Segment(0, 3, 4),))
-    assert halves(layout, (Segment(0, 3, 4), Segment(1, 0, 3))) == ((Segment(0, 3, 4),), (Segment(1, 0, 3),))
-    assert halves(layout, (Segment(2, 0, 4), Segment(3, 0, 4))) == ((Segment(2, 0, 4),), (Segment(3, 0, 4),))
-    assert halves(layout, (Segment(0, 2, 4), Segment(1, 0, 4), Segment(2, 0, 1))) == (
-        (Segment(0, 2, 4), Segment(1, 0, 1)),
-        (Segment(1, 1, 4), Segment(2, 0, 1)),
-    )
-
-
-@given(some_layout, some_prefixes, some_budget)
-def test_halves_keep_the_order_and_differ_by_at_most_the_longest_member(
-    layout: Layout, prefixes: int, token_budget: int
-) -> None:
-    for pack in plan_packs(layout, behind(layout, prefixes), token_budget=token_budget):
-        cut = halves(layout, pack)
-        assert (cut is None) == (len(pairs_of(pack)) == 1)
-        if cut is not None:
-            first, second = cut
-            assert pairs_of(first) + pairs_of(second) == pairs_of(pack)
-            assert all(len({run.prefix for run in half}) == len(half) for half in cut)
-            longest = max(layout.length(member) for _, member in pairs_of(pack))
-            assert 0 < tokens_of(layout, first)
-            assert 0 < tokens_of(layout, second)
-            assert abs(tokens_of(layout, first) - tokens_of(layout, second)) <= longest

@@ -245,6 +245,7 @@ class Poisoned:
 
     def __init__(self, model: Any, poisoned: set[tuple[int, ...]]) -> None:
         self.model, self.poisoned = model, poisoned
+        self.path = model.path
 
     def log_prob_sums(self, prefixes: Any, continuations: Any, **options: Any) -> Iterator[Any]:
         known = [tuple(prefix) for prefix in prefixes]
@@ -296,10 +297,11 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
 
 
 class EveryBad:
-    """A model that gives no number for anybody."""
+    """A model that gives no number for any pair."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.path = model.path
 
     def log_prob_sums(self, *arguments: Any, **options: Any) -> Iterator[Any]:
         for row in self.model.log_prob_sums(*arguments, **options):

@@ -250,8 +250,8 @@ def test_sums_that_are_no_numbers_are_counted_and_all_others_are_stored(store):
         score(store, SummingModel(broken=broken))
     assert str(refused.value) == (
         "the model returned no finite log-probability for 3 of the cells, which are not stored: candidate c3 with "
-        "anchor a2; candidate c5 with anchor a1 and 1 more. Everything else that was computed is. Try dtype=float32, "
-        "remove these examples from the pool, or allow with max_bad_candidates that so many are set aside"
+        "anchor a2; candidate c5 with anchor a1 and 1 more. All other computed cells are stored. Try dtype=float32, "
+        "remove these examples from the pool, or raise max_bad_candidates to set such candidates aside"
     )
     assert stored(store) == [
         EXPECTED[0],

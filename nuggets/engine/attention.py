@@ -1,11 +1,11 @@
-"""Attention of packed continuations: each over its own tokens, and over its demonstration's in place.
+"""Attention of packed continuations: each attends to its own tokens and to those of its demonstration.
 
-The softmax over [demonstration; own tokens] is taken in two parts, each with its log-sum-exp, and put together:
+The softmax over [demonstration; own tokens] is computed in two parts, each with its log-sum-exp, which are merged:
 
     lse = log(exp(lse_shared) + exp(lse_own)),   out = out_shared * exp(lse_shared - lse) + out_own * exp(lse_own - lse)
 
-so a demonstration's keys and values are neither copied per continuation nor computed twice. It is registered with
-transformers as an attention implementation, which leaves the code of every model family as it is.
+so a demonstration's keys and values are neither copied per continuation nor computed twice. The function is registered
+with transformers as an attention implementation, so that the code of the model families is used unchanged.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ KeysValues = dict[nn.Module, tuple[Tensor, Tensor]]  # per attention layer, each
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """What the attention layers have to know of the forward pass that they are in.
+    """What the attention layers need to know about the forward pass that they run in.
 
-    `own`: over this pass's keys and values. `shared` and `keys_values`: over those of the demonstrations in front, if
-    there are any. `record`: where to leave this pass's own keys and values, if it is the demonstrations'.
+    `own`: attention over this pass's keys and values. `shared`: over `keys_values`, those of the demonstrations in
+    front, if there are any. `record`: receives this pass's own keys and values if it is a prefill.
     """
 
     own: Attend
@@ -66,11 +66,11 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention output `(1, tokens, heads, head size)`, by the signature of transformers' attention functions.
 
-    Raises NotImplementedError for what a model asks of its attention beyond that: an engine that is tried finds out so,
-    also where leaving it out would make too little difference in a trial to be seen.
+    Raises NotImplementedError for arguments that it does not implement. The self-check relies on that: ignoring one
+    could make too small a difference there to be seen.
     """
     current = _current.get()
-    _refuse(attention_mask is not None, "a mask of the model's own")
+    _refuse(attention_mask is not None, "an attention mask")
     _refuse(bool(softcap), f"soft-capped logits (softcap={softcap})")
     _refuse(s_aux is not None, "attention sinks (s_aux)")
     if sliding_window is not None:
@@ -78,7 +78,7 @@ def packed_attention(
         _refuse(reach > sliding_window, f"a window of {sliding_window} tokens over sequences of {reach}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if current.record is not None:
-        current.record[module] = (_alone(key), _alone(value))
+        current.record[module] = (_owned(key), _owned(value))
     out, lse = current.own(query, key, value, scale)
     if current.shared is not None and current.keys_values is not None:
         shared, shared_lse = current.shared(query, *current.keys_values[module], scale)
@@ -86,14 +86,14 @@ def packed_attention(
     return out.transpose(1, 2), None
 
 
-def _alone(part: Tensor) -> Tensor:
-    """Itself, or a copy where it is a view: models that make queries, keys and values in one product keep all three."""
+def _owned(part: Tensor) -> Tensor:
+    """The tensor, or a copy if it is a view: keys that are part of a product with queries would keep all of it."""
     return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
 
 
-def _refuse(asked: bool, what: str) -> None:
-    if asked:
-        raise NotImplementedError(f"packed attention is not made for {what}")
+def _refuse(requested: bool, what: str) -> None:
+    if requested:
+        raise NotImplementedError(f"packed attention does not implement {what}")
 
 
 def _merge(own: Tensor, own_lse: Tensor, shared: Tensor, shared_lse: Tensor) -> Tensor:

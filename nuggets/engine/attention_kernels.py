@@ -1,4 +1,4 @@
-"""Attention of many short pieces laid end to end, with the log-sum-exp that lets two results be merged."""
+"""Attention of many short pieces laid end to end, with the log-sum-exp by which two results are merged."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_FLASH_HEAD_SIZE = 256  # the largest that flash-attention is made for
-_TILE_ENTRIES = 1 << 26  # logits that exist at a time where the formula is used, in float32: 256 MiB
+_FLASH_HEAD_SIZE = 256  # the largest that flash-attention supports
+_TILE_ENTRIES = 1 << 26  # logits in memory at a time where the formula is used: 256 MiB in float32
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Query tokens cut into lengths, key tokens (from `key_start`) likewise: piece i sees piece i of the keys.
+    """Lengths of query pieces and of key pieces (from `key_start`): query piece i attends to key piece i.
 
-    Causal means that query j of a piece sees its keys 0 to j.
+    Causal: query j of a piece attends to keys 0 to j of its piece.
     """
 
     queries: tuple[int, ...]
@@ -46,22 +46,22 @@ Kernel = Callable[[Pieces, torch.device], Attend]  # prepares what all layers of
 
 
 def longest_reach(own: Pieces, shared: Pieces | None) -> int:
-    """Tokens of the longest sequence: a piece's own, and those of the demonstration that it stands behind."""
+    """Tokens of the longest sequence: those of a piece and of the demonstration in front of it."""
     if shared is None:
         return max(own.keys)
-    longest = place = 0
+    longest = start = 0
     demonstrations = zip(accumulate(shared.queries), shared.keys, strict=True)
     end, keys = next(demonstrations)
     for length in own.queries:
-        while place >= end:
+        while start >= end:
             end, keys = next(demonstrations)
         longest = max(longest, length + keys)
-        place += length
+        start += length
     return longest
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
-    """What may serve a model there, the fastest first."""
+    """The kernels that may suit a model, the fastest first."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         return by_variable_length, by_equal_lengths
     return (by_equal_lengths,)
@@ -70,10 +70,10 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
 def by_variable_length(pieces: Pieces, device: torch.device) -> Attend:
     """All pieces in one call of the flash-attention kernel for sequences of variable length (GPU, 16 bits).
 
-    Layers whose heads are too large for it go by equal lengths; the others of the same model do not have to.
+    Layers whose heads are too large for it use by_equal_lengths; other layers of the same model do not.
 
-    It is the kernel behind torch.nn.attention.varlen, called as that module calls it; the module's own signature
-    changes between the versions of torch that we run on.
+    This is the kernel behind torch.nn.attention.varlen, called as that module calls it, because the module's signature
+    differs between the supported versions of torch.
     """
     query_ends, key_ends = (
         torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
@@ -110,14 +110,14 @@ def by_variable_length(pieces: Pieces, device: torch.device) -> Attend:
 
 
 def by_equal_lengths(pieces: Pieces, device: torch.device) -> Attend:
-    """Neighbouring pieces of equal lengths as one batch, each batch in a call of its own."""
+    """Neighbouring pieces of equal lengths form a batch; one call per batch."""
     batches = list(_batches(pieces))
 
     def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         if len(batches) == 1 and batches[0].count == 1:
             keys = slice(batches[0].key_start, batches[0].key_start + batches[0].key_length)
             return attend_batch(query, key[:, :, keys], value[:, :, keys], causal=pieces.causal, scale=scale)
-        # As (1, tokens, heads, size) in memory, as models go on with it; heads of values have a size of their own.
+        # In memory as (1, tokens, heads, size), the order that models use next. The head size is that of the values.
         out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1]).transpose(1, 2)
         lse = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
         for batch in batches:
@@ -140,7 +140,7 @@ def by_equal_lengths(pieces: Pieces, device: torch.device) -> Attend:
 def attend_batch(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Attention output and its log-sum-exp `(batch, heads, queries)`; `key` may have fewer heads than `query`."""
     if query.device.type == "cpu" and query.dtype in (torch.float32, torch.bfloat16):
-        # The kernel behind scaled_dot_product_attention on CPU; the public function keeps the log-sum-exp to itself.
+        # The kernel behind scaled_dot_product_attention on CPU; the public function does not return the log-sum-exp.
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             *equal_head_sizes(query, key, value), 0.0, causal, scale=scale
         )
@@ -151,7 +151,7 @@ def attend_batch(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, sca
 def equal_head_sizes(
     query: Tensor, key: Tensor, value: Tensor, *, multiple_of: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All three with heads of one size, which kernels ask for: zeros behind them change neither logits nor outputs."""
+    """All three padded to one head size, as kernels require: zeros change neither logits nor outputs."""
     size = -(-max(query.shape[-1], value.shape[-1]) // multiple_of) * multiple_of
     query, key, value = (
         part if part.shape[-1] == size else pad(part, (0, size - part.shape[-1])) for part in (query, key, value)
@@ -162,7 +162,7 @@ def equal_head_sizes(
 def attend_by_formula(
     query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float, tile_entries: int = _TILE_ENTRIES
 ) -> tuple[Tensor, Tensor]:
-    """The same, written out, some queries at a time; logits and softmax in float32 or better."""
+    """attend_batch by the formula, a tile of queries at a time; logits and softmax in float32 or better."""
     batch, heads, queries, _ = query.shape
     out = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
     lse = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
@@ -172,11 +172,11 @@ def attend_by_formula(
     rows = max(1, tile_entries // (batch * heads * key.shape[2]))
     for start in range(0, queries, rows):
         tile = slice(start, min(start + rows, queries))
-        seen = min(tile.stop, key.shape[2]) if causal else key.shape[2]
+        visible = min(tile.stop, key.shape[2]) if causal else key.shape[2]
         out[:, :, tile], lse[:, :, tile] = _attend_tile(
             query[:, :, tile].to(exact),
-            key[:, :, :seen],
-            value[:, :, :seen],
+            key[:, :, :visible],
+            value[:, :, :visible],
             first=start if causal else None,
             scale=scale,
         )
@@ -186,7 +186,7 @@ def attend_by_formula(
 def _attend_tile(
     query: Tensor, key: Tensor, value: Tensor, *, first: int | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Causal if `first`, the place of the first of these queries, is given."""
+    """Causal if `first`, the index of the first of these queries, is given."""
     batch, heads, queries, size = query.shape
     key_heads, keys = key.shape[1:3]
     # Query heads that share a key head are stacked, so that keys are not repeated.

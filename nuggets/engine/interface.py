@@ -1,4 +1,4 @@
-"""The one narrow door to a language model: what goes in and what comes out, and nothing of how."""
+"""The interface of a language model: what goes in and what comes out, not how it is computed."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +35,11 @@ class Continuation:
 class LanguageModel(Protocol):
     """A frozen causal language model."""
 
+    @property
+    def path(self) -> str:
+        """How sums are computed, for people: packed and with which kernel, or plain and why."""
+        ...
+
     def log_prob_sums(
         self,
         prefixes: Iterable[Sequence[int]],
@@ -48,8 +53,8 @@ class LanguageModel(Protocol):
         prefix may be empty. A continuation without response tokens sums to 0. Positions of a continuation's tokens
         follow those of the prefix.
 
-        `wanted`: per prefix, and asked for together with it, the indices of the continuations that it needs, in any
-        order and each once; by default all of them. What is not wanted is NaN and not computed. Raises ValueError if
-        there are more or fewer of them than prefixes.
+        `wanted`: per prefix, and consumed together with it, the indices of the continuations that it needs, in any
+        order and each once; by default all of them. The others are NaN and not computed. Raises ValueError if `wanted`
+        is longer or shorter than `prefixes`.
         """
         ...

@@ -1,4 +1,4 @@
-"""The authors' `kv_iter`: a demonstration's keys and values are refined by momentum steps before they are used.
+"""The authors' `kv_iter`: momentum steps refine a demonstration's keys and values before anything attends to them.
 
 Each further iteration computes the demonstration's keys and values once more, behind those that it has, and takes the
 difference as a gradient (`MomentumOptim` of the released program):
@@ -21,15 +21,15 @@ MOMENTUM = 0.9
 
 @torch.inference_mode()
 def refine(keys_values: KeysValues, again: Callable[[KeysValues], KeysValues], *, iterations: int) -> KeysValues:
-    """Keys and values after `iterations`, of which computing them in the first place is number one.
+    """Keys and values after `iterations`; the first of these is the one that computed `keys_values`.
 
-    Summed up in float32 or better: in 16 bits, a hundredth of a difference is less than the last digit.
+    Summed in float32 or better: in 16 bits, a hundredth of a difference is less than the last digit.
     """
     exact = {layer: _combine(pair) for layer, pair in keys_values.items()}
     velocity: KeysValues = {}
     for _ in range(iterations - 1):
-        found = again(_as_given(exact, keys_values))
-        gradient = {layer: _combine(found[layer], exact[layer], -1.0) for layer in found}
+        recomputed = again(_as_given(exact, keys_values))
+        gradient = {layer: _combine(recomputed[layer], exact[layer], -1.0) for layer in recomputed}
         velocity = {
             layer: _combine(step, velocity[layer], MOMENTUM) if velocity else step for layer, step in gradient.items()
         }
@@ -38,9 +38,10 @@ def refine(keys_values: KeysValues, again: Callable[[KeysValues], KeysValues], *
 
 
 def check_refinable(tokens: int, model: Any, *, context: int | None, fits: bool) -> None:
-    """Raise InputError where a demonstration can't be refined: then it stands behind itself, and needs room for that.
+    """Raise InputError if a demonstration cannot be refined: refining places it behind itself, which takes positions.
 
-    `context`: how far back the model's attention reaches; `fits`: whether the demonstration's anchors are within that.
+    `context`: tokens that the model's attention reaches back; `fits`: whether the demonstration and its anchors do not
+    exceed them.
     """
     if context is not None and (2 * tokens > context or not fits):
         raise InputError(

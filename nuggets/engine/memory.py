@@ -1,19 +1,21 @@
-"""How many tokens fit into a forward pass, what an exhausted memory looks like, and what is said about it."""
+"""Memory: how many tokens fit into a forward pass, how exhausted memory shows, and the errors that report it."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from nuggets.errors import OutOfMemory
 
+T = TypeVar("T")
 _CACHED_ACTIVATION = 4 << 20  # bytes of the widest activation on a CPU: what a core's share of the cache can hold
 _CPU_TOKENS = (256, 4096)  # fewer make matrix products slow, more bring nothing
 _GPU_TOKENS = 32_768  # beyond it matrix products get no faster and a lost pass costs more
 _GPU_SHARE = 0.5  # of the free memory: the rest is for keys and values, logits and fragmentation
-# In the order: the CPU's allocator; a file that was to be mapped; a driver that was not asked by torch's allocator; a
-# library that found no room for its workspace. None of them is a torch.OutOfMemoryError.
+# None of these is a torch.OutOfMemoryError. In this order they come from: the CPU's allocator; a file that is mapped; a
+# driver that is not called by torch's allocator; a library that has no room for its workspace.
 _EXHAUSTED = ("can't allocate memory", "Cannot allocate memory", "error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
@@ -24,8 +26,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def unless_out_of_memory(compute: Callable[[], T]) -> T | None:
+    """What `compute` returns; None if memory runs out.
+
+    The error is not kept: what the failed pass had allocated lives as long as its error does.
+    """
+    try:
+        return compute()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
+
+
 def pair_too_large(tokens: int, device: torch.device) -> OutOfMemory:
-    """The error for a single pair of so many tokens that memory has no room for."""
+    """The error for a single pair of `tokens` tokens that memory has no room for."""
     return OutOfMemory(
         f"a single demonstration and anchor of {tokens} tokens do not fit into the memory of {device}: lower "
         "demonstration_tokens or anchor_tokens, or choose dtype=bfloat16 or a smaller model"
@@ -33,7 +48,7 @@ def pair_too_large(tokens: int, device: torch.device) -> OutOfMemory:
 
 
 def no_room_for(model: str, weights: int, device: torch.device, *, free: int | None) -> OutOfMemory:
-    """The error for a model whose weights, so many bytes, memory has no room for."""
+    """The error for a model whose weights, in bytes, memory has no room for; `free`: bytes that were free before."""
     return OutOfMemory(
         f"{model} does not fit into the memory of {device}: its weights take {_gigabytes(weights)}"
         + (f", and {_gigabytes(free)} were free" if free is not None else "")
@@ -41,8 +56,16 @@ def no_room_for(model: str, weights: int, device: torch.device, *, free: int | N
     )
 
 
+def no_room_to_check(model: str, device: torch.device) -> OutOfMemory:
+    """The error for a model that fits into memory, but not together with the self-check of packed scoring."""
+    return OutOfMemory(
+        f"the memory of {device} has no room to check packed scoring of {model}, and none to score it: end what else "
+        "is running there, or choose dtype=bfloat16, a smaller model or another device"
+    )
+
+
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free now; None where that can't be asked. A process may be allowed less than that."""
+    """Memory that is free now; None where the system does not tell. A process may be limited to less."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "cpu" and "SC_AVPHYS_PAGES" in os.sysconf_names:

@@ -1,4 +1,4 @@
-"""A pack as tensors: slices of the layout, which lies on the model's device once and for all."""
+"""Packs on the model's device: their tensors, the forward passes over them, and the sums that these give."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class DeviceLayout:
 
 @dataclass(frozen=True, slots=True)
 class PackTensors:
-    """What one forward pass is given, and what is read off where; `owners` count the pack's own members from 0."""
+    """Input of one forward pass, and where its results are read off; `owners` count the pack's own members from 0."""
 
     ids: Tensor
     positions: Tensor
@@ -42,57 +42,62 @@ class PackTensors:
     shared: Pieces | None  # None behind an empty prefix
 
 
+PackSums = tuple[Pack, NDArray[np.float64]]  # sums of a pack's members, in their order
+
+
 def to_device(layout: Layout, device: torch.device) -> DeviceLayout:
-    """The layout's lists, moved once; what follows is made there from slices of them."""
+    """The layout's lists on the device, moved once; the tensors of packs are made there from slices of them."""
     starts = layout.response_starts
     owners = [member for member in range(len(layout.columns)) for _ in range(starts[member], starts[member + 1])]
     lists = (layout.ids, layout.offsets, layout.scored, layout.targets, owners)
     return DeviceLayout(layout, *(torch.tensor(items, dtype=torch.long, device=device) for items in lists))
 
 
-def assemble(laid_out: DeviceLayout, pack: Pack, prefix_lengths: Sequence[int]) -> PackTensors:
+def assemble(on_device: DeviceLayout, pack: Pack, prefix_lengths: Sequence[int]) -> PackTensors:
     """The tensors of a pack whose prefixes (of one group) have these lengths in tokens.
 
-    A prefix without tokens is one that nothing is wanted behind, or the only one.
+    A prefix without tokens has nothing wanted behind it, or is the only one of its group.
     """
-    layout = laid_out.layout
-    members = [range(run.first, run.stop) for run in pack]
-    tokens = [range(layout.starts[run.first], layout.starts[run.stop]) for run in pack]
-    scored = [range(layout.response_starts[run.first], layout.response_starts[run.stop]) for run in pack]
+    layout, device = on_device.layout, on_device.ids.device
+    members = [range(segment.first, segment.stop) for segment in pack]
+    tokens = [range(layout.starts[segment.first], layout.starts[segment.stop]) for segment in pack]
+    scored = [range(layout.response_starts[segment.first], layout.response_starts[segment.stop]) for segment in pack]
 
-    # Runs may be many: so all of them are taken at once, by few operations.
-    def per_run(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, device=laid_out.ids.device)
+    # Segments may be many: all of them are taken at once, by few operations.
+    def per_segment(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, device=device)
 
     def end_to_end(ranges: Sequence[range]) -> tuple[Tensor, Tensor]:
         total = sum(map(len, ranges))
-        runs = torch.arange(len(ranges), device=laid_out.ids.device)
-        runs = runs.repeat_interleave(per_run([len(each) for each in ranges]), output_size=total)
-        return torch.arange(total, device=laid_out.ids.device) + per_run(_moves(ranges))[runs], runs
+        segments = torch.arange(len(ranges), device=device)
+        segments = segments.repeat_interleave(per_segment([len(part) for part in ranges]), output_size=total)
+        return torch.arange(total, device=device) + per_segment(_shifts(ranges))[segments], segments
 
-    token, run_of_token = end_to_end(tokens)
-    entry, run_of_entry = end_to_end(scored)
-    own = tuple(layout.length(member) for run in members for member in run)
-    behind: dict[int, int] = {}  # all runs behind a prefix are one piece of queries, which sees all its keys
-    for run, taken in zip(pack, tokens, strict=True):
-        behind[run.prefix] = behind.get(run.prefix, 0) + len(taken)
+    token, segment_of_token = end_to_end(tokens)
+    entry, segment_of_entry = end_to_end(scored)
+    own = tuple(layout.length(member) for segment in members for member in segment)
+    behind: dict[int, int] = {}  # all segments behind a prefix are one piece of queries, which sees all of its keys
+    for segment, segment_tokens in zip(pack, tokens, strict=True):
+        behind[segment.prefix] = behind.get(segment.prefix, 0) + len(segment_tokens)
     keys = tuple(prefix_lengths[prefix] for prefix in behind)
     key_start = sum(prefix_lengths[: pack[0].prefix])
+    prefix_length = per_segment([prefix_lengths[segment.prefix] for segment in pack])
     return PackTensors(
-        ids=laid_out.ids[token],
-        positions=laid_out.offsets[token] + per_run([prefix_lengths[run.prefix] for run in pack])[run_of_token],
-        scored=laid_out.scored[entry] - per_run(_moves(tokens))[run_of_entry],
-        targets=laid_out.targets[entry],
-        owners=laid_out.owners[entry] - per_run(_moves(members))[run_of_entry],
+        ids=on_device.ids[token],
+        positions=on_device.offsets[token] + prefix_length[segment_of_token],
+        scored=on_device.scored[entry] - per_segment(_shifts(tokens))[segment_of_entry],
+        targets=on_device.targets[entry],
+        owners=on_device.owners[entry] - per_segment(_shifts(members))[segment_of_entry],
         members=len(own),
         own=Pieces(own, own, causal=True),
         shared=Pieces(tuple(behind.values()), keys, causal=False, key_start=key_start) if any(keys) else None,
     )
 
 
-def _moves(ranges: Sequence[range]) -> list[int]:
-    """How far each range stands from where it starts when they are laid end to end."""
-    return [each.start - place for each, place in zip(ranges, accumulate(map(len, ranges), initial=0), strict=False)]
+def _shifts(ranges: Sequence[range]) -> list[int]:
+    """By how much each range moves when all are laid end to end from 0: its start minus its new start."""
+    new_starts = accumulate(map(len, ranges), initial=0)
+    return [part.start - new_start for part, new_start in zip(ranges, new_starts, strict=False)]
 
 
 def prefix_positions(lengths: Sequence[int], device: torch.device, *, behind_themselves: bool = False) -> Tensor:
@@ -106,7 +111,7 @@ def prefix_positions(lengths: Sequence[int], device: torch.device, *, behind_the
 
 
 @torch.inference_mode()
-def demonstration_pass(
+def prefill_pass(
     model: Any, kernel: Kernel, prefixes: Sequence[Sequence[int]], behind: KeysValues | None = None
 ) -> KeysValues:
     """Keys and values of each prefix's tokens; with `behind`, of its tokens standing once more behind those."""
@@ -131,9 +136,9 @@ def pack_pass(model: Any, kernel: Kernel, pack: PackTensors, behind: KeysValues)
     shared = kernel(pack.shared, model.device) if pack.shared else None
     with forward_pass(ForwardPass(kernel(pack.own, model.device), shared, behind)):
         hidden = _hidden(model, pack.ids, pack.positions)
-    found = response_log_probs(model.get_output_embeddings(), hidden[pack.scored], pack.targets)
+    log_probs = response_log_probs(model.get_output_embeddings(), hidden[pack.scored], pack.targets)
     sums = torch.zeros(pack.members, dtype=torch.float64, device=model.device)
-    sums.index_add_(0, pack.owners, found.double())
+    sums.index_add_(0, pack.owners, log_probs.double())
     result: NDArray[np.float64] = sums.cpu().numpy()
     return result
 
@@ -146,25 +151,15 @@ def _hidden(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
     return hidden
 
 
-# Sums of a pack's members, in their order; None for what memory had no room for. Several where a pack was cut.
-PackSums = list[tuple[Pack, NDArray[np.float64] | None]]
+def write_sums(sums: NDArray[np.float64], layout: Layout, rows: Sequence[int], packs: Sequence[PackSums]) -> None:
+    """Write the sums of a group's packs to their rows and columns of `sums` (prefixes, continuations).
 
-
-def write_sums(sums: NDArray[np.float64], layout: Layout, rows: Sequence[int], found: PackSums) -> dict[int, list[int]]:
-    """Writes sums to their rows and columns and returns, by row, the members that are left; no row without any.
-
-    `rows`: for each prefix of the packs, its row in `sums` (prefixes, continuations).
+    `rows`: for each prefix of the group, its row in `sums`.
     """
     columns = np.array(layout.columns, dtype=np.intp)
-    left: dict[int, list[int]] = {}
-    for pack, values in found:
+    for pack, values in packs:
         start = 0
-        for run in pack:
-            row = rows[run.prefix]
-            if values is None:
-                left.setdefault(row, []).extend(range(run.first, run.stop))
-                continue
-            stop = start + run.stop - run.first
-            sums[row, columns[run.first : run.stop]] = values[start:stop]
+        for segment in pack:
+            stop = start + segment.stop - segment.first
+            sums[rows[segment.prefix], columns[segment.first : segment.stop]] = values[start:stop]
             start = stop
-    return {row: sorted(members) for row, members in left.items()}

@@ -1,4 +1,8 @@
-"""Continuations laid end to end without padding, so that linear layers see useful tokens only. Pure."""
+"""Which tokens share a forward pass: continuations end to end without padding, behind the prefixes of a group. Pure.
+
+A call's continuations have one `Layout`. Each prefix with what is wanted behind it is a `Request`; consecutive requests
+form a group, whose prefixes are computed in one pass. The group's continuations are cut into packs, one pass each.
+"""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,14 +12,16 @@ from math import ceil
 
 from nuggets.engine.interface import Continuation
 
+_GROUP_PACKS = 4  # packs that a group fills: the last one is filled in part only, which then is a small share
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Continuations end to end, shortest first; what can't be scored (no response tokens) is left out.
+    """Continuations end to end, shortest first; those without response tokens are left out.
 
-    A member is a continuation's place in this order. Lists with one entry more than there are members hold where each
-    begins and, last, where the list ends. Entry `r` of `scored` is a token whose next token, `targets[r]`, belongs to
-    a response.
+    A member is a continuation's index in this order. Lists with one entry more than there are members hold where each
+    member begins and, last, where the list ends. Entry `r` of `scored` is a token whose next token, `targets[r]`,
+    belongs to a response.
     """
 
     columns: tuple[int, ...]  # per member: its index in the caller's list
@@ -31,7 +37,7 @@ class Layout:
         return self.starts[member + 1] - self.starts[member]
 
     def tokens(self, members: Iterable[int]) -> int:
-        """Tokens of some continuations."""
+        """Tokens of several continuations."""
         return sum(self.length(member) for member in members)
 
 
@@ -44,13 +50,32 @@ class Segment:
     stop: int
 
 
-Pack = tuple[Segment, ...]  # what shares one forward pass
+Pack = tuple[Segment, ...]  # shares one forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prefix, the indices of the continuations wanted behind it, and those of them that are members, in order.
+
+    Members that are too long to be packed behind this prefix are `plain`. A request without members of either kind
+    needs no computation, and its prefix is empty, too.
+    """
+
+    prefix: Sequence[int]
+    wanted: Sequence[int]
+    members: Sequence[int]
+    plain: Sequence[int] = ()
+
+    @property
+    def demonstration(self) -> Sequence[int]:
+        """The tokens that are computed once for all members; none where there are no members."""
+        return self.prefix if self.members else ()
 
 
 def share_opening(continuations: Sequence[Continuation]) -> tuple[tuple[int, ...], list[Continuation]]:
     """The leading tokens that all scorable continuations share, and the continuations without them.
 
-    Prompts begin alike ("Instruction:", a chat template's first tokens): what they share can stand behind each prefix
+    Prompts begin alike ("Instruction:", a chat template's first tokens): the shared tokens can stand behind each prefix
     once, instead of once per continuation. Every continuation keeps a token before its response.
     """
     scorable = [item for item in continuations if item.response_tokens]
@@ -68,7 +93,7 @@ def share_opening(continuations: Sequence[Continuation]) -> tuple[tuple[int, ...
 
 
 def lay_out(continuations: Sequence[Continuation]) -> Layout:
-    """The layout of some continuations. Equal lengths stand side by side, so that their attention is one call."""
+    """The layout of a call's continuations. Equal lengths are neighbours, so that their attention is one call."""
     columns = [index for index, item in enumerate(continuations) if item.response_tokens]
     columns.sort(key=lambda index: (len(continuations[index].ids), index))
     members = [continuations[index] for index in columns]
@@ -81,91 +106,20 @@ def lay_out(continuations: Sequence[Continuation]) -> Layout:
         offsets=tuple(offset for item in members for offset in range(len(item.ids))),
         # The logits at a token predict the token after it: response token t is read off at t - 1.
         scored=tuple(
-            start + place
+            start + offset
             for start, item in zip(starts, members, strict=False)
-            for place in range(item.response_start - 1, len(item.ids) - 1)
+            for offset in range(item.response_start - 1, len(item.ids) - 1)
         ),
         targets=tuple(token for item in members for token in item.ids[item.response_start :]),
     )
 
 
-def plan_packs(layout: Layout, wanted: Sequence[Sequence[int]], *, token_budget: int) -> list[Pack]:
-    """The members, in order, wanted behind each of a group's prefixes; in packs of about equal size within the budget.
-
-    A continuation that is longer than the budget gets a pack of its own.
-    """
-    pairs = [(prefix, member) for prefix, members in enumerate(wanted) for member in members]
-    if not pairs:
-        return []
-    total = layout.tokens(member for _, member in pairs)
-    even = total / ceil(total / token_budget)
-    packs: list[Pack] = []
-    first = before = tokens = 0  # the pair that the pack begins with; tokens of all packs, and of this one
-    for place, (_, member) in enumerate(pairs):
-        length = layout.length(member)
-        # A pack ends where it is nearest to its even share, so that none is much smaller than the others.
-        if tokens and (tokens + length > token_budget or before + length / 2 > (len(packs) + 1) * even):
-            packs.append(_as_runs(pairs[first:place]))
-            first, tokens = place, 0
-        tokens += length
-        before += length
-    packs.append(_as_runs(pairs[first:]))
-    return packs
-
-
-def tokens_of(layout: Layout, pack: Pack) -> int:
-    """Tokens of a pack's members."""
-    return sum(layout.starts[run.stop] - layout.starts[run.first] for run in pack)
-
-
-def halves(layout: Layout, pack: Pack) -> tuple[Pack, Pack] | None:
-    """A pack cut in two of about equal size; None if it holds a single continuation."""
-    pairs = [(run.prefix, member) for run in pack for member in range(run.first, run.stop)]
-    if len(pairs) < 2:
-        return None
-    ends = list(accumulate(layout.length(member) for _, member in pairs))
-    middle = min(range(1, len(pairs)), key=lambda cut: abs(2 * ends[cut - 1] - ends[-1]))
-    return _as_runs(pairs[:middle]), _as_runs(pairs[middle:])
-
-
-def _as_runs(pairs: Sequence[tuple[int, int]]) -> Pack:
-    runs: list[Segment] = []
-    for prefix, member in pairs:
-        if runs and runs[-1].prefix == prefix and runs[-1].stop == member:
-            runs[-1] = Segment(prefix, runs[-1].first, member + 1)
-        else:
-            runs.append(Segment(prefix, member, member + 1))
-    return tuple(runs)
-
-
-_GROUP_PACKS = 4  # a group fills so many packs, so that what is left over in the last one is a small share
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prefix, the indices of the continuations wanted behind it, and those of them that are members, in order.
-
-    Members that are too long to be packed behind this prefix are `plain`. Where there are neither these nor others,
-    nothing has to be computed and the prefix is empty, too.
-    """
-
-    prefix: Sequence[int]
-    wanted: Sequence[int]
-    members: Sequence[int]
-    plain: Sequence[int] = ()
-
-    @property
-    def demonstration(self) -> Sequence[int]:
-        """The tokens that are computed once for all members: none where there are no members."""
-        return self.prefix if self.members else ()
-
-
-def each_with_wanted(
+def with_wanted(
     prefixes: Iterable[Sequence[int]], wanted: Iterable[Sequence[int]] | None, continuations: int
 ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """Each prefix with the indices of what is wanted behind it: all `continuations` where `wanted` is None.
+    """Each prefix with the indices that are wanted behind it: all `continuations` where `wanted` is None.
 
-    Raises ValueError as LanguageModel says, and if an index stands there twice or is none of a continuation.
+    Raises ValueError as LanguageModel says, and for an index that occurs twice or is not one of a continuation.
     """
     if wanted is None:
         yield from ((prefix, range(continuations)) for prefix in prefixes)
@@ -178,16 +132,16 @@ def each_with_wanted(
 
 
 def requests_for(
-    layout: Layout, each: Iterable[tuple[Sequence[int], Sequence[int]]], *, context: int | None = None
+    layout: Layout, prefixes: Iterable[tuple[Sequence[int], Sequence[int]]], *, context: int | None = None
 ) -> Iterator[Request]:
-    """What prefixes, each with the indices of what is wanted behind it, ask of a layout.
+    """The requests of prefixes, each given with the indices that are wanted behind it.
 
-    What would end beyond the `context` together with its prefix is not packed.
+    Members that would end beyond the `context` together with their prefix are not packed.
     """
-    places = {column: member for member, column in enumerate(layout.columns)}
+    member_of = {column: member for member, column in enumerate(layout.columns)}
     lengths = [layout.length(member) for member in range(len(layout.columns))]  # shortest first
-    for prefix, wanted in each:
-        members = sorted(places[index] for index in wanted if index in places)
+    for prefix, wanted in prefixes:
+        members = sorted(member_of[index] for index in wanted if index in member_of)
         fitting = len(members)
         if context is not None:
             fitting = bisect_right(members, context - len(prefix), key=lengths.__getitem__)
@@ -204,13 +158,14 @@ def group_requests(
 ) -> Iterator[list[Request]]:
     """Consecutive requests whose prefixes are computed in one pass and whose continuations share packs.
 
-    As many as fill some packs of the token budget, within the budget for the prefixes themselves, which is asked for
-    each time because memory that runs out lowers it; `alone` says which are a group of their own.
+    A group has as many requests as fill a few packs of the token budget, within the budget for the prefixes
+    themselves. That one is called for each request, because it falls when memory runs out. Requests for which `alone`
+    is true form groups of one.
     """
     group: list[Request] = []
     tokens = behind = 0
     for request in requests:
-        # What wants nothing takes a place, too: or a group would wait for the end of however many of these there are.
+        # A request that wants nothing counts as a token, too, or a group of such requests would never be full.
         length = len(request.prefix) if request.members else 1
         full = behind >= _GROUP_PACKS * token_budget or tokens + length > prefix_budget()
         if group and (full or alone(request) or alone(group[-1])):
@@ -221,3 +176,37 @@ def group_requests(
         behind += layout.tokens(request.members) + layout.tokens(request.plain)
     if group:
         yield group
+
+
+def plan_packs(layout: Layout, wanted: Sequence[Sequence[int]], *, token_budget: int) -> list[Pack]:
+    """The members, in order, wanted behind each of a group's prefixes; in packs of about equal size within the budget.
+
+    A continuation that is longer than the budget gets a pack to itself.
+    """
+    pairs = [(prefix, member) for prefix, members in enumerate(wanted) for member in members]
+    if not pairs:
+        return []
+    total = layout.tokens(member for _, member in pairs)
+    even = total / ceil(total / token_budget)
+    packs: list[Pack] = []
+    first = before = tokens = 0  # the pair that the pack begins with; tokens of all packs, and of this one
+    for index, (_, member) in enumerate(pairs):
+        length = layout.length(member)
+        # A pack ends where it is nearest to its even share, so that none is much smaller than the others.
+        if tokens and (tokens + length > token_budget or before + length / 2 > (len(packs) + 1) * even):
+            packs.append(_segments(pairs[first:index]))
+            first, tokens = index, 0
+        tokens += length
+        before += length
+    packs.append(_segments(pairs[first:]))
+    return packs
+
+
+def _segments(pairs: Sequence[tuple[int, int]]) -> Pack:
+    segments: list[Segment] = []
+    for prefix, member in pairs:
+        if segments and segments[-1].prefix == prefix and segments[-1].stop == member:
+            segments[-1] = Segment(prefix, segments[-1].first, member + 1)
+        else:
+            segments.append(Segment(prefix, member, member + 1))
+    return tuple(segments)

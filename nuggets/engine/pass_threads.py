@@ -1,4 +1,4 @@
-"""Threads that forward passes run on, side by side."""
+"""Threads that run forward passes side by side."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,45 +7,46 @@ from threading import Barrier, Lock
 
 import torch
 
-_settling = Lock()  # how many threads torch gives to new ones is everyone's: one at a time may change it
+_setting = Lock()  # the number of threads that torch gives to new threads is process-wide: serialize changes
 
 
 @contextmanager
 def open_pass_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """As many lanes as torch would use threads, each computing on one core; on a GPU a single one, which launches.
+    """On a CPU as many threads as torch would use, each computing on one core; on a GPU one thread, which launches.
 
-    Passes side by side beat one pass on all cores: no core waits at the end of every operation for the slowest. On a
-    GPU the caller goes on tokenising and packing while the lane waits for the device.
+    Passes side by side are faster than one pass on all cores: in that one, every operation ends with all cores waiting
+    for the slowest. On a GPU the caller goes on to tokenize and pack while this thread waits for the device.
 
-    Leaving cancels what has not begun and waits for what has.
+    Leaving cancels passes that have not begun and waits for those that have.
     """
     if device.type != "cpu":
         count = 1
     else:
-        with _settling:
+        with _setting:
             count = torch.get_num_threads()
-    lanes = ThreadPoolExecutor(count, thread_name_prefix="lane")
+    threads = ThreadPoolExecutor(count, thread_name_prefix="forward pass")
     try:
         if device.type == "cpu":
-            _one_core_each(lanes, count)
-        yield lanes
+            _use_one_core_each(threads, count)
+        yield threads
     finally:
-        lanes.shutdown(wait=True, cancel_futures=True)
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_core_each(lanes: ThreadPoolExecutor, count: int) -> None:
-    ready = Barrier(count)  # or one lane could take all of these jobs
+def _use_one_core_each(threads: ThreadPoolExecutor, count: int) -> None:
+    ready = Barrier(count)  # or one thread could take all of these jobs
 
-    def settle() -> None:
-        torch.get_num_threads()  # or the thread takes over everyone's number the first time that it needs one
+    def use_one_core() -> None:
+        torch.get_num_threads()  # torch sets a thread's number at its first use: force it now, or it replaces the next
         torch.set_num_threads(1)
         ready.wait()
 
-    with _settling, ThreadPoolExecutor(1) as bystander:  # it alone sees and sets what new threads get
-        everyones = bystander.submit(torch.get_num_threads).result()
+    # torch.set_num_threads changes the number for new threads, too: a further thread reads it before and restores it.
+    with _setting, ThreadPoolExecutor(1) as bystander:
+        before = bystander.submit(torch.get_num_threads).result()
         try:
-            for job in [lanes.submit(settle) for _ in range(count)]:
+            for job in [threads.submit(use_one_core) for _ in range(count)]:
                 job.result()
         finally:
-            ready.abort()  # of use only where a thread could not be started: the others would wait for it for ever
-            bystander.submit(torch.set_num_threads, everyones).result()
+            ready.abort()  # where a thread could not be started, the others would wait for it for ever
+            bystander.submit(torch.set_num_threads, before).result()

@@ -1,10 +1,10 @@
-"""Log-probabilities of response tokens without the [tokens x vocabulary] matrix ever being in memory."""
+"""Log-probabilities of response tokens; the [tokens x vocabulary] matrix is never in memory as a whole."""
 
 import torch
 from torch import Tensor, nn
 
-# Entries of the matrix that exist at a time. On a CPU a tile stays in the cache between the product that writes it
-# and the sums that read it, which made this step a quarter faster; on a GPU it only has to keep the cores busy.
+# Entries of the matrix in memory at a time. On a CPU a tile stays in the cache between the product that writes it and
+# the sums that read it, which made this step a quarter faster; on a GPU a tile only has to keep the cores busy.
 _TILE_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
 _TILE_ROWS = {"cpu": 1024, "cuda": 8192}
 
@@ -13,26 +13,26 @@ def response_log_probs(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tens
     """Log-probability (nats, float32) of each target `(tokens,)` after its hidden state `(tokens, width)`."""
     rows = _TILE_ROWS.get(hidden.device.type, 1024)
     pairs = zip(hidden.split(rows), targets.split(rows), strict=True)
-    if type(head) is nn.Linear:  # not a subclass: it may do something else with its weights
+    if type(head) is nn.Linear:  # not a subclass, which may use its weights otherwise
         return torch.cat([_by_tiles(head, states, wanted) for states, wanted in pairs])
     return torch.cat([_by_rows(head, states, wanted) for states, wanted in pairs])
 
 
 def log_probs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-softmax (float32) of `logits` (tokens, vocabulary) read off at the targets."""
+    """Log-softmax (float32) of `logits` (tokens, vocabulary) at the targets."""
     logits = logits.float()
     return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(dim=1)
 
 
 def _by_rows(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Through whatever the model calls its head."""
+    """By calling the head, some rows at a time."""
     rows = 256
     pairs = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat([log_probs(head(states), wanted) for states, wanted in pairs])
 
 
 def _by_tiles(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Tile by tile of the vocabulary: each tile's log-sum-exp, then theirs."""
+    """By tiles of the vocabulary: the log-sum-exp of each tile, then the log-sum-exp of these."""
     entries = _TILE_ENTRIES.get(hidden.device.type, 1 << 20)
     columns = max(512, entries // len(hidden))
     buffer = tile_buffer(hidden, min(columns, head.out_features))
@@ -52,7 +52,7 @@ def _by_tiles(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 def tile_buffer(hidden: Tensor, columns: int) -> Tensor | None:
-    """What all tiles are written into; None where each product makes its tile, as those that widen 16 bits do."""
+    """Memory that all tiles are written to; None where each product allocates its tile, as upcasting products do."""
     if hidden.device.type == "cuda" and hidden.dtype in (torch.bfloat16, torch.float16):
         return None
     return hidden.new_empty(len(hidden) * columns, dtype=torch.float32)

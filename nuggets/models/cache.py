@@ -1,7 +1,7 @@
-"""The one model that this process has loaded, encoder or language model: the next one comes when it has gone.
+"""The one model, encoder or language model, that this process has loaded; the next one is loaded after its release.
 
-Processes live on from a run's encoder to its language model and from run to run. A new model beside the old one would
-take the memory of both, and what is measured as free for its work would be too little for as long as it is used.
+A process serves a run's encoder, then its language model, then other runs. Two models at a time would take the memory
+of both, and the new model's budgets, measured from what is free then, would be too small for as long as it is used.
 """
 
 import gc
@@ -15,19 +15,19 @@ from typing import Any
 from nuggets.errors import InputError
 from nuggets.progress import quiet_phase
 
-_loading = Lock()  # two threads would load two models, each as if it were alone
+_loading = Lock()  # two threads would each load a model
 _loaded: tuple[Hashable, Any] | None = None
 
 
 def loaded_model(key: Hashable, load: Callable[[], Any]) -> Any:
-    """What `load` returns, kept until another key is asked for; what was kept before is let go first."""
+    """What `load` returns, kept until another key is requested; the model that was kept before is released first."""
     global _loaded
     with _loading:
         if _loaded is not None and _loaded[0] == key:
             return _loaded[1]
         if _loaded is not None:
             _loaded = None
-            _give_memory_back()
+            _free_memory()
         with quiet_phase("loading a model"):
             model = load()
         _loaded = (key, model)
@@ -36,10 +36,10 @@ def loaded_model(key: Hashable, load: Callable[[], Any]) -> Any:
 
 @contextmanager
 def reading_weights(model: str) -> Iterator[None]:
-    """Weights that can't be read are an error that names the model; what transformers reports of it is left out.
+    """Turn unreadable weights into an InputError that names the model, and hold back transformers' load report.
 
-    It reports what the weights do and don't cover before anything can be said about the model: shown afterwards, and
-    not at all where an error says what is wrong.
+    The report lists missing and unexpected weights. It is shown after loading, and not at all if loading fails with an
+    error that says what is wrong.
     """
     from safetensors import SafetensorError
 
@@ -49,7 +49,9 @@ def reading_weights(model: str) -> Iterator[None]:
         held_back.append(record)
         return False
 
-    handlers = [*logging.getLogger("transformers").handlers[:1]]  # the library's own; others are asked for by somebody
+    handlers = [
+        *logging.getLogger("transformers").handlers[:1]
+    ]  # the library's own handler; others were added on purpose
     for handler in handlers:
         handler.addFilter(hold_back)
     try:
@@ -69,7 +71,7 @@ def unreadable_weights(model: str, error: Exception) -> InputError:
     return InputError(f"{model}: its weights can't be read ({error}): copy it again")
 
 
-def _give_memory_back() -> None:
+def _free_memory() -> None:
     import torch
 
     gc.collect()  # modules and their hooks refer to each other

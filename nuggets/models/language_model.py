@@ -1,4 +1,4 @@
-"""Loading a language model and its tokenizer: the edge where files become something that can be asked."""
+"""Load a language model and its tokenizer from files."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a run has to know of a model before it loads any weights."""
+    """What a run needs to know about a model before it loads any weights."""
 
     FORMAT: ClassVar[int] = 1
     name: str
@@ -31,7 +31,7 @@ class ModelCard:
 
 
 def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool = False) -> ModelCard:
-    """The card of a model, from the store if it was described before: reading a tokenizer can take seconds."""
+    """The card of a model, from the store if it is there: reading a tokenizer can take seconds."""
     digest = files_digest(files, trust_remote_code=trust_remote_code)
     path = f"models/{digest}.json"
     if store.exists(path):
@@ -56,7 +56,7 @@ def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool =
 
 
 def _check_weights(files: ModelFiles) -> None:
-    """Raise if weights are not whole: their headers say how long they should be."""
+    """Raise InputError if a weights file is shorter than its header says."""
     if files.gguf:
         from gguf import GGUFReader
 
@@ -92,7 +92,7 @@ def _tokenizer(files: ModelFiles, _digest: str, trust_remote_code: bool) -> Any:
 def load_language_model(
     files: ModelFiles, *, dtype: str, kv_iter: int = 1, trust_remote_code: bool = False
 ) -> LanguageModel:
-    """The model behind the door, on the GPU if there is one; kept until another model is asked for, or it changes."""
+    """The model with its engine, on the GPU if there is one; kept until another model is loaded or its files change."""
     digest = files_digest(files, trust_remote_code=trust_remote_code)
     key = ("language model", files, digest, dtype, kv_iter, trust_remote_code)
     model: LanguageModel = loaded_model(key, lambda: _load(files, dtype, kv_iter, trust_remote_code))
@@ -108,7 +108,7 @@ def _load(files: ModelFiles, dtype: str, kv_iter: int, trust_remote_code: bool) 
 
     _quiet()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    free = free_bytes(device)  # what a failed attempt has taken is not given back at once
+    free = free_bytes(device)  # before loading: a failed attempt does not free its memory at once
     options: dict[str, Any] = {} if files.gguf else {"use_safetensors": True}
     try:
         with reading_weights(f"model='{files.name}'"):
@@ -116,14 +116,14 @@ def _load(files: ModelFiles, dtype: str, kv_iter: int, trust_remote_code: bool) 
                 **_location(files),
                 **options,
                 dtype=getattr(torch, dtype),
-                device_map={"": device},  # tensor by tensor: the host need not have room for all of it
+                device_map={"": device},  # tensor by tensor, so that the host needs no room for all of them
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are in the report
+                ignore_mismatched_sizes=True,  # so that the report lists them
             )
             model, report = loaded
             _check_report(files, report)
-        model = model.to(device)  # what a model's own code has put elsewhere
+        model = model.to(device)  # a model's own code may have put parts elsewhere
     except InputError:
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -138,7 +138,7 @@ def _load(files: ModelFiles, dtype: str, kv_iter: int, trust_remote_code: bool) 
 
 
 def _check_report(files: ModelFiles, report: Any) -> None:
-    """Raise if some weights were made up, at random, because the files hold none that fit."""
+    """Raise InputError if weights were initialized at random, because the files hold none of their name and shape."""
     absent = sorted(report["missing_keys"]) + sorted(str(entry[0]) for entry in report["mismatched_keys"])
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
@@ -149,7 +149,7 @@ def _check_report(files: ModelFiles, report: Any) -> None:
 
 
 def _weight_bytes(files: ModelFiles, dtype: str, trust_remote_code: bool) -> int:
-    """What the weights take in a number format, found without loading any."""
+    """Bytes of the weights in a number format, computed without loading them."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -173,7 +173,7 @@ def _location(files: ModelFiles) -> dict[str, Any]:
 
 
 def _quiet() -> None:
-    """No progress bars of the library: under a scheduler they are pages of noise."""
+    """Switch off the library's progress bars, which fill the logs of a scheduler."""
     from transformers.utils import logging as library_logging
 
     library_logging.disable_progress_bar()

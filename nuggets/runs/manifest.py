@@ -3,6 +3,7 @@
 ```
 runs/<name>/manifest.json                     configuration, digests, references, counts, timings, state; rewritten
 runs/<name>/heartbeat.json                    the last sign of life of the flow that works on the run (attempts.py)
+runs/<name>/engine_paths/                     how the scoring engine computed the cells: a file for each path
 runs/<name>/worklists/                        what each scoring task computes; deleted by nuggets gc a week later
 runs/<name>/golden.parquet                    the golden score of each candidate, or its bounds; replaced when more
                                               cells are stored

@@ -1,4 +1,4 @@
-"""Scoring a task's cells: computed candidate by candidate, stored while that goes on."""
+"""Score the cells of a task, candidate by candidate, and store them meanwhile."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from nuggets.models.scoring_setup import open_model, open_profile
 from nuggets.pools.shards import read_candidates, read_ids
 from nuggets.progress import report_cells, report_stage
 from nuggets.racing.work_list import Worklist, read_worklist
+from nuggets.runs.engine_paths import record_engine_path
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.block_writer import BlockWriter
 from nuggets.steps.plan_round import ScoringUnit
@@ -28,7 +29,7 @@ BROKEN_AT_MOST = 10  # candidates without a number; if there are more, the model
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """What turns candidates into stored cells: where they go, and the model and prompts that the key stands for."""
+    """What turns candidates into stored cells: model and prompts of a scoring key, and the folder for the blocks."""
 
     store: Store
     folder: str
@@ -36,7 +37,7 @@ class Scorer:
     model: LanguageModel
     should_stop: Callable[[], bool]
     scoring_key: str = ""
-    max_bad_candidates: int = 0  # so many of a task may be set aside
+    max_bad_candidates: int = 0  # candidates of a task that may be recorded as unscorable
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,18 @@ class BrokenRow:
 
 
 def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str) -> int:
-    """Compute and store the cells of a scoring task; returns how many. Raises Interrupted if asked to stop."""
+    """Compute and store the cells of a scoring task; returns how many. Raises Interrupted if a stop is requested."""
     if stop_requested():
         raise Interrupted("stopped on request before this task began")
     store = prepared.store
     setup = prepared.setup
+    model = open_model(setup)
+    record_engine_path(store, prepared.name, model.path)
     scorer = Scorer(
         store,
         unit.folder,
         open_profile(setup),
-        open_model(setup),
+        model,
         stop_requested,
         scoring_key=setup.key,
         max_bad_candidates=prepared.max_bad_candidates,
@@ -68,10 +71,10 @@ def score_unit(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str) -> i
 def score_worklist(scorer: Scorer, worklist: Worklist, *, anchors: Sequence[Anchor]) -> int:
     """Compute and store the cells of a work list; returns how many were computed.
 
-    Cells that an earlier, interrupted attempt at the same list has left are used, not computed. Cells for which the
-    model returns no finite number are not stored: their candidates are set aside, or if these are too many, InputError
-    counts and names them when the rest is done. Raises Interrupted when asked to stop. Whatever ends it, what was
-    computed is stored.
+    Cells that an earlier, interrupted attempt at the same list has stored are not computed again. Cells for which the
+    model returns no finite number are not stored: their candidates are recorded as unscorable, or, if there are more
+    than `max_bad_candidates`, InputError names them once the others are done. Raises Interrupted if a stop is
+    requested. However scoring ends, what was computed is stored.
     """
     # An anchor that stands twice in the set is one column: it is scored once and counted twice.
     distinct = list({anchor.id: anchor for anchor in anchors}.values())
@@ -138,12 +141,12 @@ def _cells(row: NDArray[np.float64], columns: Sequence[int]) -> tuple[NDArray[np
 
 def _examples(store: Store, missing: Sequence[_Missing]) -> Iterator[Example]:
     """The candidates' examples, one shard in memory at a time."""
-    at_hand = ""
+    current = ""
     examples: dict[str, Example] = {}
     for shard, candidate, _ in missing:
-        if shard != at_hand:
+        if shard != current:
             examples = {item.id: item.example for item in read_candidates(store, shard)}
-            at_hand = shard
+            current = shard
         yield examples[candidate]
 
 
@@ -156,6 +159,6 @@ def _no_numbers(broken: Sequence[BrokenRow]) -> InputError:
     )
     return InputError(
         f"the model returned no finite log-probability for {count} of the cells, which are not stored: {named}. "
-        "Everything else that was computed is. Try dtype=float32, remove these examples from the pool, or allow with "
-        "max_bad_candidates that so many are set aside"
+        "All other computed cells are stored. Try dtype=float32, remove these examples from the pool, or raise "
+        "max_bad_candidates to set such candidates aside"
     )

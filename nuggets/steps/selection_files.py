@@ -109,6 +109,7 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, summary: SelectionSummary, s
         "model": run.inputs["model"]["name"],
         "profile": run.identity["profile"],
         "numbers": run.identity["dtype"],
+        **({"scored": ", ".join(paths)} if (paths := run.references.get("engine_paths")) else {}),
         "mean gain in": run.inputs.get("mean_gain_unit", "nats per response token"),
     }
     if run.seconds:  # an imported run has not been through any stage
