@@ -497,7 +497,7 @@ def test_a_block_is_not_damaged_because_memory_is_short(store):
     path = write_block(store, FOLDER, CellBlock(ids, ("A",), np.ones((len(ids), 1), dtype=np.float32)))
     before = objects(store)
     *said, last = run(_LITTLE_MEMORY, store.url).splitlines()
-    short = f"True could not read {store.url}/{path}: memory is short. Have fewer tasks or other programs at a time "
+    short = f"True could not read {store.url}/{path}: out of memory. Run fewer tasks or other programs at a time "
     assert [line[: len(short)] for line in said] == [short] * 3
     assert last == "read"
     assert objects(store) == before
@@ -508,7 +508,9 @@ def test_a_block_is_not_damaged_because_the_disk_does_not_answer(store, caplog):
     path = Path(store.url, FOLDER, "block.parquet")
     path.parent.mkdir(parents=True)
     path.symlink_to("/proc/self/mem")  # its first page belongs to nobody: an input/output error
-    with pytest.raises(StoreError, match=f"^could not read {path}: .+\\. It is left as it is: run again, ") as refused:
+    with pytest.raises(
+        StoreError, match=f"^could not read {path}: .+\\. The file is unchanged: run again, "
+    ) as refused:
         read_block(store, f"{FOLDER}/block.parquet")
     assert refused.value.is_transient and refused.value.__cause__.errno
     assert (caplog.records, path.is_symlink()) == ([], True)

@@ -47,7 +47,7 @@ def test_tables_are_laid_down_a_row_group_each_and_come_back_so(store, tmp_path)
 
 
 def test_no_tables_are_no_file(tmp_path):
-    with pytest.raises(ValueError, match="^no tables: a file needs at least one to know its columns$"):
+    with pytest.raises(ValueError, match="^no tables: a file needs at least one for its columns$"):
         save_tables(tmp_path / "n.parquet", [])
     assert list(tmp_path.iterdir()) == []
 
@@ -86,7 +86,7 @@ def test_a_truncated_table_is_an_error_that_names_the_file(store, damage):
             attempt()
         assert isinstance(refused.value, StoreError)
         assert str(refused.value).startswith(f"{store.url}/a/t.parquet is damaged and can't be read as Parquet (")
-        assert str(refused.value).endswith("): delete this file and run again; only what it held is computed anew")
+        assert str(refused.value).endswith("): delete this file and run again; only its content is computed again")
 
 
 @pytest.mark.parametrize("way", ["bytes", "tables"])

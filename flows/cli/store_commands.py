@@ -142,7 +142,7 @@ def gc(
         typer.echo(
             f"{pluralize(len(found.leftovers), 'file')} of killed writers, "
             f"{pluralize(len(found.worklists), 'work list')} of ended runs, "
-            f"{pluralize(len(found.scattered), 'folder')} with blocks to join, "
+            f"{pluralize(len(found.scattered), 'folder')} with several blocks, "
             f"{pluralize(len(found.damaged), 'damaged block')}{kept}"
         )
         if not dry_run:

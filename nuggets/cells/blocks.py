@@ -26,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nuggets.errors import DamagedTable, StoreError
-from nuggets.store.parquet import read_chosen, read_table, short_of_memory_named, table_bytes
+from nuggets.store.parquet import memory_errors_named, read_chosen, read_table, table_bytes
 from nuggets.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def read_block(store: Store, path: str, anchor_ids: Sequence[str] | None = None)
 
 def _verified(store: Store, path: str) -> CellBlock:
     try:
-        with short_of_memory_named(store, path):
+        with memory_errors_named(store, path):
             table = read_table(store, path)
             version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
             if version != FORMAT_VERSION:
@@ -119,7 +119,7 @@ def _verified_part(store: Store, path: str, anchor_ids: Sequence[str]) -> CellBl
         return [_CANDIDATE, *wanted] if wanted else []
 
     try:
-        with short_of_memory_named(store, path):
+        with memory_errors_named(store, path):
             table = read_chosen(store, path, choose)
             columns = {name: table[name].combine_chunks() for name in table.column_names}
             if any(_column_digest(name, column) != digests[name] for name, column in columns.items()):

@@ -1,4 +1,4 @@
-"""All cells of a pool, shard by shard, with no more in memory than the blocks that reach into the shard in hand."""
+"""All cells of a pool, shard by shard. Only the blocks that overlap the current shard are in memory."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from nuggets.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class ShardCells:
-    """A shard's cells `(candidates, anchors)`, nats, NaN where there is none, beside its example ids and rows."""
+    """A shard's cells `(candidates, anchors)` in nats, NaN for a missing cell, with its example ids and rows."""
 
     index: int
     candidate_ids: Any
@@ -59,32 +59,32 @@ def sweep_cells(store: Store, key: str, shards: Sequence[str], anchor_ids: Seque
 
     Raises StoreError for a pool whose shards are not in the order of ids.
     """
-    waiting = deque(sorted((*folder_range(path), path) for path in list_blocks(store, f"cells/{key}")))
-    at_hand: list[tuple[str, list[CellBlock]]] = []
+    unread = deque(sorted((*folder_range(path), path) for path in list_blocks(store, f"cells/{key}")))
+    loaded: list[tuple[str, list[CellBlock]]] = []  # each with the last leading digits of its folder
     for shard in read_shard_ids(store, shards):
-        at_hand = [(high, blocks) for high, blocks in at_hand if _reaches(high, shard.first)]
-        while waiting and waiting[0][0] <= shard.last[: len(waiting[0][0])]:
-            _, high, path = waiting.popleft()
-            if not _reaches(high, shard.first):
+        loaded = [(last, blocks) for last, blocks in loaded if _reaches(last, shard.first)]
+        while unread and unread[0][0] <= shard.last[: len(unread[0][0])]:
+            _, last, path = unread.popleft()
+            if not _reaches(last, shard.first):
                 continue
             try:
                 block = read_block(store, path, anchor_ids)
                 blocks = [] if block is None else [block]
-            except FileNotFoundError:  # joined with others since it was listed: what holds their cells lies beside them
+            except FileNotFoundError:  # joined with others since it was listed: the new block is in the same folder
                 blocks = read_folder(store, _folder(path), anchor_ids)
-                while waiting and _folder(waiting[0][2]) == _folder(path):
-                    waiting.popleft()
-            at_hand.append((high, blocks))
+                while unread and _folder(unread[0][2]) == _folder(path):
+                    unread.popleft()
+            loaded.append((last, blocks))
         values = np.full((len(shard.ids), len(anchor_ids)), np.nan, dtype=np.float32)
         conflicts: set[tuple[int, int]] = set()
-        for _, blocks in at_hand:
+        for _, blocks in loaded:
             for block in blocks:
                 conflicts.update(map(tuple, take_cells(block, shard.ids, anchor_ids, values).tolist()))
         yield ShardCells(shard.index, shard.ids, shard.rows, values, len(conflicts))
 
 
-def _reaches(high: str, first: str) -> bool:
-    return high >= first[: len(high)]
+def _reaches(last: str, first: str) -> bool:
+    return last >= first[: len(last)]
 
 
 def _folder(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Sweeping a store: what killed writers have left, work lists that nobody reads any more, blocks not yet joined."""
+"""Garbage collection in a store: files of killed writers, work lists of ended runs, several blocks in a folder."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _WEEK = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What lies in a store without being of use, and blocks that were set aside for a person to look at."""
+    """Paths of files that can be deleted, of folders whose blocks can be joined, and of quarantined blocks."""
 
     leftovers: tuple[str, ...]
     worklists: tuple[str, ...]
@@ -22,19 +22,22 @@ class Garbage:
 
 
 def find_garbage(store: Store, *, older_than: float) -> Garbage:
-    """Look through a store; files of writers are taken for left behind after `older_than` seconds.
+    """The garbage of a store. An incomplete file counts as left by a killed writer after `older_than` seconds.
 
-    Work lists of ended runs are so after a week, or after `older_than` if that is longer: while `reselect` or
-    `score-shards` compute more of a run, its manifest says that it has ended, and their tasks have lists to read.
+    Work lists of ended runs count after a week, or after `older_than` if that is longer: while `reselect` or
+    `score-shards` compute more cells of an ended run, their tasks read its work lists.
     """
     folders = Counter(path.rpartition("/")[0] for path in list_blocks(store, "cells"))
-    done = [run.name for run in list_runs(store) if observed_state(store, run) != RunState.RUNNING]
-    unread = max(older_than, _WEEK)
+    ended = [run.name for run in list_runs(store) if observed_state(store, run) != RunState.RUNNING]
+    worklist_age = max(older_than, _WEEK)
     return Garbage(
-        # A file from the future (a clock was set back) is as young as can be, and stays.
+        # After a clock was set back, a file may have a time in the future: its age is negative, and it stays.
         leftovers=tuple(sorted(path for path, age in store.leftovers().items() if age > older_than)),
         worklists=tuple(
-            path for name in done for path, age in store.ages(f"{run_folder(name)}/worklists").items() if age > unread
+            path
+            for name in ended
+            for path, age in store.ages(f"{run_folder(name)}/worklists").items()
+            if age > worklist_age
         ),
         scattered=tuple(sorted(folder for folder, blocks in folders.items() if blocks > 1)),
         damaged=tuple(store.list("damaged")),
@@ -42,7 +45,7 @@ def find_garbage(store: Store, *, older_than: float) -> Garbage:
 
 
 def sweep_garbage(store: Store, garbage: Garbage, *, damaged: bool) -> None:
-    """Delete leftovers and work lists, and join blocks; delete damaged ones only if asked to. No cell is lost."""
+    """Delete leftovers and work lists, and join blocks; with `damaged`, delete quarantined blocks. No cell is lost."""
     for path in (*garbage.leftovers, *garbage.worklists, *(garbage.damaged if damaged else ())):
         store.remove(path)
     for folder in garbage.scattered:

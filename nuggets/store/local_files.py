@@ -1,4 +1,4 @@
-"""Files of a store on a local disk: found by name, and replaced whole."""
+"""Files of a store on a local disk: listed by name, and replaced atomically."""
 
 import contextlib
 import errno
@@ -9,18 +9,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-PENDING = ".pending-"  # prefix of a file that is not whole yet; listings never show it
+PENDING = ".pending-"  # prefix of an incomplete file; listings never show it
 
 
 def is_there(target: str) -> bool:
-    """Whether a file or folder is there; raises OSError where that can't be told.
+    """Whether a file or folder exists. Raises OSError where the disk does not tell, and for a link without a target.
 
-    os.path.exists takes what may not be looked at, or what the disk gives no answer about, for absent: then cells are
-    computed again, and what was made from them is replaced by nothing.
+    os.path.exists answers False in these cases: cells would then be computed again, and results that were made from
+    them would be replaced by empty ones.
     """
     try:
         os.stat(target)
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        return False
+    except FileNotFoundError:
+        _check_links(target)
         return False
     return True
 
@@ -57,10 +60,10 @@ def _check_links(path: str) -> None:
 
 
 def ages_of(files: Iterable[str]) -> Iterator[tuple[str, float]]:
-    """Files that are still there, and the seconds since each was written."""
+    """Files that still exist, and the seconds since each was written."""
     now = datetime.now().timestamp()
     for name in files:
-        with contextlib.suppress(FileNotFoundError):  # its writer has just finished, or somebody has swept it
+        with contextlib.suppress(FileNotFoundError):  # its writer has finished, or another process has deleted it
             yield name, now - os.stat(name).st_mtime
 
 
@@ -104,7 +107,7 @@ def _pending_file(target: str, write: Callable[[BinaryIO], object]) -> Iterator[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: what it replaces may be deleted next, and must not be all that a power cut leaves."""
+    """Make a rename durable: callers delete other files next, and a power cut must not leave only the deletions."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""Tables as Parquet and back: the one place that knows how columns are laid down in the store.
+"""Tables as Parquet files in the store: encoding, compression, checksums, and errors of damaged files.
 
-Every page carries a checksum that is verified when it is read: a flipped bit is an error, never a number.
+Every page has a checksum that is verified when it is read: a flipped bit is an error, never another number.
 """
 
 import io
@@ -23,22 +23,22 @@ def table_bytes(columns: Mapping[str, Any], *, metadata: Mapping[str, str] | Non
     if metadata:
         table = table.replace_schema_metadata(dict(metadata))
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, **_laid_down(table.schema))
+    pq.write_table(table, buffer, **_options(table.schema))
     return buffer.getvalue()
 
 
 def save_tables(file: Path, tables: Iterable[Any]) -> int:
-    """Lay tables of one schema down as a local Parquet file, a row group each; returns how many rows.
+    """Write tables of one schema to a local Parquet file, a row group each; returns the number of rows.
 
-    One table is in memory at a time. Raises ValueError if there is none, since a file has to know its columns.
+    One table is in memory at a time. Raises ValueError without a table: a file needs columns.
     """
     rows = 0
-    waiting = iter(tables)
-    first = next(waiting, None)
+    remaining = iter(tables)
+    first = next(remaining, None)
     if first is None:
-        raise ValueError("no tables: a file needs at least one to know its columns")
-    with pq.ParquetWriter(file, first.schema, **_laid_down(first.schema)) as writer:
-        for table in chain([first], waiting):
+        raise ValueError("no tables: a file needs at least one for its columns")
+    with pq.ParquetWriter(file, first.schema, **_options(first.schema)) as writer:
+        for table in chain([first], remaining):
             writer.write_table(table)
             rows += table.num_rows
     return rows
@@ -47,46 +47,46 @@ def save_tables(file: Path, tables: Iterable[Any]) -> int:
 def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> Any:
     """The pyarrow table stored at `path`, all or some of its columns.
 
-    Raises DamagedTable naming the file, and StoreError that may pass where memory is short or the disk does not answer.
+    Raises DamagedTable naming the file, and a transient StoreError if memory is short or the disk does not answer.
     """
-    with store.open(path) as file, _named_if_damaged(store, path):
-        parquet = _opened(file, columns)
-        return parquet.read(_listed(columns), use_threads=False)
+    with store.open(path) as file, _errors_named(store, path):
+        parquet = _open(file, columns)
+        return parquet.read(_as_list(columns), use_threads=False)
 
 
 def read_chosen(store: Store, path: str, choose: Callable[[Any], Sequence[str]]) -> Any:
-    """Those columns of a stored table that `choose` names, given its schema; errors as in `read_table`."""
-    with store.open(path) as file, _named_if_damaged(store, path):
-        parquet = _opened(file, None)
-        return parquet.read(_listed(choose(parquet.schema_arrow)), use_threads=False)
+    """The columns of a stored table that `choose` returns for its schema; errors as in `read_table`."""
+    with store.open(path) as file, _errors_named(store, path):
+        parquet = _open(file, None)
+        return parquet.read(_as_list(choose(parquet.schema_arrow)), use_threads=False)
 
 
 def read_batches(store: Store, path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
     """A stored table, one row group in memory at a time. Raises DamagedTable naming the file."""
     with store.open(path) as file:
-        with _named_if_damaged(store, path):
-            parquet = _opened(file, columns)
+        with _errors_named(store, path):
+            parquet = _open(file, columns)
         for group in range(parquet.num_row_groups):
-            with _named_if_damaged(store, path):
-                table = parquet.read_row_group(group, _listed(columns), use_threads=False)
+            with _errors_named(store, path):
+                table = parquet.read_row_group(group, _as_list(columns), use_threads=False)
             yield table
 
 
-def _opened(file: BinaryIO, columns: Sequence[str] | None) -> Any:
-    # No threads of Arrow's own: where the machine is busy, a process that ends while they do is sometimes aborted.
+def _open(file: BinaryIO, columns: Sequence[str] | None) -> Any:
+    # Without Arrow's threads: on a busy machine, a process that exits while they run is sometimes aborted.
     parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
-    if missing := set(columns or ()) - set(parquet.schema_arrow.names):  # they would be left out without a word
+    if missing := set(columns or ()) - set(parquet.schema_arrow.names):  # Arrow leaves them out without an error
         raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(missing))}")
     return parquet
 
 
-def _listed(columns: Sequence[str] | None) -> list[str] | None:
+def _as_list(columns: Sequence[str] | None) -> list[str] | None:
     return list(columns) if columns is not None else None
 
 
-def _laid_down(schema: Any) -> dict[str, Any]:
-    # Floats hardly ever repeat: a dictionary of them would be larger than they are. Their bytes side by side, all first
-    # ones, all second ones, compress to three quarters.
+def _options(schema: Any) -> dict[str, Any]:
+    # Floats rarely repeat: a dictionary of them would be larger than the values. With the first bytes of all values
+    # together, then the second bytes, they compress to three quarters.
     floats = [field.name for field in schema if pa.types.is_floating(field.type)]
     return {
         "compression": "zstd",
@@ -97,42 +97,39 @@ def _laid_down(schema: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def short_of_memory_named(store: Store, path: str) -> Iterator[None]:
-    """Have a lack of memory name what was being read, as a StoreError that may pass: it says nothing of the object."""
+def memory_errors_named(store: Store, path: str) -> Iterator[None]:
+    """Turn a MemoryError into a transient StoreError that names the object; the object may be undamaged."""
     try:
         yield
     except MemoryError as error:
-        raise _short_of_memory(store, path) from error
+        raise _out_of_memory(store, path) from error
 
 
 @contextmanager
-def _named_if_damaged(store: Store, path: str) -> Iterator[None]:
+def _errors_named(store: Store, path: str) -> Iterator[None]:
     try:
-        with short_of_memory_named(store, path):
+        with memory_errors_named(store, path):
             yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # what damaged bytes raise, and others do too
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged bytes raise these, and so do disks
         if isinstance(error, StoreError):
             raise
-        if "bad_alloc" in str(error):  # how a lack of memory looks where Arrow parses a footer
-            raise _short_of_memory(store, path) from error
-        if (
-            isinstance(error, OSError) and error.errno is not None
-        ):  # of the operating system, which could not give us the bytes
+        if "bad_alloc" in str(error):  # a lack of memory while Arrow parses a footer
+            raise _out_of_memory(store, path) from error
+        if isinstance(error, OSError) and error.errno is not None:  # from the operating system: the bytes are unknown
             raise StoreError(
-                f"could not read {store.uri(path)}: {error.strerror}. It is left as it is: run again, and have a look "
-                "at the disk or network below the store if it fails in the same way",
+                f"could not read {store.uri(path)}: {error.strerror}. The file is unchanged: run again, and check the "
+                "disk or network of the store if it fails in the same way",
                 is_transient=True,
             ) from error
         raise DamagedTable(
             f"{store.uri(path)} is damaged and can't be read as Parquet ({error}): delete this file and run again; "
-            "only what it held is computed anew"
+            "only its content is computed again"
         ) from error
 
 
-def _short_of_memory(store: Store, path: str) -> StoreError:
+def _out_of_memory(store: Store, path: str) -> StoreError:
     return StoreError(
-        f"could not read {store.uri(path)}: memory is short. Have fewer tasks or other programs at a time on this "
-        "machine; if it fails where memory is plenty, this file is damaged: delete it, and only what it held is "
-        "computed anew",
+        f"could not read {store.uri(path)}: out of memory. Run fewer tasks or other programs at a time on this "
+        "machine; if it fails with enough memory, this file is damaged: delete it; only its content is computed again",
         is_transient=True,
     )

@@ -1,4 +1,4 @@
-"""Where runs live: a local folder or s3://bucket/prefix, read and written in whole objects."""
+"""A store: a local folder or s3://bucket/prefix that holds whole objects."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ class Store:
     endpoint: str | None = None  # URL of the S3 server; None leaves it to the AWS environment
 
     def uri(self, path: str) -> str:
-        """Full address of an object, for people and manifests."""
+        """Full address of an object, for messages and manifests."""
         return posixpath.join(self.url, path)
 
     def _call(self, action: str, path: str, call: Callable[[Any, str], T]) -> T:
@@ -71,17 +71,17 @@ class Store:
         except ValueError as error:
             raise StoreError(
                 f"{self.uri(path)} is damaged and can't be read as JSON ({error}): delete this file and run again; "
-                "only what it held is made anew"
+                "only its content is made again"
             ) from error
 
     def write(self, path: str, data: bytes) -> None:
-        """Store an object: readers see all of it or nothing, also when this process is killed."""
+        """Store an object. Readers see all of it or nothing, also if this process is killed."""
 
         def put(filesystem: Any, target: str) -> None:
             if is_local(filesystem):
                 replace_file(target, lambda pending: pending.write(data))
             else:
-                filesystem.pipe_file(target, data)  # one PUT: visible whole or not at all
+                filesystem.pipe_file(target, data)  # one PUT: the server shows all of it or nothing
 
         self._call("write", path, put)
 
@@ -105,29 +105,29 @@ class Store:
         return self._call("write", path, create)
 
     def write_file(self, path: str, file: Path) -> None:
-        """Store a local file's content, of any size, with the promise of `write`."""
+        """Store the content of a local file of any size, atomically as `write` does."""
 
         def put(filesystem: Any, target: str) -> None:
             if is_local(filesystem):
                 with file.open("rb") as source:
                     replace_file(target, lambda pending: shutil.copyfileobj(source, pending))
             else:
-                filesystem.put_file(str(file), target)  # parts of a large one appear together, when the last is there
+                filesystem.put_file(str(file), target)  # the parts of a large file appear together, after the last
 
         self._call("write", path, put)
 
     def exists(self, path: str) -> bool:
-        """Whether an object, or anything below a folder of that name, is there."""
+        """Whether there is an object of this name, or one below a folder of this name."""
 
-        def look(filesystem: Any, target: str) -> bool:
+        def exists(filesystem: Any, target: str) -> bool:
             return is_there(target) if is_local(filesystem) else bool(filesystem.exists(target))
 
-        return self._call("read", path, look)
+        return self._call("read", path, exists)
 
     def list(self, folder: str, *, suffix: str = "") -> list[str]:
-        """Paths of all objects below a folder, sorted; none if the folder is not there.
+        """Paths of all objects below a folder, sorted; none if there is no such folder.
 
-        With a `suffix` those that have it, and are not hidden: foreign files, such as macOS leaves, are none of ours.
+        With a `suffix`, only names with it that are not hidden: macOS and other programs leave hidden files.
         """
 
         def find(filesystem: Any, target: str) -> list[str]:
@@ -136,8 +136,8 @@ class Store:
             if not filesystem.exists(target):
                 return []
             # Some servers keep an empty folder when the last object below it is deleted.
-            found = filesystem.find(target, detail=True)
-            return [name for name, entry in found.items() if entry["type"] != "directory"]
+            entries = filesystem.find(target, detail=True)
+            return [name for name, entry in entries.items() if entry["type"] != "directory"]
 
         paths = [path for path, _ in self._shown(self._call("list", folder, find))]
         if not suffix:
@@ -145,38 +145,38 @@ class Store:
         return [path for path in paths if path.endswith(suffix) and not posixpath.basename(path).startswith(".")]
 
     def _shown(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Paths in the store, sorted, beside the names that the file system has for them; none that is not whole."""
+        """Paths in the store, sorted, each with its name in the file system; incomplete files are left out."""
         _, root = locate(self.url, self.endpoint)
         for path, name in sorted((posixpath.relpath(name, root), name) for name in names):
             if not posixpath.basename(path).startswith(PENDING):
                 yield path, name
 
     def ages(self, folder: str) -> dict[str, float]:
-        """Seconds since each object below a folder was stored, by the clocks of its disk or server and of this machine.
+        """Seconds since each object below a folder was stored, by the clocks of this machine and of the disk or server.
 
-        A store that does not tell when has objects that were stored just now.
+        The age is 0 in a store that does not record the time.
         """
 
-        def look(filesystem: Any, target: str) -> dict[str, float]:
+        def ages_below(filesystem: Any, target: str) -> dict[str, float]:
             if is_local(filesystem):
                 return dict(ages_of(files_below(target)))
             if not filesystem.exists(target):
                 return {}
             now = datetime.now(UTC)
-            found = filesystem.find(target, detail=True).items()
+            entries = filesystem.find(target, detail=True).items()
             return {
                 name: (now - entry.get("LastModified", now)).total_seconds()
-                for name, entry in found
+                for name, entry in entries
                 if entry["type"] != "directory"
             }
 
-        ages = self._call("list", folder, look)
+        ages = self._call("list", folder, ages_below)
         return {path: ages[name] for path, name in self._shown(ages)}
 
     def leftovers(self) -> dict[str, float]:
-        """Files that killed writers have left, and their age in seconds; a live writer's are among them, young ones.
+        """Incomplete files and their age in seconds: those of killed writers, and young ones of running writers.
 
-        Only a local disk has any: elsewhere an object appears when all of it is there.
+        Only a local disk has any: a server shows no incomplete object.
         """
 
         def pending(filesystem: Any, root: str) -> dict[str, float]:
@@ -188,7 +188,7 @@ class Store:
         return self._call("list", "", pending)
 
     def remove(self, path: str) -> None:
-        """Delete an object; nothing happens if it is not there."""
+        """Delete an object, if there is one."""
 
         def delete(filesystem: Any, target: str) -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -197,14 +197,14 @@ class Store:
         self._call("delete", path, delete)
 
     def check_writable(self) -> None:
-        """Raise StoreError at once, not after hours of scoring, if nothing can be stored here."""
+        """Raise StoreError if nothing can be stored: a run fails at its start, not after hours of scoring."""
         probe = f"{PENDING}check-{os.getpid()}"
         self.write(probe, b"nuggets")
         self.remove(probe)
 
 
 def open_store(url: str, endpoint: str | None = None) -> Store:
-    """The store at a local folder or URL; a relative folder is resolved, so that every task means the same place."""
+    """The store at a local folder or URL. A relative folder is made absolute: tasks may run elsewhere."""
     if "://" in url and not url.startswith("file://"):
         return Store(url.rstrip("/"), endpoint)
     return Store(locate(url)[1], endpoint)

@@ -1,4 +1,4 @@
-"""A folder on the local disk for what is too large for memory, or has to be whole before it is stored."""
+"""A temporary folder on the local disk: for data larger than memory, and for files before they are stored."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from nuggets.errors import StoreError
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards. Raises StoreError saying what to do if its disk is full."""
+    """A folder that is deleted afterwards. Raises StoreError with advice if its disk is full."""
     with tempfile.TemporaryDirectory(prefix="nuggets-") as name:
         try:
             yield Path(name)
@@ -20,7 +20,7 @@ def temporary_folder() -> Iterator[Path]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise StoreError(
-                f"no space left for temporary files in {Path(name).parent}: free some, or set TMPDIR to a folder with "
-                f"room ({os.strerror(error.errno)})",
+                f"no space left for temporary files in {Path(name).parent}: free some, or set TMPDIR to a folder on "
+                f"another disk ({os.strerror(error.errno)})",
                 is_transient=True,
             ) from error

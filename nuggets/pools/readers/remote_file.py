@@ -17,14 +17,14 @@ _BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would 
 
 
 class StoredFile(io.RawIOBase):
-    """A file as it is stored, readable and seekable. Its errors are StoreErrors, or InputError if it was changed."""
+    """The stored bytes of a file, readable and seekable. Raises StoreError, and InputError if the file was changed."""
 
     def __init__(self, address: str, endpoint: str | None, content: "ContentDigest | None" = None) -> None:
         super().__init__()
         self.address = address
         self._content = content
         self._hashed = 0  # bytes from the start that are in the digest
-        self._is_whole = False  # whether they are all
+        self._is_whole = False  # whether these are all bytes of the file
         self._endpoint = endpoint
         self._file: Any = None
         self._version: object = None
@@ -45,9 +45,9 @@ class StoredFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Set the position of the next read."""
         end = whence == io.SEEK_END
-        start = self._ask(lambda file: int(file.seek(0, io.SEEK_END))) if end else self._at * (whence == io.SEEK_CUR)
-        if start + offset < 0:  # without an errno, because it is a damaged table that asks for it
-            raise OSError(f"byte {start + offset} of a file was asked for")
+        start = self._call(lambda file: int(file.seek(0, io.SEEK_END))) if end else self._at * (whence == io.SEEK_CUR)
+        if start + offset < 0:  # no errno: the request comes from a damaged table, not from the disk
+            raise OSError(f"seek to byte {start + offset} of a file")
         self._at = start + offset
         return self._at
 
@@ -55,12 +55,12 @@ class StoredFile(io.RawIOBase):
         """`size` bytes, fewer only at the end of the file; all that are left where `size` is negative."""
 
         def read(file: Any) -> bytes:
-            # No more than there is: a damaged length in a table may ask for more bytes than fit in memory.
+            # At most the rest of the file: a damaged length in a table may be larger than memory.
             left = max(0, file.seek(0, io.SEEK_END) - self._at)
             file.seek(self._at)
             return bytes(file.read(left if size < 0 else min(size, left)))
 
-        data = self._ask(read)
+        data = self._call(read)
         if self._content is not None and self._at == self._hashed:
             self._content.update(data)
             self._hashed += len(data)
@@ -69,7 +69,7 @@ class StoredFile(io.RawIOBase):
         return data
 
     def readinto(self, buffer: Any, /) -> int:
-        """As `read`, into a buffer."""
+        """Read into a buffer; returns the number of bytes."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -87,7 +87,7 @@ class StoredFile(io.RawIOBase):
             with contextlib.suppress(Exception):  # the file was only read, and an earlier error says more
                 file.close()
 
-    def _ask(self, call: Callable[[Any], T]) -> T:
+    def _call(self, call: Callable[[Any], T]) -> T:
         def on_an_open_file(filesystem: Any, path: str) -> T:
             if self._file is None:
                 self._open(filesystem, path)
