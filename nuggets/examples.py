@@ -1,15 +1,15 @@
-"""An instruction example, its identity, and why a row of a pool can't be one."""
+"""An instruction example, its id, and what a row of a pool is: an example or a reject."""
 
 import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-EXAMPLE_ID_LENGTH = 32  # hex digits: 128 bits, so that chance collisions stay out of reach for billions of examples
+EXAMPLE_ID_LENGTH = 32  # hex digits: 128 bits make a collision improbable even among billions of examples
 
 
 class RejectReason(StrEnum):
-    """Why a row of a pool is not used. The list is closed: reports and rejects.jsonl know no other words."""
+    """Why a row of a pool is not used. Reports and rejects.jsonl use no other values."""
 
     NOT_AN_OBJECT = "not_an_object"
     UNDECODABLE = "undecodable"
@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """Which fields of a pool's rows hold an example's texts; None for one that is recognised by its name."""
+    """Which fields of a pool's rows hold an example's texts; None for a field that is recognised by its name."""
 
     instruction: str | None = None
     input: str | None = None
@@ -43,18 +43,18 @@ class FieldNames:
 
     @property
     def any_given(self) -> bool:
-        """Whether rows are to be read by these fields, and not as conversations."""
+        """Whether rows are read by named fields, and not as conversations."""
         return self != RECOGNISED
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
-        """What addresses hold of it: nothing where none is named, so that those from before there was a choice stay."""
+        """Field names as part of the content hash of a pool; empty for the defaults."""
         named = {"instruction": self.instruction, "input": self.input, "output": self.output}
         given = {text: field for text, field in named.items() if field is not None}
         return {"fields": given} if given else {}
 
     def uses(self, field: str) -> bool:
-        """Whether this field is named for something, so that it means nothing else."""
+        """Whether the user named this field for one of the texts, so that it is used for nothing else."""
         return field in (self.instruction, self.input, self.output)
 
 

@@ -120,9 +120,9 @@ def test_a_gguf_file_that_is_none_is_refused(tmp_path, content):
 
 
 def test_a_missing_gguf_file_is_refused(tmp_path):
-    assert refusal(tmp_path / "weights.gguf") == f"model='{tmp_path}/weights.gguf': there is no such file"
+    assert refusal(tmp_path / "weights.gguf") == f"model='{tmp_path}/weights.gguf': file not found"
     (tmp_path / "folder.gguf").mkdir()
-    assert refusal(tmp_path / "folder.gguf") == f"model='{tmp_path}/folder.gguf': there is no such file"
+    assert refusal(tmp_path / "folder.gguf") == f"model='{tmp_path}/folder.gguf': file not found"
 
 
 def digest(path: Path) -> str:

@@ -1,4 +1,4 @@
 """The anchor set, how it is found among embeddings, and its zero-shot baseline.
 
-Nothing here knows a run or a configuration; which anchors a run gets is decided in `steps.choose_anchors`.
+Nothing here knows a run or a configuration; `steps.choose_anchors` decides which anchors a run gets.
 """

@@ -1,4 +1,4 @@
-"""The anchor set: found in the pool by clustering, or taken as it is from a file."""
+"""Anchor sets: their records in the store and their names there, and anchors from a file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class AnchorSet:
 
 @dataclass(frozen=True, slots=True)
 class AnchorSetRef:
-    """Where an anchor set is stored, how many anchors it has, and how they were chosen: what a name stands for, too."""
+    """Path of a stored anchor set, its number of anchors, and how they were chosen. A name of a set refers to this."""
 
     FORMAT: ClassVar[int] = 1
 
@@ -58,16 +58,16 @@ def default_anchor_count(pool_examples: int) -> int:
 
 
 def anchors_from_file(source: PoolSource, *, max_row_bytes: int, names: FieldNames = RECOGNISED) -> list[Anchor]:
-    """The anchors of a file as they are, in its order. Raises InputError for a row that can't be used.
+    """The anchors of a file, unchanged and in its order. Raises InputError for a row that can't be used.
 
-    A repeated anchor counts as often as it stands there.
+    An anchor that the file repeats counts as often as the file has it.
     """
     anchors: list[Anchor] = []
     for position, item in read_pool(source, max_row_bytes=max_row_bytes, names=names):
         if isinstance(item, Reject):
             raise InputError(
-                f"anchor_file '{source.url}', {position}: {item.reason} ({item.detail}). Anchors are used as they "
-                "are, so every row has to be usable: fix or remove this one"
+                f"anchor_file '{source.url}', {position}: {item.reason} ({item.detail}). Anchors are not "
+                "filtered, so every row has to be usable: fix or remove this one"
             )
         anchors.append(Anchor(example_id(item.example), None, item.example))
     if not anchors:
@@ -76,7 +76,7 @@ def anchors_from_file(source: PoolSource, *, max_row_bytes: int, names: FieldNam
 
 
 def check_scorable(anchors: Sequence[Anchor], profile: PromptProfile) -> None:
-    """Raise InputError naming the anchors without response tokens within the limits.
+    """Raise InputError that names the anchors without response tokens within the limits.
 
     Profile `released` keeps them, as the authors' program does: they are a loss for every candidate.
     """
@@ -91,12 +91,12 @@ def check_scorable(anchors: Sequence[Anchor], profile: PromptProfile) -> None:
 
 
 def anchor_set_path(key: str) -> str:
-    """Where an anchor set lies; `key` is the digest of what determines it."""
+    """Path of an anchor set; `key` is the digest of what determines it."""
     return f"anchors/{key}.json"
 
 
 def named_path(name: str) -> str:
-    """Where the store keeps the reference that a name stands for."""
+    """Path of the reference that a name stands for."""
     return f"anchor-sets/{name}.json"
 
 
@@ -117,13 +117,13 @@ def read_anchors(store: Store, path: str) -> tuple[Anchor, ...]:
 
 
 def name_anchor_set(store: Store, name: str, reference: AnchorSetRef) -> AnchorSetRef:
-    """Give an anchor set a name unless the name is taken; returns what the name stands for then."""
+    """Give an anchor set a name unless the name is taken; returns the set that has the name afterwards."""
     store.write_if_absent(named_path(name), record_bytes(reference))
     return read_record(store, named_path(name), AnchorSetRef)
 
 
 def read_named(store: Store, name: str) -> AnchorSetRef | None:
-    """The anchor set that a name stands for; None while it stands for none."""
+    """The anchor set of a name; None while the name is free."""
     try:
         return read_record(store, named_path(name), AnchorSetRef)
     except FileNotFoundError:
@@ -131,5 +131,5 @@ def read_named(store: Store, name: str) -> AnchorSetRef | None:
 
 
 def anchor_set_digest(anchors: Sequence[Anchor]) -> str:
-    """Identity of an anchor set's content, in order."""
+    """Digest of the anchors' ids, in order."""
     return digest([item.id for item in anchors])

@@ -18,17 +18,17 @@ from nuggets.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Per anchor, in the order asked for: zero-shot sum (nats) and the number of response tokens it runs over."""
+    """Per anchor, in the order asked for: zero-shot sum (nats) and the number of response tokens that are summed."""
 
     zero_shot: NDArray[np.float32]
     response_tokens: NDArray[np.int32]
 
 
 def measure_baseline(anchors: Sequence[Anchor], profile: PromptProfile, model: LanguageModel) -> Baseline:
-    """The baseline of some anchors. Raises InputError naming an anchor whose sum is not a number."""
+    """The baseline of some anchors. Raises InputError that names an anchor whose sum is not finite."""
     continuations = [profile.anchor(anchor.example) for anchor in anchors]
     (sums,) = model.log_prob_sums([profile.opening], continuations)
-    broken = [anchor.id for anchor, known in zip(anchors, np.isfinite(sums), strict=True) if not known]
+    broken = [anchor.id for anchor, is_finite in zip(anchors, np.isfinite(sums), strict=True) if not is_finite]
     if broken:
         raise InputError(
             f"the model gives {len(broken)} of {len(anchors)} anchors no finite zero-shot log-probability, "

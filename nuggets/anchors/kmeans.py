@@ -22,9 +22,9 @@ _NOT_OWN = 1e6  # added to the distance of rows of other clusters: they are take
 def cluster_centres(batches: Batches, *, rows: int, clusters: int, seed: int) -> Vectors:
     """Centres `(clusters, width)` of k-means with k-means++ starts.
 
-    Up to FULL_KMEANS_ROWS rows by Lloyd's algorithm, above by mini-batches of a stream, started from a sample of
-    FULL_KMEANS_ROWS rows drawn with the seed. One thread: several would add up in changing order, and a centre that
-    moves in its last digit can have another nearest example.
+    Lloyd's algorithm up to FULL_KMEANS_ROWS rows; above, mini-batches of a stream, started from a sample of
+    FULL_KMEANS_ROWS rows drawn with the seed. One thread only: several would add in varying order, and a centre that
+    differs in its last digit can have another nearest example.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from threadpoolctl import threadpool_limits

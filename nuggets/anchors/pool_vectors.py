@@ -11,7 +11,7 @@ from nuggets.pools.shards import Candidate, Pool, read_candidates
 from nuggets.store.store import Store
 
 _SHARDS_IN_MEMORY = 8
-_VECTORS_IN_MEMORY = 4096  # single ones: those of chosen anchors are asked for again and again
+_VECTORS_IN_MEMORY = 4096  # single vectors: each candidate is compared with those of all chosen anchors
 
 
 class PoolVectors:

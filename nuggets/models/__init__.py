@@ -1,4 +1,4 @@
-"""From a model's name to what can score or embed: files, weights, tokenizer, prompts.
+"""Models: their files, weights, tokenizers and prompts, found and loaded by the name that the user gives.
 
 Nothing here computes a log-probability; that is `engine`.
 """

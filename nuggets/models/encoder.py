@@ -1,4 +1,4 @@
-"""The sentence-transformers encoder: loading it, and embedding examples with it."""
+"""The sentence-transformers encoder: load it, and embed examples with it."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -17,7 +17,7 @@ _SHORTEST_SPLIT = 16  # characters; a limit that even these exceed leaves no roo
 
 
 def load_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
-    """The sentence-transformers model; kept until another model is asked for, or its files change."""
+    """The sentence-transformers model, cached until another model is loaded or its files change."""
     key = ("encoder", files, files_digest(files, trust_remote_code=trust_remote_code), trust_remote_code)
     return loaded_model(key, lambda: _load(files, trust_remote_code))
 
@@ -55,8 +55,8 @@ def embed_examples(encoder: Any, examples: Sequence[Example]) -> Embeddings:
     """Embeddings of instruction, input and output together, after the encoder's default prompt if it has one.
 
     An encoder drops what follows its `max_seq_length` tokens. A longer text is therefore split into windows; its vector
-    is their mean, weighted by tokens, at unit length. float16 halves what a large pool takes in the store; clustering
-    computes in float32.
+    is their mean, weighted by tokens, at unit length. float16 halves the size in the store; clustering computes in
+    float32.
     """
     texts = ["\n".join(part for part in astuple(item.stripped) if part) for item in examples]
     windows = [
@@ -74,9 +74,9 @@ def embed_examples(encoder: Any, examples: Sequence[Example]) -> Embeddings:
 
 
 def _windows(encoder: Any, text: str, tokens: int) -> list[tuple[str, int]]:
-    """A text in parts that the encoder reads whole, each with its number of tokens: halved until they are short enough.
+    """The text in parts that fit the encoder's window, each with its number of tokens: halved until short enough.
 
-    Halves split at white space, so that no word is split; only a text without any is split inside.
+    The split is at the space nearest to the middle; a text without spaces is split at its middle.
     """
     limit = encoder.max_seq_length
     if limit is None or tokens <= limit or len(text) < _SHORTEST_SPLIT:

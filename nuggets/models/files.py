@@ -1,4 +1,4 @@
-"""From what a user calls a model to the files that hold it: found, checked, and hashed, but not loaded."""
+"""The files of a model: found by the name that the user gives, checked, and hashed, but not loaded."""
 
 import hashlib
 import importlib.util
@@ -43,12 +43,12 @@ _CODE = ("*.py",)  # the model's own code; loaded, and part of what a value depe
 _FILES = (*_WEIGHTS, *_CONFIGURATION, *_TOKENIZER, *_ENCODER)
 _DOWNLOADED = (*_FILES, *_CODE, *(f"*/{pattern}" for pattern in _ENCODER_MODULE))
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|[\w-]+")  # not ./model: nobody is asked on the net about a path
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|[\w-]+")  # not ./model: a path is never looked up on the Hub
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model on disk: how the user calls it, its folder, and the GGUF file in it, if it is one."""
+    """A model on disk: the name that the user gave, its folder, and the GGUF file in it, if it is one."""
 
     name: str
     folder: str
@@ -83,7 +83,7 @@ def find_language_model(reference: str | None) -> ModelFiles:
     path = Path(reference).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
-            raise UsageError(f"model='{reference}': there is no such file")
+            raise UsageError(f"model='{reference}': file not found")
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise UsageError(f"model='{reference}' is not a GGUF file: its first bytes are not 'GGUF'")
@@ -152,10 +152,10 @@ def _value_files(files: ModelFiles, trust_remote_code: bool) -> list[Path]:
     if files.gguf:
         return [folder / files.gguf]
     patterns = (*_FILES, *(_CODE if trust_remote_code else ()))
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
     for module in _module_folders(folder):
-        found.update(path for pattern in _ENCODER_MODULE for path in (folder / module).glob(pattern))
-    return sorted(found)
+        paths.update(path for pattern in _ENCODER_MODULE for path in (folder / module).glob(pattern))
+    return sorted(paths)
 
 
 def _module_folders(folder: Path) -> list[str]:
@@ -168,13 +168,13 @@ def _module_folders(folder: Path) -> list[str]:
 
 
 def _package_folder(package: str, option: str, install: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
         raise UsageError(
             f"no {option} is given and the default one is not installed: run '{install}', or name one with --{option} "
             "(a folder or a hub id)"
         )
-    return Path(found.origin).parent
+    return Path(spec.origin).parent
 
 
 def _model_folder(option: str, reference: str) -> Path:
@@ -196,18 +196,19 @@ def _model_folder(option: str, reference: str) -> Path:
 
 
 def _fetch(option: str, reference: str) -> Path:
-    """The local snapshot of a model on the hub, downloaded if it is not cached."""
+    """The local snapshot of a model on the Hub, downloaded if it is not cached."""
     advice = (
         f"give {option} as a folder with config.json and .safetensors, a .gguf file, or the id of a model on the hub"
     )
     if not _HUB_ID.fullmatch(reference):
         raise UsageError(f"{option}='{reference}': there is no such folder or file: {advice}")
-    from huggingface_hub import snapshot_download  # here, because its import takes a second that most runs don't need
+    from huggingface_hub import snapshot_download  # imported here, because it takes a second that most runs don't need
 
     try:
         return Path(snapshot_download(reference, allow_patterns=list(_DOWNLOADED)))
-    except Exception as error:  # the hub's client raises many unrelated types; each means that the model isn't here
+    except Exception as error:  # the Hub's client raises many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"{option}='{reference}' is no folder here and could not be had from the hub ({reason}): {advice}"
+            f"{option}='{reference}' is not a local folder and could not be downloaded from the Hub ({reason}): "
+            f"{advice}"
         ) from error

@@ -1,6 +1,6 @@
 """Prompt profiles: how an example becomes the token ids of a demonstration or of an anchor. Pure.
 
-Every profile lays out the same sequence and differs in what stands in its parts:
+All profiles have the same sequence of parts and differ in the content of the parts:
 
 ```
 zero-shot:  [ opening       ][ anchor's prompt | anchor's response ]
@@ -24,7 +24,7 @@ Profile = Literal["released", "plain", "chat"]
 
 RELEASED_ANCHOR_TOKENS = 200
 _ONE_EXCHANGE = "profile=chat: the model's chat template can't hold two exchanges in turn"
-_SENTINEL = "nuggets"  # stands for an anchor's text while a chat template is taken apart
+_SENTINEL = "nuggets"  # placeholder for an anchor's text in a rendered chat template
 
 
 class Tokenizer(Protocol):
@@ -37,17 +37,17 @@ class Tokenizer(Protocol):
         ...
 
     def get_added_vocab(self) -> dict[str, int]:
-        """Ids of the tokens that are found in a text as a whole before it is split any further."""
+        """Ids of the tokens that are matched in a text before it is tokenised further."""
         ...
 
     def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
-        """A conversation as the model's own text."""
+        """A conversation rendered with the model's template."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
-    """Where demonstrations and anchors (prompt and response together) are cut, in tokens."""
+    """Maximum tokens of a demonstration and of an anchor (prompt and response together); the rest is cut."""
 
     demonstration: int
     anchor: int
@@ -68,12 +68,12 @@ class PromptProfile:
 
 
 def default_profile(tokenizer: Tokenizer) -> Profile:
-    """The profile that fits a model: chat where its tokenizer has a chat template, else plain."""
+    """The default profile of a model: chat where its tokenizer has a chat template, else plain."""
     return "chat" if tokenizer.chat_template else "plain"
 
 
 def token_limits(profile: Profile, *, context: int, demonstration: int | None, anchor: int | None) -> TokenLimits:
-    """The limits in force, from what the user asked (None: the default) and the model's context, in tokens.
+    """The limits for a model's context, in tokens; None stands for the default.
 
     Raises InputError if both together are longer than the context.
     """
@@ -111,7 +111,7 @@ def labelled_prompt(example: Example) -> str:
 
 
 def _released(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
-    """Bit for bit the authors' released program, traps included, so that results can be compared with theirs."""
+    """Exactly the prompts of the authors' released program, its flaws included, so that results can be compared."""
 
     def demonstration(example: Example) -> tuple[int, ...]:
         text = labelled_prompt(example) + example.output
@@ -120,20 +120,20 @@ def _released(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
     def anchor(example: Example) -> Continuation:
         prompt = labelled_prompt(example)
         ids = _ids(tokenizer, prompt + example.output)[: limits.anchor]
-        # Trap kept: tokenised alone, the prompt's last token may differ from what stands there in the whole text.
+        # Flaw kept: the prompt tokenised alone may end in another token than in the whole text.
         return Continuation(ids, max(1, len(_ids(tokenizer, prompt))))
 
     return PromptProfile("released", (), demonstration, anchor)
 
 
 def _plain(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
-    """The same text without the traps: exact boundary, a blank line between, same special tokens on both sides."""
+    """The same text without the flaws: exact boundary, a blank line between, same special tokens on both sides."""
     opening = _leading_special_ids(tokenizer)
     blank_line = _ids(tokenizer, "\n\n")
 
     def demonstration(example: Example) -> tuple[int, ...]:
         ids = (*opening, *_ids(tokenizer, labelled_prompt(example)), *_ids(tokenizer, example.output))
-        # Cut before the blank line, not after it: without a break the anchor would read as more of the response.
+        # Cut before the blank line, not after it: without it the anchor would continue the demonstration's response.
         return ids[: max(0, limits.demonstration - len(blank_line))] + blank_line
 
     def anchor(example: Example) -> Continuation:
@@ -145,10 +145,10 @@ def _plain(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
 def _chat(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
     """User and assistant turns through the model's own template; only the assistant's text of the anchor is scored.
 
-    Templates open conversations, close turns and treat earlier turns in their own ways, so the text is not built but
-    cut out of what the template renders: what a lone anchor and an anchor behind a demonstration have in common at
-    their end is the anchor's, what stands before it is the opening or the demonstration's. Added tokens are compared
-    whole: `<s>` and `</s>` end alike, and half of one would be tokenised as ordinary letters.
+    Templates differ in how they open conversations, close turns and treat earlier turns. The parts are therefore cut
+    out of rendered text: the common end of an anchor alone and of an anchor behind a demonstration belongs to the
+    anchor, and the text before it is the opening or the demonstration. Added tokens are compared as units: `<s>` and
+    `</s>` have the same end, and a part of one would be tokenised as ordinary letters.
     """
     if not tokenizer.chat_template:
         raise InputError("profile=chat needs a chat template, and the model's tokenizer has none: use profile plain")
@@ -160,7 +160,7 @@ def _chat(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
 
     try:
         alone = render(("user", _SENTINEL))
-        # Two demonstrations with different last letters: what both share with `alone` can't be their own text.
+        # Two demonstrations with different last letters: an end that both share with `alone` is not their own text.
         behind = [render(("user", "x"), ("assistant", answer), ("user", _SENTINEL)) for answer in ("a", "b")]
     except TemplateError as error:
         raise InputError(f"{_ONE_EXCHANGE} ({error}): use profile plain") from error
@@ -187,7 +187,7 @@ def _question(example: Example) -> str:
 
 
 def _continuation(tokenizer: Tokenizer, prompt: str, response: str, limits: TokenLimits) -> Continuation:
-    # Tokenised apart, so that no token spans the boundary and none of the response's first letters is given away.
+    # Tokenised separately, so that no token spans the boundary and the prompt reveals no letter of the response.
     before = _ids(tokenizer, prompt)
     return Continuation((before + _ids(tokenizer, response))[: limits.anchor], max(1, len(before)))
 
@@ -197,7 +197,7 @@ def _ids(tokenizer: Tokenizer, text: str, *, special: bool = False) -> tuple[int
 
 
 def _leading_special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """What the tokenizer puts in front of every text (BOS, say), and not what it may put behind."""
+    """The special tokens that the tokenizer puts in front of every text, such as BOS; not those behind it."""
     bare, dressed = _ids(tokenizer, "a"), _ids(tokenizer, "a", special=True)
     for start in range(len(dressed) - len(bare) + 1):
         if dressed[start : start + len(bare)] == bare:

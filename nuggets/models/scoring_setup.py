@@ -1,4 +1,4 @@
-"""What determines a cell besides its candidate and anchor: the model, the prompt profile, limits and number format."""
+"""What determines a cell besides its candidate and anchor: model, prompt profile, token limits and number format."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from nuggets.store.addresses import scoring_key
 
 @dataclass(frozen=True, slots=True)
 class ScoringSetup:
-    """Small enough to hand from task to task; every process loads model and tokenizer from it for itself."""
+    """A small record that tasks pass on; every process loads model and tokenizer by it."""
 
     files: ModelFiles
     model_digest: str
