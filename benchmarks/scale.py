@@ -63,7 +63,7 @@ def measured() -> Measured:
     races = _read("racing-100k.json")["races"]
     race = next(item for item in races if item["min_cells"] == 4 and item["cut"] == "best 5 %")
     cells = next(size for size in _read("select.json")["sizes"] if size["candidates"] == race["candidates"])
-    planning = race["seconds"] / race["rounds"] + cells["steps"]["judge"]["seconds"]
+    planning = race["seconds"] / race["rounds"] + cells["steps"]["score"]["seconds"]
     cost = next(item for item in _read("orchestration.json")["costs"] if item["engine"] == "2 processes")
     start = next(iter(cost["seconds"].values()))[0]
     share, rounds = race["tokens_share"], race["rounds"]

@@ -5,7 +5,7 @@
 Synthetic cells in a store on the local disk: skill of a candidate times ease of an anchor, both beta-distributed. Each
 step runs in a process of its own, whose peak memory is read off at its end:
 
-    judge       every cell read and verified, golden scores written
+    score       every cell read and verified, golden scores written
     select      the cut made, and the selection published: chosen examples with their texts, scores, report
     reselect    another cut on the same scores
     pandas      the same cells read whole into one frame, scored, ranked, cut, and written (no checksums, no texts)
@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-STEPS = ("judge", "select", "reselect", "pandas")
+STEPS = ("score", "select", "reselect", "pandas")
 RUN = "bench"
 _SHARD = 8192
 _PANDAS_BYTES = 20  # per cell: the frame, its copy in one block, and what comparing it makes
@@ -111,7 +111,7 @@ def run_step(step: str, size: Size, *, memory_mib: int) -> dict[str, float]:
     from nuggets.store.store import Store
 
     before = time.perf_counter()
-    if step == "judge":
+    if step == "score":
         score_candidates(_prepared(size), read_pool_record(Store(str(size.store)), "bench"), "anchors/bench.json")
     elif step == "pandas":
         _with_pandas(size)

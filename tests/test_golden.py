@@ -98,9 +98,9 @@ def test_a_candidate_that_is_the_only_anchor_has_no_score():
     np.testing.assert_array_equal(found.golden_score, [NAN])
 
 
-def test_who_is_set_aside_is_judged_on_nothing():
+def test_an_unscorable_candidate_has_no_eligible_anchors():
     ids, anchors = pa.array(["c0", "c1", "a0"]), ["a0", "a1"]
-    eligible = eligible_cells(ids, anchors, keep_own_cell=False, set_aside={"c1", "of another pool"})
+    eligible = eligible_cells(ids, anchors, keep_own_cell=False, unscorable={"c1", "of another pool"})
     assert eligible.tolist() == [[True, True], [False, False], [False, True]]
 
 

@@ -1,15 +1,15 @@
-"""Which anchors a candidate will probably lose, told from the cells that are known. Pure; no answer depends on it.
+"""Probabilities that a candidate loses each anchor, estimated from known cells. Pure; no selection depends on them.
 
-Gains (cell minus baseline) of one candidate hang together: anchors of a kind are won and lost together. They are
-modelled as jointly Gaussian after squashing, with a few common factors, so that what a candidate has shown on some
-anchors moves the odds on all others:
+The gains (cell minus baseline) of one candidate are correlated: similar anchors are won and lost together. After
+squashing, gains are modelled as jointly Gaussian with a few common factors, so that the known gains of a candidate
+change the probabilities of all others:
 
 ```
 x_ij = mean_j + sum_f factor_if * loading_jf + noise_ij          x = tanh(gain / scale)
 ```
 
-Cells are missing because of what others showed, which such a model allows for; a plain loss rate would not, since only
-the better candidates ever come to the later anchors.
+Which cells are missing depends on the known ones. The model allows for that. A plain loss rate would be biased, since
+only the better candidates get cells of the later anchors.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from scipy.special import ndtr
 
 FACTORS = 12
 _PASSES = 4
-_PRIOR_ROWS = 8  # how many candidates' worth of trust the pool-wide spread has against an anchor's own
-_DOUBT = 1e-6  # no loss is taken to be more certain than by this: a sample in which all gains are alike shows no chance
-_TRUST_ROWS = 20  # with so many candidates, half of the variance in common is believed; the rest may be chance
+_PRIOR_ROWS = 8  # weight, in candidates, of the pool-wide variance against that of one anchor
+_MARGIN = 1e-6  # probabilities are clipped to [1e-6, 1 - 1e-6]: a sample of equal gains has no variance
+_TRUST_ROWS = 20  # with 20 candidates half of the common variance is used; the rest may be chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +36,18 @@ class GainModel:
 
 
 def fit_gains(gains: NDArray[np.float32]) -> GainModel:
-    """The model of a sample of candidates' gains `(candidates, anchors)`, NaN where not computed."""
+    """The model of a sample of gains `(candidates, anchors)`, NaN where not computed."""
     known = ~np.isnan(gains)
     anchors = gains.shape[1]
     if not known.any():
         return GainModel(1.0, np.zeros(anchors), np.zeros((anchors, 1)), np.ones(anchors))
     scale = 2 * float(np.median(np.abs(gains[known], dtype=np.float64))) or 1.0
     squashed = _squashed(gains, scale)
-    everywhere, spread = squashed[known].mean(), squashed[known].var() + 1e-3
-    shared = np.zeros_like(squashed)  # what the factors say of each cell
+    pool_mean, spread = squashed[known].mean(), squashed[known].var() + 1e-3
+    shared = np.zeros_like(squashed)  # the share of each cell that the factors explain
     for _ in range(_PASSES):
-        # Anchors that only the better candidates meet would look easier than they are, if not for what factors explain.
-        mean = (np.where(known, squashed - shared, 0.0).sum(axis=0) + everywhere) / (known.sum(axis=0) + 1)
+        # Without subtracting this share, anchors that only the better candidates have cells of would look too easy.
+        mean = (np.where(known, squashed - shared, 0.0).sum(axis=0) + pool_mean) / (known.sum(axis=0) + 1)
         observed = np.where(known, squashed - mean, 0.0)
         model = _factors(scale, mean, np.where(known, observed, shared), observed, known, spread)
         factors, _ = _posterior(model, observed, known)
@@ -56,14 +56,14 @@ def fit_gains(gains: NDArray[np.float32]) -> GainModel:
 
 
 def loss_probabilities(model: GainModel, gains: NDArray[np.float32]) -> NDArray[np.float64]:
-    """For each candidate and anchor `(candidates, anchors)` the probability of a loss, given the candidate's cells."""
+    """The probability of a loss `(candidates, anchors)`, given the known cells of the candidate."""
     known = ~np.isnan(gains)
     factors, covariance = _posterior(model, np.where(known, _squashed(gains, model.scale) - model.mean, 0.0), known)
     anchors, width = model.loadings.shape
     outer = (model.loadings[:, :, None] * model.loadings[:, None, :]).reshape(anchors, width * width)
     variance = model.noise + covariance.reshape(len(gains), width * width) @ outer.T
     expected: NDArray[np.float64] = ndtr(-(model.mean + factors @ model.loadings.T) / np.sqrt(variance))
-    return np.clip(expected, _DOUBT, 1 - _DOUBT)
+    return np.clip(expected, _MARGIN, 1 - _MARGIN)
 
 
 def _squashed(gains: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
@@ -90,12 +90,12 @@ def _factors(
 def _posterior(
     model: GainModel, centred: NDArray[np.float64], known: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The factors' mean `(candidates, factors)` and covariance `(candidates, factors, factors)`, given known cells."""
+    """Mean `(candidates, factors)` and covariance `(candidates, factors, factors)` of the factors, given the cells."""
     anchors, width = model.loadings.shape
     weighted = model.loadings / model.noise[:, None]
     outer = (model.loadings[:, :, None] * weighted[:, None, :]).reshape(anchors, width * width)
     precision = (known.astype(np.float64) @ outer).reshape(len(known), width, width) + np.eye(width)
     covariance = np.linalg.inv(precision).astype(np.float64, copy=False)
-    pulled = (centred * known) @ weighted
-    mean: NDArray[np.float64] = np.einsum("nab,nb->na", covariance, pulled)
+    evidence = (centred * known) @ weighted
+    mean: NDArray[np.float64] = np.einsum("nab,nb->na", covariance, evidence)
     return mean, covariance

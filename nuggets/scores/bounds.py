@@ -1,7 +1,7 @@
-"""Where candidates stand while some of their cells are missing, and which of them a cut leaves undecided. Pure.
+"""Bounds of golden scores while cells are missing, and the candidates that a cut leaves undecided. Pure.
 
-With w wins and r cells left of m, a candidate's golden score lies in [w/m, (w + r)/m]. A candidate that a cut keeps has
-all of its cells, because its score is reported and ranks it. One that is dropped needs only enough losses to prove it:
+With w wins and r missing cells of m anchors, a candidate's golden score lies in [w/m, (w + r)/m]. A candidate that the
+cut keeps needs all of its cells, because its score is reported and ranked. A dropped one needs only enough losses:
 
 ```
 threshold t         out if (w + r)/m <= t
@@ -21,7 +21,7 @@ from nuggets.scores.wins import losses, wins
 
 @dataclass(frozen=True, slots=True)
 class ScoreBounds:
-    """Wins and losses so far, and the anchors that each candidate is judged on; arrays `(candidates,)`."""
+    """Known wins and losses of each candidate, and how many anchors it is eligible on; arrays `(candidates,)`."""
 
     wins: NDArray[np.int32]
     losses: NDArray[np.int32]
@@ -29,22 +29,22 @@ class ScoreBounds:
 
     @property
     def cells(self) -> NDArray[np.int32]:
-        """How many of the anchors each has met."""
+        """How many cells of each candidate are known."""
         return self.wins + self.losses
 
     @property
     def low(self) -> NDArray[np.float64]:
-        """The golden score if all cells that are left are lost."""
+        """The golden score if all missing cells are losses."""
         return self.wins / np.maximum(self.anchors, 1)
 
     @property
     def high(self) -> NDArray[np.float64]:
-        """The golden score if all cells that are left are won; 0 for a candidate that is judged on no anchor."""
+        """The golden score if all missing cells are wins; 0 for a candidate without eligible anchors."""
         return (self.anchors - self.losses) / np.maximum(self.anchors, 1)
 
     @property
     def complete(self) -> NDArray[np.bool_]:
-        """Whether all cells are there and the score is known."""
+        """True where no cell is missing, so that the score is known."""
         return np.equal(self.cells, self.anchors)
 
 
@@ -73,10 +73,10 @@ def concatenate_bounds(shards: Sequence[ScoreBounds]) -> ScoreBounds:
 
 
 def cutoff(low: NDArray[np.float64], cut: Cut, count: NDArray[np.int64] | None = None) -> float:
-    """The score that a candidate has to reach to be kept, for all that is known now; it can only rise.
+    """The score that a candidate has to reach to be kept, given the known cells; further cells can only raise it.
 
-    For a threshold the next number above it; for a cut by rank the k-th highest of the pool's lower bounds, above 1 if
-    none is kept. `count`: how many candidates have each lower bound, one if not given.
+    A threshold gives the next float above it. A cut by rank gives the k-th highest lower bound of the pool, or a score
+    above 1 if it keeps none. `count` is the number of candidates with each lower bound, 1 by default.
     """
     if isinstance(cut, Threshold):
         return float(np.nextafter(cut.value, np.inf))
@@ -89,5 +89,5 @@ def cutoff(low: NDArray[np.float64], cut: Cut, count: NDArray[np.int64] | None =
 
 
 def undecided(bounds: ScoreBounds, cut: Cut, count: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
-    """Whose missing cells the cut still needs, the whole pool given; nobody's once its answer is certain."""
+    """Mask of candidates whose missing cells can still change the cut of the pool; all False once it is decided."""
     return ~bounds.complete & (bounds.high >= cutoff(bounds.low, cut, count))

@@ -1,7 +1,6 @@
 """The golden score: the share of anchors that a candidate, shown as a demonstration, makes more probable. Pure.
 
-A candidate wins an anchor if its cell is strictly above the anchor's baseline (arXiv 2312.10302); a tie is a
-loss. Where cells are missing the score is an interval, never a number.
+`scores.wins` decides which cells are wins. Where cells are missing, the score is an interval.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,12 +18,12 @@ from nuggets.scores.wins import cell_gains
 
 @dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """What was found about some candidates of a pool, in its order.
+    """The scores of some candidates of a pool, in its order; one entry per candidate in each field.
 
-    `candidate_ids` is a pyarrow array of strings, `shards` the pool's shard in which each stands. `cells`: how many of
-    the `anchors` that a candidate is judged on it has met. `mean_gain`: mean over anchors of (cell - baseline) per
-    response token, nats per token (nats per anchor in an imported run); NaN where cells are missing, or where only the
-    score is known.
+    `candidate_ids` is a pyarrow array of strings, `shards` the index of each candidate's shard. `anchors` is the number
+    of anchors on which a candidate is eligible, `cells` the number of them with a known cell. `mean_gain` is the mean
+    over anchors of (cell - baseline) per response token, in nats per token (nats per anchor in an imported run); NaN
+    where cells are missing, or where only the score is known.
     """
 
     candidate_ids: Any
@@ -45,7 +44,7 @@ class ScoreTable:
 
     @property
     def golden_score(self) -> NDArray[np.float64]:
-        """Wins over anchors, 0 to 1; NaN where cells are missing, and for a candidate that is judged on no anchor."""
+        """Wins over anchors, 0 to 1; NaN where cells are missing or a candidate has no eligible anchors."""
         return np.where((self.cells == self.anchors) & (self.anchors > 0), self.bounds.low, np.nan)
 
 
@@ -78,12 +77,12 @@ def score_table(
 
 
 def eligible_cells(
-    candidate_ids: Any, anchor_ids: Sequence[str], *, keep_own_cell: bool, set_aside: Collection[str] = ()
+    candidate_ids: Any, anchor_ids: Sequence[str], *, keep_own_cell: bool, unscorable: Collection[str] = ()
 ) -> NDArray[np.bool_]:
-    """On which anchors `(candidates, anchors)` candidates are eligible: all, but for a candidate that is the anchor.
+    """Mask `(candidates, anchors)` of the cells that count: all except that of a candidate that is the anchor itself.
 
-    `keep_own_cell`: profile `released` judges it on itself too, as the authors' program does. Who is in `set_aside` is
-    judged on none.
+    `keep_own_cell` counts that one, too: profile `released` does so, as the authors' program does. A candidate in
+    `unscorable` is eligible on no anchor.
     """
     eligible = np.ones((len(candidate_ids), len(anchor_ids)), dtype=bool)
     if not keep_own_cell:
@@ -91,6 +90,6 @@ def eligible_cells(
         for anchor, candidate in enumerate(row.to_pylist()):
             if candidate is not None:
                 eligible[candidate, anchor] = False
-    if set_aside:
-        eligible[pc.is_in(candidate_ids, value_set=pa.array(sorted(set_aside), pa.string())).to_numpy(False)] = False
+    if unscorable:
+        eligible[pc.is_in(candidate_ids, value_set=pa.array(sorted(unscorable), pa.string())).to_numpy(False)] = False
     return eligible

@@ -16,6 +16,8 @@ from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
 _ROWS_AT_ONCE = 1 << 16
+_SINGULAR = {"candidate_ids": "candidate_id", "candidate_rows": "candidate_row", "shards": "shard"}
+_COLUMNS = {_SINGULAR.get(item.name, item.name): item.name for item in fields(ScoreTable)}  # stored name -> field
 
 
 def write_score_table(store: Store, run: str, tables: Iterable[ScoreTable]) -> None:
@@ -31,9 +33,8 @@ def read_score_table(store: Store, run: str) -> Iterator[ScoreTable]:
 
     Raises FileNotFoundError if the run was never scored to the end.
     """
-    columns = _stored([item.name for item in fields(ScoreTable)])
-    for batch in read_batches(store, golden_path(run), columns):
-        ids, *arrays = (batch[name] for name in columns)
+    for batch in read_batches(store, golden_path(run), list(_COLUMNS)):
+        ids, *arrays = (batch[column] for column in _COLUMNS)
         yield ScoreTable(ids.combine_chunks(), *(array.to_numpy() for array in arrays))
 
 
@@ -41,28 +42,21 @@ def golden_digest(store: Store, run: str) -> str:
     """Digest of a run's stored golden scores; the same scores of the same pool have the same digest."""
     content = hashlib.sha256()
     with store.open(golden_path(run)) as file:
-        while part := file.read(1 << 20):
-            content.update(part)
+        while chunk := file.read(1 << 20):
+            content.update(chunk)
     return content.hexdigest()
-
-
-def _stored(names: list[str]) -> list[str]:
-    singular = {"candidate_ids": "candidate_id", "candidate_rows": "candidate_row", "shards": "shard"}
-    return [singular.get(name, name) for name in names]
 
 
 def _in_groups(tables: Iterable[ScoreTable]) -> Iterator[Any]:
     """Join shards' tables to larger ones: a row group for each small shard would swell the file's footer."""
-    waiting: list[Any] = []
+    group: list[Any] = []
     for table in tables:
-        names = [item.name for item in fields(table)]
-        columns = (getattr(table, name) for name in names)
-        waiting.append(pa.table(dict(zip(_stored(names), columns, strict=True))))
-        if sum(part.num_rows for part in waiting) >= _ROWS_AT_ONCE:
-            yield pa.concat_tables(waiting).combine_chunks()
-            waiting.clear()
-    if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+        group.append(pa.table({column: getattr(table, name) for column, name in _COLUMNS.items()}))
+        if sum(member.num_rows for member in group) >= _ROWS_AT_ONCE:
+            yield pa.concat_tables(group).combine_chunks()
+            group.clear()
+    if group:
+        yield pa.concat_tables(group).combine_chunks()
 
 
 def score_tables(store: Store, run: Run) -> Tables:

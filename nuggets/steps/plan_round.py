@@ -1,4 +1,4 @@
-"""The plan of a scoring round: what is stored, what the cut still needs, and what each task is to compute next."""
+"""The plan of a scoring round: the cells that are stored, the candidates that are undecided, and the next tasks."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut
 from nuggets.steps.run_cells import run_cells
 
-_MEASURED = 64  # candidates from which the usual length of a demonstration is taken
+_MEASURED = 64  # candidates whose demonstrations give the mean length
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringUnit:
-    """One scoring task: neighbouring shards, what is to be computed of them, and the folder its blocks go to."""
+    """One scoring task: neighbouring shards, the path of its work list, and the folder of its blocks."""
 
     round: int
     index: int
@@ -65,11 +65,11 @@ def plan_round(
     busy: Collection[int] = frozenset(),
     workers: int = 1,
 ) -> Round:
-    """The next round of a race for a cut, or without one all that is missing; no tasks if nothing is.
+    """The next round of a race for a cut, or of the full table without one; it has no tasks if no cell is needed.
 
-    As many tasks as keep `workers` busy, where there are so many candidates to be looked at.
-    `busy`: shards that are being scored still, or can't be: they count as they stand, and get no further work. So a
-    round need not wait for a slow shard: a bar that lacks its cells is only lower than it could be.
+    It has at least one task per worker where there are enough candidates. `busy` shards are being scored or have
+    failed: their known cells count, and they get no new work. The result is exact without waiting for them, because
+    missing cells can only lower the cutoff.
     """
     unscorable: set[str] = set()
     # One BLAS thread: the products are small, and threads would wait for each other where tasks use the cores.
@@ -103,14 +103,14 @@ def _check_unscorable(candidates: Collection[str], allowed: int) -> None:
     if len(candidates) > allowed:
         named = ", ".join(sorted(candidates)[:10]) + (", ..." if len(candidates) > 10 else "")
         raise InputError(
-            f"for {len(candidates)} candidates the model gives no number, and max_bad_candidates={allowed}: {named}. "
-            "Allow more, try dtype=float32, or remove them from the pool"
+            f"the model returned NaN or inf for {pluralize(len(candidates), 'candidate')} (max_bad_candidates="
+            f"{allowed}): {named}. Raise max_bad_candidates, try dtype=float32, or remove them from the pool"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Work of a shard, all of it or a piece, and the first and last of all ids of the shard."""
+    """The work of a shard or a piece of it, with the first and the last id of the shard."""
 
     shard: int
     ids: tuple[str, str]
@@ -164,19 +164,19 @@ def _unit(prepared: PreparedRun, pool: Pool, task: Sequence[_Piece], *, number: 
 
 
 def _tokens(profile: PromptProfile, anchors: Sequence[Anchor]) -> NDArray[np.float64]:
-    """What a cell of each anchor costs: its tokens, since a demonstration's are computed once per visit."""
+    """The tokens of each anchor, the cost of a cell. A demonstration is computed once per candidate and round."""
     return np.array([max(1, len(profile.anchor(anchor.example).ids)) for anchor in anchors], dtype=np.float64)
 
 
 def _min_cells(profile: PromptProfile, candidates: Sequence[Candidate], tokens: NDArray[np.float64]) -> int:
-    """So many cells per visit that the demonstration, computed once more, is at most about a fifth of its tokens."""
+    """The fewest cells of a candidate in a round, so that its demonstration is at most about a fifth of the tokens."""
     lengths = [len(profile.demonstration(candidate.example)) for candidate in candidates[:_MEASURED]]
     return max(1, round(4 * float(np.mean(lengths)) / float(tokens.mean())))
 
 
 def _report(plan: Round, *, racing: bool) -> None:
     cells = sum(unit.cells for unit in plan.units)
-    # A candidate that is out needs no further cell; how many the others will need, only the race tells.
+    # An upper bound: the race decides how many of the missing cells the undecided candidates need.
     anchors = plan.table // plan.candidates
     at_most = min(plan.table - plan.found, plan.undecided * anchors) if racing else cells
     if plan.number == 0:

@@ -56,7 +56,7 @@ class RunCells:
         anchor_ids = [anchor.id for anchor in self.anchors]
         for cells in self.table.shards():
             eligible = eligible_cells(
-                cells.candidate_ids, anchor_ids, keep_own_cell=self.keep_own_cell, set_aside=self.unscorable
+                cells.candidate_ids, anchor_ids, keep_own_cell=self.keep_own_cell, unscorable=self.unscorable
             )
             yield RunShard(cells, cell_gains(cells.values, self.baseline.zero_shot), eligible)
 
