@@ -420,5 +420,5 @@ def test_a_pool_that_grows_keeps_its_cells_where_its_anchors_have_a_name(
     assert cli("anchors", "first", "--store", store, "--out", file).stdout == f"5 anchors in {file}\n"
     run_job(grown, store, tiny_model, racing="off", run="third", anchor_file=str(file))
     assert manifest(store, "third")["counts"]["cells_computed"] == 0
-    with pytest.raises(UsageError, match="anchors=6, and anchor_set='ours' has 5 in this store, for good"):
+    with pytest.raises(UsageError, match="anchors=6, but anchor_set='ours' has 5 in this store and never changes"):
         run_job(grown, **common, run="fourth", anchors=6)
