@@ -140,8 +140,8 @@ def test_a_response_that_is_cut_is_passed_over_and_what_was_passed_over_is_count
     assert found.counts == anchor_set.counts == {"long_examples": 4, "anchors_passed_over_truncated": 1}
     assert known_anchors(prepared, config, pool) == found
     assert caplog.messages[-2:] == [
-        "anchors: 4 examples exceed the encoder's window; each is embedded as the mean of several windows",
-        "anchors: 1 nearer examples passed over: longer than anchor_tokens",
+        "anchors: examples longer than the encoder's window, embedded as the mean of several windows: 4",
+        "anchors: nearer examples passed over, longer than anchor_tokens: 1",
     ]
 
 

@@ -34,14 +34,14 @@ from nuggets.runs.prepared import PreparedRun
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
-# Counts of an anchor set, in manifest and report.
+# Counts of an anchor set, which manifest and report show by these names, and their log lines.
 COUNT_MEANINGS = {
-    "long_examples": "{} examples exceed the encoder's window; each is embedded as the mean of several windows",
-    "anchors_passed_over_no_response": "{} nearer examples passed over: no response tokens within anchor_tokens",
-    "anchors_passed_over_truncated": "{} nearer examples passed over: longer than anchor_tokens",
-    "anchors_passed_over_near_duplicate": "{} nearer examples passed over: near duplicates of another anchor",
-    "anchors_truncated": "{} anchors are longer than anchor_tokens, because too few examples pass all checks",
-    "anchors_near_duplicate": "{} anchors are near duplicates of others, because too few examples pass all checks",
+    "long_examples": "examples longer than the encoder's window, embedded as the mean of several windows",
+    "anchors_passed_over_no_response": "nearer examples passed over, no response tokens within anchor_tokens",
+    "anchors_passed_over_truncated": "nearer examples passed over, longer than anchor_tokens",
+    "anchors_passed_over_near_duplicate": "nearer examples passed over, near duplicates of another anchor",
+    "anchors_truncated": "anchors longer than anchor_tokens, because too few examples pass all checks",
+    "anchors_near_duplicate": "anchors that are near duplicates of others, because too few examples pass all checks",
 }
 
 
@@ -136,9 +136,9 @@ def _find(vectors: PoolVectors, setup: ScoringSetup, *, rows: int, count: int, s
     roomier = open_profile(replace(setup, limits=replace(setup.limits, anchor=setup.limits.anchor + 1)))
 
     def faults(position: int, chosen: Sequence[int]) -> tuple[str, ...]:
-        found = token_faults(vectors.candidate(position).example, profile, roomier)
+        of_tokens = token_faults(vectors.candidate(position).example, profile, roomier)
         is_twin = is_near_duplicate(vectors.vector(position), map(vectors.vector, chosen))
-        return (*found, NEAR_DUPLICATE) if is_twin else found
+        return (*of_tokens, NEAR_DUPLICATE) if is_twin else of_tokens
 
     centres = cluster_centres(vectors.batches, rows=rows, clusters=count, seed=seed)
     members = nearest_members(vectors.batches, centres, faults=faults, tolerated=TOLERATED)
@@ -153,7 +153,7 @@ def _find(vectors: PoolVectors, setup: ScoringSetup, *, rows: int, count: int, s
 
 
 def _log_counts(counts: Mapping[str, int]) -> None:
-    """Log what is not as it should be: examples that the encoder cannot read whole, and faults of anchors."""
+    """Log examples that exceed the encoder's window, and examples and anchors that failed a check."""
     for name, count in counts.items():
         if count:
-            report_stage(f"anchors: {COUNT_MEANINGS[name].format(count)}")
+            report_stage(f"anchors: {COUNT_MEANINGS[name]}: {count}")
