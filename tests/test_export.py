@@ -169,7 +169,7 @@ def test_what_is_unknown_is_empty_in_csv_and_null_in_json_lines_and_no_digit_is_
     for name in ("t.csv", "t.jsonl", "t.parquet"):
         assert write_tables(tmp_path / name, iter([table, table.slice(0, 1)])) == 4
     lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
-    assert lines == ["a,b,c", ",,x", f'{1 / 3!r},0.1,"y,"""', ",2.0,é", ",,x"]
+    assert lines == ['"a","b","c"', ',,"x"', f'{1 / 3!r},0.1,"y,"""', ',2,"é"', ',,"x"']
     assert [json.loads(line) for line in (tmp_path / "t.jsonl").open(encoding="utf-8")] == [
         {"a": None, "b": None, "c": "x"},
         {"a": 1 / 3, "b": float(np.float32(0.1)), "c": 'y,"'},
@@ -177,7 +177,7 @@ def test_what_is_unknown_is_empty_in_csv_and_null_in_json_lines_and_no_digit_is_
         {"a": None, "b": None, "c": "x"},
     ]
     write_tables(tmp_path / "empty.csv", [table.slice(0, 0)])
-    assert (tmp_path / "empty.csv").read_text() == "a,b,c\n"
+    assert (tmp_path / "empty.csv").read_text() == '"a","b","c"\n'
 
 
 def test_cells_are_loaded_as_a_frame_long_or_wide(store, pool):

@@ -2,16 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from nuggets.errors import StoreError, UsageError
 from nuggets.store.parquet import save_tables
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 EXTENSIONS = (".parquet", ".csv", ".jsonl")
 ROWS_AT_ONCE = 1 << 15
@@ -53,10 +55,12 @@ def write_tables(out: Path, tables: Iterable[Any]) -> int:
 
 def _save_csv(file: Path, tables: Iterable[Any]) -> int:
     rows = 0
-    with file.open("w", encoding="utf-8", newline="") as lines:
-        for frame in _frames(tables):
-            frame.to_csv(lines, index=False, header=rows == 0, lineterminator="\n")
-            rows += len(frame)
+    remaining = iter(tables)
+    first = next(remaining)
+    with pyarrow.csv.CSVWriter(file, first.schema) as lines:
+        for table in chain([first], remaining):
+            lines.write_table(_with_nulls(table))
+            rows += table.num_rows
     return rows
 
 
@@ -64,15 +68,16 @@ def _save_json_lines(file: Path, tables: Iterable[Any]) -> int:
     # json and not DataFrame.to_json, which rounds to 15 digits: a score could pass a threshold that it does not reach.
     rows = 0
     with file.open("w", encoding="utf-8") as lines:
-        for frame in _frames(tables):
-            records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-            lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            rows += len(frame)
+        for table in tables:
+            for batch in _with_nulls(table).to_batches(max_chunksize=ROWS_AT_ONCE):
+                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+            rows += table.num_rows
     return rows
 
 
-def _frames(tables: Iterable[Any]) -> "Iterator[DataFrame]":
-    """The tables as frames of bounded size; an empty table is an empty frame, because CSV needs its header."""
-    for table in tables:
-        for start in range(0, max(table.num_rows, 1), ROWS_AT_ONCE):
-            yield table.slice(start, ROWS_AT_ONCE).to_pandas()
+def _with_nulls(table: Any) -> Any:
+    """The table with null in place of NaN, which not every reader knows."""
+    columns = [
+        pc.if_else(pc.is_nan(one), None, one) if pa.types.is_floating(one.type) else one for one in table.columns
+    ]
+    return pa.table(columns, schema=table.schema)
