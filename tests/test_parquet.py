@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from nuggets.errors import DamagedTable, StoreError
@@ -37,7 +36,7 @@ def test_the_same_columns_give_the_same_bytes_however_they_lie_in_memory():
     assert table_bytes(chunked) == table_bytes(padded) == table_bytes(COLUMNS)
 
 
-def test_tables_are_laid_down_a_row_group_each_and_come_back_so(store, tmp_path):
+def test_each_table_is_a_row_group_and_is_read_as_one(store, tmp_path):
     parts = [pa.table({"n": [1, 2]}), pa.table({"n": pa.array([], pa.int64())}), pa.table({"n": [3]})]
     assert save_tables(tmp_path / "n.parquet", iter(parts)) == 3
     store.write_file("n.parquet", tmp_path / "n.parquet")
@@ -68,7 +67,7 @@ def test_only_one_table_at_a_time_is_taken_and_given(store, tmp_path):
     assert next(batches)["n"].to_pylist() == [1]
 
 
-def test_what_is_not_there_is_named_by_its_address(store):
+def test_a_missing_table_is_named_by_its_address(store):
     for attempt in (lambda: read_table(store, "t.parquet"), lambda: list(read_batches(store, "t.parquet"))):
         with pytest.raises(FileNotFoundError) as missing:
             attempt()
@@ -124,9 +123,3 @@ def test_a_flipped_bit_anywhere_never_gives_another_number(store):
         else:
             assert found == {"row": ROWS["row"], "value": ROWS["value"]}
     assert refused > 100
-
-
-def test_tables_without_checksums_as_earlier_versions_wrote_them_are_read(store, tmp_path):
-    pq.write_table(pa.table(COLUMNS), tmp_path / "old.parquet", compression="zstd")
-    store.write_file("old.parquet", tmp_path / "old.parquet")
-    assert read_table(store, "old.parquet").to_pydict() == ROWS

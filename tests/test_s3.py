@@ -80,7 +80,7 @@ def selected(selection: Selection) -> bytes:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_every_command_works_on_s3_and_the_secret_is_nowhere(
+def test_every_command_works_on_s3_and_stores_no_secret(
     tmp_path: Path,
     address: str,
     s3_server: LocalS3,
@@ -293,7 +293,7 @@ def mortal_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
     server.kill()
 
 
-def test_a_server_that_is_killed_and_started_again_is_waited_for(
+def test_requests_are_retried_until_a_killed_server_is_back(
     tmp_path: Path,
     mortal_s3: LocalS3,
     quick_timeouts: None,
@@ -399,7 +399,7 @@ def test_a_pool_is_read_whole_behind_a_server_that_fails_often(
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
-def test_a_server_that_goes_away_while_a_pool_is_read_is_waited_for(
+def test_reading_a_pool_resumes_after_the_server_was_away(
     form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path
 ) -> None:
     file = large_pool(tmp_path, form)
@@ -415,7 +415,7 @@ def test_a_server_that_goes_away_while_a_pool_is_read_is_waited_for(
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
-def test_a_server_that_stays_away_is_no_damage_of_the_pool_and_may_pass(
+def test_a_server_that_stays_away_is_a_transient_error_and_no_damage(
     form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nuggets.store.retries.RETRY_SECONDS", 1.0)

@@ -149,13 +149,13 @@ def test_a_missing_object_is_named_by_its_full_address(store):
     assert str(missing.value) == f"[Errno {errno.ENOENT}] nothing is stored at: '{store.url}/runs/none/manifest.json'"
 
 
-def test_a_listing_is_sorted_and_hides_what_is_not_whole(store):
+def test_a_listing_is_sorted_and_hides_incomplete_files(store):
     for path in ("b/2", "b/10", "a", "B", "b/.pending-x", ".pending-check-1", "b/pending"):
         store.write(path, b"")
     assert store.list("") == ["B", "a", "b/10", "b/2", "b/pending"]
 
 
-def test_a_listing_names_what_is_deleted_while_it_is_made(tmp_path, monkeypatch):
+def test_a_listing_shows_files_that_are_deleted_meanwhile(tmp_path, monkeypatch):
     """So that a reader notices, and looks again for what has taken its place."""
     store = open_store(str(tmp_path))
     store.write("a/one", b"1")
@@ -189,7 +189,7 @@ def test_a_relative_folder_means_the_same_place_from_everywhere(tmp_path, monkey
     assert open_store("s3://bucket/prefix/").url == "s3://bucket/prefix"
 
 
-def test_a_scheme_nobody_knows_is_a_usage_error():
+def test_an_unknown_scheme_is_a_usage_error():
     with pytest.raises(UsageError) as refused:
         Store("nowhere://x").read("a")
     assert str(refused.value) == (
@@ -217,7 +217,7 @@ def test_a_file_larger_than_allowed_leaves_the_old_object(tmp_path):
     assert store.read("a/object") == b"old"
 
 
-def test_a_full_disk_keeps_what_is_stored_and_says_what_to_do(tmp_path):
+def test_a_full_disk_keeps_stored_objects_and_gives_advice(tmp_path):
     store = Store(str(tmp_path))
     with small_disk(tmp_path) as mounted:
         store.write("a/object", b"old")
@@ -268,7 +268,7 @@ def test_a_folder_without_permission_is_an_error_and_not_empty():
     assert kept == b"old"
 
 
-def test_what_a_disk_gives_no_answer_about_is_not_taken_for_absent(tmp_path):
+def test_a_file_is_not_absent_because_the_disk_does_not_answer(tmp_path):
     store, path = Store(str(tmp_path)), "x" * 300  # a name that no disk allows, so that each look at it is an error
     with pytest.raises(StoreError, match=f"^could not read {tmp_path}/x+: "):
         store.exists(path)
@@ -379,7 +379,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_object_and_nothing_else(tmp_pat
         assert store.read("a/object") == b"old"
 
 
-def test_leftovers_are_what_killed_writers_left_with_their_ages(tmp_path):
+def test_leftovers_are_incomplete_files_with_their_ages(tmp_path):
     store = Store(str(tmp_path))
     store.write("a/b/object", b"1")
     assert store.leftovers() == {}
@@ -394,7 +394,7 @@ def test_leftovers_are_what_killed_writers_left_with_their_ages(tmp_path):
     assert Store(str(tmp_path / "none")).leftovers() == {}
 
 
-def test_objects_tell_their_ages(store, tmp_path):
+def test_objects_have_ages(store, tmp_path):
     assert store.ages("a") == {}
     for path in ("a/old", "a/b/new", "other", "a/.pending-x"):
         store.write(path, b"")
@@ -412,7 +412,7 @@ def test_objects_tell_their_ages(store, tmp_path):
         assert later["a/b/new"] - later["a/old"] > 1
 
 
-def test_elsewhere_than_on_a_disk_nothing_is_left_over():
+def test_a_remote_store_has_no_leftovers():
     store = open_store(f"memory://{uuid.uuid4()}")
     store.write("a/.pending-x", b"")
     assert store.leftovers() == {}

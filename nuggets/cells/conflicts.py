@@ -26,7 +26,7 @@ def join_cells(
 
     Also returns the positions `(conflicts, 2)` of the cells for which the tables hold different values.
     """
-    joined = np.where(np.isnan(known), new, known)
+    joined = np.fmax(known, new)  # the value that is not NaN; conflicts are decided below
     conflicts = conflicting(known, new)
     for row, column in conflicts:
         ids = candidate_ids[row], anchor_ids[column]
@@ -36,4 +36,5 @@ def join_cells(
 
 def conflicting(known: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.intp]:
     """Positions `(conflicts, 2)` of the cells for which two tables hold different values."""
-    return np.argwhere((known != new) & ~np.isnan(known) & ~np.isnan(new))
+    differ = (known < new) | (known > new)  # False for NaN
+    return np.argwhere(differ) if differ.any() else np.empty((0, 2), dtype=np.intp)
