@@ -1,4 +1,4 @@
-"""How many cells a race computes, on tables whose every cell is known, and whether its answer is the full table's.
+"""How many cells a race computes on tables of known cells, and whether its answer is that of the full table.
 
     python benchmarks/racing.py --json benchmarks/results/racing.json                 the whole programme
     python benchmarks/racing.py --table FILE --top-fraction 0.05 --json FILE          one table, one cut

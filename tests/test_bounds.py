@@ -1,4 +1,4 @@
-"""Where candidates stand while cells are missing, and who is out."""
+"""Bounds of scores while cells are missing, and the candidates that a cut leaves undecided."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def bounds(rows: list[tuple[int, int, int]]) -> ScoreBounds:
     return ScoreBounds(wins, losses, wins + losses + left)
 
 
-def test_a_standing_by_hand():
+def test_bounds_by_hand():
     found = bounds([(2, 1, 1), (0, 4, 0), (3, 0, 0), (0, 0, 5), (0, 0, 0)])
     assert found.cells.tolist() == [3, 4, 3, 0, 0]
     assert found.low.tolist() == [0.5, 0.0, 1.0, 0.0, 0.0]
@@ -44,7 +44,7 @@ def test_gains_above_0_are_wins_and_ineligible_cells_do_not_count():
     assert found.anchors.tolist() == [4, 4, 3]
 
 
-def test_parts_of_a_pool_are_joined_in_order():
+def test_bounds_of_shards_are_concatenated_in_order():
     assert concatenate_bounds([]).anchors.tolist() == []
     found = concatenate_bounds([bounds([(1, 2, 3)]), bounds([]), bounds([(4, 0, 0), (0, 0, 1)])])
     assert (found.wins.tolist(), found.losses.tolist(), found.anchors.tolist()) == ([1, 4, 0], [2, 0, 0], [6, 4, 1])
@@ -54,7 +54,7 @@ FOUR = [(2, 0, 2), (1, 3, 0), (3, 1, 0), (0, 2, 2)]  # from 0.5 to 1, 0.25, 0.75
 
 
 @pytest.mark.parametrize(
-    ("cut", "height", "who"),
+    ("cut", "height", "expected"),
     [
         (Threshold(0.5), float(np.nextafter(0.5, 1)), [True, False, False, False]),
         (Threshold(0.49), float(np.nextafter(0.49, 1)), [True, False, False, True]),
@@ -71,36 +71,36 @@ FOUR = [(2, 0, 2), (1, 3, 0), (3, 1, 0), (0, 2, 2)]  # from 0.5 to 1, 0.25, 0.75
         (TopFraction(1.0), 0.0, [True, False, False, True]),
     ],
 )
-def test_the_bar_and_who_may_still_reach_it(cut: Cut, height: float, who: list[bool]):
+def test_the_cutoff_and_the_undecided_candidates(cut: Cut, height: float, expected: list[bool]):
     found = bounds(FOUR)
     assert cutoff(found.low, cut) == height
-    assert undecided(found, cut).tolist() == who
+    assert undecided(found, cut).tolist() == expected
 
 
 @pytest.mark.parametrize("cut", [Threshold(0.0), TopK(1), TopFraction(0.0), TopFraction(1.0)])
-def test_nobody_of_an_empty_pool_is_undecided(cut: Cut):
+def test_an_empty_pool_has_no_undecided_candidate(cut: Cut):
     assert undecided(bounds([]), cut).tolist() == []
 
 
 @given(POOLS, CUTS, st.randoms(use_true_random=False))
-def test_the_bar_only_rises_and_nobody_who_is_out_comes_back_as_cells_come_in(rows, cut, random):
+def test_new_cells_only_raise_the_cutoff_and_bring_no_dropped_candidate_back(rows, cut, random):
     before = bounds(rows)
-    bar_before, open_before = cutoff(before.low, cut), undecided(before, cut)
+    cutoff_before, open_before = cutoff(before.low, cut), undecided(before, cut)
     while any(left for _, _, left in rows):
         place = random.choice([place for place, row in enumerate(rows) if row[2]])
         wins, losses, left = rows[place]
         won = random.random() < 0.5
         rows[place] = (wins + won, losses + (not won), left - 1)
         after = bounds(rows)
-        bar_now, open_now = cutoff(after.low, cut), undecided(after, cut)
-        assert bar_now >= bar_before
+        cutoff_now, open_now = cutoff(after.low, cut), undecided(after, cut)
+        assert cutoff_now >= cutoff_before
         assert not (open_now & ~open_before).any()
-        bar_before, open_before = bar_now, open_now
+        cutoff_before, open_before = cutoff_now, open_now
     assert not open_before.any()
 
 
 @given(POOLS, CUTS)
-def test_levels_with_counts_are_judged_as_the_candidates_that_they_stand_for(rows, cut):
+def test_counted_bounds_are_decided_as_the_candidates_that_they_count(rows, cut):
     levels = sorted(set(rows))
     count = np.array([rows.count(level) for level in levels])
     pool, few = bounds(rows), bounds(levels)
@@ -110,7 +110,7 @@ def test_levels_with_counts_are_judged_as_the_candidates_that_they_stand_for(row
 
 
 @given(POOLS, CUTS, st.data())
-def test_whoever_is_decided_is_kept_or_dropped_however_the_missing_cells_end(rows, cut, data):
+def test_decided_candidates_stay_kept_or_dropped_whatever_the_missing_cells_are(rows, cut, data):
     found = bounds(rows)
     height, is_open = cutoff(found.low, cut), undecided(found, cut)
     won = np.array([data.draw(st.integers(0, left)) for _, _, left in rows])

@@ -24,7 +24,7 @@ ZERO_SHOT = [-4.0, -8.0, -2.0, -6.0]
 TOKENS = [4, 8, 1, 2]
 
 
-def judged(
+def scored(
     cells: list[list[float]],
     *,
     zero_shot: list[float] = ZERO_SHOT,
@@ -46,7 +46,7 @@ def judged(
 
 
 def test_the_score_is_the_share_of_anchors_whose_sum_strictly_rises():
-    found = judged(
+    found = scored(
         [
             [-3.0, -7.0, -1.0, -5.0],  # above everywhere
             [-4.0, -8.0, -2.0, -6.0],  # ties everywhere
@@ -72,28 +72,28 @@ def test_the_score_is_the_share_of_anchors_whose_sum_strictly_rises():
 def test_a_win_by_the_smallest_step_of_a_float32_is_a_win():
     above = float(np.nextafter(np.float32(-4.0), np.float32(0)))
     below = float(np.nextafter(np.float32(-4.0), np.float32(-9)))
-    found = judged([[above], [-4.0], [below]], zero_shot=[-4.0], tokens=[4], anchors=["a0"])
+    found = scored([[above], [-4.0], [below]], zero_shot=[-4.0], tokens=[4], anchors=["a0"])
     assert found.wins.tolist() == [1, 0, 0]
 
 
-def test_a_candidate_is_not_judged_on_itself():
+def test_the_cell_of_a_candidate_that_is_the_anchor_does_not_count():
     cells = [[9.0, -9.0, -1.0, -9.0], [9.0, -9.0, -1.0, -9.0]]
-    found = judged(cells, ids=["a0", "c1"])
+    found = scored(cells, ids=["a0", "c1"])
     assert found.wins.tolist() == [1, 2]
     assert found.anchors.tolist() == [3, 4]
     assert found.golden_score.tolist() == [1 / 3, 0.5]
     assert found.mean_gain.tolist() == [(-1 / 8 + 1 / 1 - 3 / 2) / 3, (13 / 4 - 1 / 8 + 1 / 1 - 3 / 2) / 4]
 
 
-def test_a_candidate_is_judged_on_itself_where_the_profile_asks_for_it():
+def test_the_cell_of_a_candidate_that_is_the_anchor_counts_where_the_profile_says_so():
     cells = [[9.0, -9.0, -1.0, -9.0]]
-    found = judged(cells, ids=["a0"], keep_own_cell=True)
+    found = scored(cells, ids=["a0"], keep_own_cell=True)
     assert (found.wins.tolist(), found.anchors.tolist(), found.golden_score.tolist()) == ([2], [4], [0.5])
     assert found.mean_gain.tolist() == [(13 / 4 - 1 / 8 + 1 / 1 - 3 / 2) / 4]
 
 
 def test_a_candidate_that_is_the_only_anchor_has_no_score():
-    found = judged([[9.0]], ids=["a0"], zero_shot=[-4.0], tokens=[4], anchors=["a0"])
+    found = scored([[9.0]], ids=["a0"], zero_shot=[-4.0], tokens=[4], anchors=["a0"])
     assert (found.wins.tolist(), found.anchors.tolist()) == ([0], [0])
     np.testing.assert_array_equal(found.golden_score, [NAN])
 
@@ -104,8 +104,8 @@ def test_an_unscorable_candidate_has_no_eligible_anchors():
     assert eligible.tolist() == [[True, True], [False, False], [False, True]]
 
 
-def test_an_anchor_without_response_is_a_loss_for_everybody_and_no_part_of_the_gain():
-    found = judged([[-3.0, 0.0, -1.0, 0.0]], zero_shot=[-4.0, 0.0, -2.0, 0.0], tokens=[4, 0, 2, 0])
+def test_an_anchor_without_response_is_a_loss_for_all_and_no_part_of_the_gain():
+    found = scored([[-3.0, 0.0, -1.0, 0.0]], zero_shot=[-4.0, 0.0, -2.0, 0.0], tokens=[4, 0, 2, 0])
     assert (found.wins.tolist(), found.anchors.tolist(), found.golden_score.tolist()) == ([2], [4], [0.5])
     assert found.mean_gain.tolist() == [(1 / 4 + 1 / 2) / 2]
 
@@ -113,15 +113,15 @@ def test_an_anchor_without_response_is_a_loss_for_everybody_and_no_part_of_the_g
 def test_an_anchor_that_stands_twice_counts_twice():
     twice = ["a0", "a1", "a0"]
     cells = [[-3.0, -9.0, -3.0]]
-    found = judged(cells, zero_shot=[-4.0, -8.0, -4.0], tokens=[4, 8, 4], anchors=twice)
+    found = scored(cells, zero_shot=[-4.0, -8.0, -4.0], tokens=[4, 8, 4], anchors=twice)
     assert (found.wins.tolist(), found.anchors.tolist(), found.golden_score.tolist()) == ([2], [3], [2 / 3])
     assert found.mean_gain.tolist() == [(1 / 4 - 1 / 8 + 1 / 4) / 3]
-    own = judged(cells, zero_shot=[-4.0, -8.0, -4.0], tokens=[4, 8, 4], anchors=twice, ids=["a0"])
+    own = scored(cells, zero_shot=[-4.0, -8.0, -4.0], tokens=[4, 8, 4], anchors=twice, ids=["a0"])
     assert (own.wins.tolist(), own.anchors.tolist()) == ([0], [1])
 
 
 def test_a_candidate_with_missing_cells_has_an_interval_and_no_score_or_gain():
-    found = judged(
+    found = scored(
         [
             [-3.0, NAN, -1.0, NAN],  # two wins, two to come
             [NAN, NAN, NAN, NAN],
@@ -138,12 +138,12 @@ def test_a_candidate_with_missing_cells_has_an_interval_and_no_score_or_gain():
     np.testing.assert_array_equal(found.mean_gain, [NAN, NAN, NAN, (-5 / 4 - 1 / 8 - 7 / 1 - 3 / 2) / 4])
 
 
-def test_a_missing_cell_on_itself_is_not_missed():
-    found = judged([[NAN, -9.0, -1.0, -9.0]], ids=["a0"])
+def test_a_missing_cell_that_does_not_count_leaves_the_score_known():
+    found = scored([[NAN, -9.0, -1.0, -9.0]], ids=["a0"])
     assert (found.cells.tolist(), found.anchors.tolist(), found.golden_score.tolist()) == ([3], [3], [1 / 3])
 
 
-def test_candidates_are_judged_on_all_anchors_but_themselves():
+def test_candidates_are_eligible_on_all_anchors_but_themselves():
     ids, anchors = pa.array(["b", "a", "c"]), ["a", "x", "a", "c"]
     assert eligible_cells(ids, anchors, keep_own_cell=False).tolist() == [
         [True, True, True, True],
@@ -168,7 +168,7 @@ def rows_of(tables: list[ScoreTable]) -> list[tuple[object, ...]]:
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path):
     store = Store(str(tmp_path))
-    parts = [judged([[-3.0, NAN, -1.0, NAN], [-3.0] * 4]), judged([[-9.0] * 4], ids=["a0"]), judged([[0.0] * 4])]
+    parts = [scored([[-3.0, NAN, -1.0, NAN], [-3.0] * 4]), scored([[-9.0] * 4], ids=["a0"]), scored([[0.0] * 4])]
     write_score_table(store, "first", parts)
     found = list(read_score_table(store, "first"))
     assert rows_of(found) == rows_of(parts)
@@ -177,14 +177,14 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path):
 
 def test_a_large_table_comes_in_parts(tmp_path: Path):
     store = Store(str(tmp_path))
-    shard = judged([[-3.0, NAN, -1.0, NAN]] * 512)
+    shard = scored([[-3.0, NAN, -1.0, NAN]] * 512)
     write_score_table(store, "first", [shard] * 300)
     assert [len(table) for table in read_score_table(store, "first")] == [65_536, 65_536, 300 * 512 - 2 * 65_536]
 
 
 def test_a_table_without_a_column_is_refused(tmp_path: Path):
     store = Store(str(tmp_path))
-    write_score_table(store, "first", [judged([[-3.0] * 4])])
+    write_score_table(store, "first", [scored([[-3.0] * 4])])
     table = pq.read_table(tmp_path / golden_path("first"))
     store.write(golden_path("first"), table_bytes({name: table[name] for name in ("candidate_id", "wins")}))
     with pytest.raises(DamagedTable, match="is damaged .*it has no column anchors, candidate_row, cells"):
@@ -209,7 +209,7 @@ def tables(draw):
 
 @given(tables())
 def test_bounds_lie_between_0_and_1_and_agree_with_counting_one_by_one(given_table):
-    found = judged(**given_table)
+    found = scored(**given_table)
     low, high, score = found.bounds.low, found.bounds.high, found.golden_score
     assert ((low >= 0) & (low <= high) & (high <= 1)).all()
     for row, key in enumerate(found.candidate_ids.to_pylist()):
@@ -232,23 +232,23 @@ def test_bounds_lie_between_0_and_1_and_agree_with_counting_one_by_one(given_tab
 
 @given(tables(), SUMS, st.data())
 def test_a_cell_that_comes_in_narrows_its_candidates_interval(given_table, value, data):
-    before = judged(**given_table)
+    before = scored(**given_table)
     cells = given_table["cells"].copy()
     row, column = (data.draw(st.integers(0, size - 1)) for size in cells.shape)
     if np.isnan(cells[row, column]):
         cells[row, column] = value
-    after = judged(**{**given_table, "cells": cells})
+    after = scored(**{**given_table, "cells": cells})
     assert (after.bounds.low >= before.bounds.low).all()
     assert (after.bounds.high <= before.bounds.high).all()
 
 
 @given(tables(), st.data())
 def test_a_cell_that_rises_lowers_no_wins_and_no_gain(given_table, data):
-    before = judged(**given_table)
+    before = scored(**given_table)
     cells = given_table["cells"].copy()
     row, column = (data.draw(st.integers(0, size - 1)) for size in cells.shape)
     cells[row, column] += np.float32(data.draw(st.floats(0, 500, width=32)))
-    after = judged(**{**given_table, "cells": cells})
+    after = scored(**{**given_table, "cells": cells})
     assert after.wins[row] >= before.wins[row]
     assert np.isnan(before.mean_gain[row]) or after.mean_gain[row] >= before.mean_gain[row] - 1e-9
     others = np.arange(len(cells)) != row

@@ -69,7 +69,7 @@ def cells(prepared: PreparedRun, plan: Round) -> Counter[tuple[str, int]]:
 
 @pytest.mark.parametrize("cut", [None, TopK(2)], ids=["whole table", "race"])
 @pytest.mark.parametrize("workers", [1, 2, 3, 8, 100])
-def test_a_round_has_a_part_for_every_worker(
+def test_a_round_has_a_task_for_every_worker(
     planned: tuple[PreparedRun, Pool, str], workers: int, cut: Cut | None
 ) -> None:
     prepared, pool, anchors = planned
@@ -84,7 +84,7 @@ def test_a_round_has_a_part_for_every_worker(
     assert len({unit.worklist for unit in plan.units}) == len(plan.units)
 
 
-def test_cells_that_another_run_has_stored_in_the_meantime_are_nobodys_work() -> None:
+def test_cells_that_another_run_has_stored_meanwhile_are_in_no_task() -> None:
     ids, gains = pa.array(["a", "b"]), np.zeros((2, 3), dtype=np.float32)
     shard = ShardGains(0, ids, gains, np.ones((2, 3), dtype=bool))
     some = np.array([[True, False, True], [False, False, False]])
@@ -97,14 +97,14 @@ def test_cells_that_another_run_has_stored_in_the_meantime_are_nobodys_work() ->
     ]
 
 
-def test_busy_shards_are_in_nobodys_part(planned: tuple[PreparedRun, Pool, str]) -> None:
+def test_busy_shards_are_in_no_task(planned: tuple[PreparedRun, Pool, str]) -> None:
     prepared, pool, anchors = planned
     for cut in (None, TopK(2)):
         plan = plan_round(prepared, pool, anchors, cut, number=0, busy=[0], workers=4)
         assert plan.units and all(0 not in unit.shards for unit in plan.units)
 
 
-def test_what_is_stored_and_what_is_to_be_computed_is_said_in_words(
+def test_stored_cells_and_cells_to_compute_are_logged(
     planned: tuple[PreparedRun, Pool, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     prepared, pool, anchors = planned

@@ -159,7 +159,7 @@ def answer_of_full_table(pool: Pool, cut: Cut) -> list[str]:
     rows = []
     for key, gains, eligible in zip(pool.ids, pool.gains.astype(float), pool.eligible, strict=True):
         count = max(1, int(eligible.sum()))
-        if eligible.any():  # who is judged on nothing has no score
+        if eligible.any():  # a candidate without eligible anchors has no score
             rows.append((-((gains[eligible] > 0).sum() / count), -(np.where(eligible, gains, 0).sum() / count), key))
     rows.sort()
     if isinstance(cut, Threshold):
