@@ -7,13 +7,12 @@ from functools import partial
 from prefect import flow, unmapped
 
 from flows.execution.attempt import recorded_attempt
-from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.execution.deployment_runs import score_everywhere
 from flows.execution.executor import Executor
 from flows.execution.futures import results_of
 from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
-from flows.execution.signals import sigterm_stops
+from flows.execution.stopping import finish_cancellation, sigterm_stops, tasks_end_with_flow
 from nuggets.config.configs import CurateConfig
 from nuggets.runs.engine_paths import read_engine_paths
 from nuggets.runs.manifest import RunState
@@ -46,7 +45,7 @@ class Stopwatch:
         check_stop()
 
 
-@flow(name="curate", flow_run_name="curate {config.pool}", persist_result=False, on_cancellation=[cancelled_at_last])
+@flow(name="curate", flow_run_name="curate {config.pool}", persist_result=False, on_cancellation=[finish_cancellation])
 def curate(config: CurateConfig) -> Selection:
     """Choose the examples of a pool that help a frozen language model most, and publish them.
 

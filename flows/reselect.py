@@ -5,12 +5,11 @@ from functools import partial
 from prefect import flow
 
 from flows.execution.attempt import recorded_attempt
-from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.execution.deployment_runs import score_everywhere
 from flows.execution.executor import Executor
 from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
-from flows.execution.signals import sigterm_stops
+from flows.execution.stopping import finish_cancellation, sigterm_stops, tasks_end_with_flow
 from nuggets.config.configs import ReselectConfig
 from nuggets.progress import report_stage
 from nuggets.runs.engine_paths import read_engine_paths
@@ -25,7 +24,9 @@ from tasks.run_state import claim_run, record_state
 from tasks.score_candidates import score_candidates
 
 
-@flow(name="reselect", flow_run_name="reselect {config.run}", persist_result=False, on_cancellation=[cancelled_at_last])
+@flow(
+    name="reselect", flow_run_name="reselect {config.run}", persist_result=False, on_cancellation=[finish_cancellation]
+)
 def reselect(config: ReselectConfig) -> Selection:
     """Apply another cut to a run's golden scores and publish it beside the earlier selections.
 

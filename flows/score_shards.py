@@ -1,11 +1,10 @@
-"""Score a part of a run's shards: what a run hands to many machines, or an operator to one more of them."""
+"""Score a part of a run's shards: started by a run that uses a deployment, or by hand on one more machine."""
 
 from prefect import flow
 
-from flows.execution.cancelling import cancelled_at_last, tasks_end_with_flow
 from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring, score_in_rounds
-from flows.execution.signals import sigterm_stops
+from flows.execution.stopping import finish_cancellation, sigterm_stops, tasks_end_with_flow
 from nuggets.config.configs import ScoreShardsConfig
 from nuggets.steps.run_cells import kept_cells
 from nuggets.store.store import open_store
@@ -16,10 +15,12 @@ from tasks.resume import resume
     name="score-shards",
     flow_run_name="score part {config.part} of {config.parts} of {config.run}",
     persist_result=False,
-    on_cancellation=[cancelled_at_last],
+    on_cancellation=[finish_cancellation],
 )
 def score_shards(config: ScoreShardsConfig) -> int:
-    """Compute the cells that a part of a run's shards lacks; returns how many. They appear in the store as they come.
+    """Compute the missing cells of a part of a run's shards and store them; returns how many were computed.
+
+    Publishes nothing and leaves the state of the run alone.
 
     Args:
         config: The run, its store, the part, and the cut that the race is for.

@@ -1,1 +1,1 @@
-"""Prefect tasks: each wraps one step of the core, takes references and small records, and returns the like."""
+"""Prefect tasks: each wraps one step of the core. Arguments and results are references and small records."""

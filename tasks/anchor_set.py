@@ -1,4 +1,4 @@
-"""The anchors: those that are known, or those that k-means finds among the pool's embeddings."""
+"""The anchor set of a run: a known one, or one that k-means chooses from the pool's embeddings."""
 
 from prefect import task
 
@@ -13,7 +13,7 @@ from tasks.retry_policy import RETRYING
 
 @task(task_run_name="look for anchors of {prepared.name}", **RETRYING)
 def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> AnchorSetRef | None:
-    """The user's file as it is, or what an earlier run has found; None if the pool has to be embedded first."""
+    """Return the anchors of the user's file or of an earlier run; None if they must be chosen from embeddings."""
     known = known_anchors(prepared, config, pool)
     if known is not None:
         named = f"of set {config.anchor_set}" if config.anchor_set else "found by an earlier run"
@@ -24,7 +24,7 @@ def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool)
 
 @task(task_run_name="choose anchors of {prepared.name}", **RETRYING)
 def choose_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: list[str]) -> AnchorSetRef:
-    """The anchor set by k-means over the embeddings."""
+    """Choose the anchors by k-means over the embeddings, and store them."""
     chosen = find_anchors(prepared, config, pool, embeddings)
     report_stage(f"anchors: {chosen.anchors} by k-means")
     return chosen

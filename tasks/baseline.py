@@ -11,7 +11,7 @@ from tasks.retry_policy import RETRYING
 
 @task(task_run_name="zero-shot baseline of anchors {start} to {stop}", **RETRYING)
 def measure_baseline(prepared: PreparedRun, anchors_path: str, start: int, stop: int, remote: bool) -> int:
-    """How many anchors were measured; those with a stored baseline are not. `remote` as for `score`."""
+    """Measure the anchors that have no stored baseline; returns how many were measured. `remote` as for `score`."""
     with stops_with_flow_run(remote):
         measured: int = run_on_device(measure_missing, prepared, anchors_path, start, stop)
     return measured

@@ -1,4 +1,4 @@
-"""A task in another process than its flow: it hears no signal, so it asks the API whether its flow run has ended."""
+"""Stop a task that runs on a cluster: no signal reaches it, so a thread polls the state of its flow run."""
 
 import random
 import threading
@@ -12,16 +12,16 @@ from prefect.context import TaskRunContext
 
 from nuggets.stopping import check_stop, stopped_by
 
-# Between two looks, by chance up to half less or more. The first one is before anything is computed. Each is a request,
-# and hundreds of tasks may be looking; a flow that is told to stop waits three times as long for its tasks.
+# Between two polls, plus or minus a random half: hundreds of tasks may poll one server. The first poll is before the
+# work. A flow that is stopped waits three times as long for its tasks.
 _SECONDS = 6.0
 
 
 @contextmanager
 def stops_with_flow_run(remote: bool) -> Iterator[None]:
-    """Ask this task's work to stop when its flow run is cancelled or over, if that happens `remote`.
+    """Stop the work of this task when its flow run is cancelled or over, if the task is `remote`.
 
-    Raises Interrupted if somebody has asked already.
+    Raises Interrupted if the flow run is over, or a stop was requested, before the work starts.
     """
     context = TaskRunContext.get()
     flow_run = context.task_run.flow_run_id if context else None
@@ -34,7 +34,7 @@ def stops_with_flow_run(remote: bool) -> Iterator[None]:
 @contextmanager
 def _watching(flow_run: UUID, over: threading.Event) -> Iterator[None]:
     with get_client(sync_client=True) as client:
-        if _is_over(client, flow_run):  # it was waiting for its turn when that happened
+        if _is_over(client, flow_run):  # cancelled while the task waited in the queue
             over.set()
     done = threading.Event()
     watch = threading.Thread(target=copy_context().run, args=(_watch, flow_run, done, over), daemon=True)
@@ -57,6 +57,6 @@ def _watch(flow_run: UUID, done: threading.Event, over: threading.Event) -> None
 def _is_over(client: SyncPrefectClient, flow_run: UUID) -> bool:
     try:
         state = client.read_flow_run(flow_run).state
-    except Exception:  # an API that is away for a while is no reason to stop scoring
+    except Exception:  # a server that does not answer must not stop scoring
         return False
     return state is not None and (state.is_final() or state.is_cancelling())

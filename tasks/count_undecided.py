@@ -1,4 +1,4 @@
-"""Ask whether a cut can be made as things stand."""
+"""Count the candidates that a cut can't decide with the stored cells."""
 
 from prefect import task
 
@@ -10,5 +10,5 @@ from tasks.retry_policy import RETRYING
 
 @task(task_run_name="undecided candidates of {run}", **RETRYING)
 def count_undecided(store: Store, run: str, cut: Cut) -> int:
-    """How many of a run's candidates lack cells that the cut needs."""
+    """Count the candidates of a run that lack cells which the cut needs."""
     return undecided_candidates(store, run, cut)

@@ -11,7 +11,7 @@ from tasks.retry_policy import RETRYING
 
 @task(task_run_name="embed shard {index:03d}", **RETRYING)
 def embed(prepared: PreparedRun, index: int, shard: str, remote: bool) -> str:
-    """Path of the shard's embeddings, computed if the store has none; `remote` as for `score`."""
+    """Compute the embeddings of a shard, if the store has none, and return their path. `remote` as for `score`."""
     with stops_with_flow_run(remote):
         path: str = run_on_device(embed_shard, prepared, shard)
     return path

@@ -11,5 +11,5 @@ from tasks.retry_policy import RETRYING
 
 @task(task_run_name="ingest {config.pool}", **RETRYING)
 def ingest(prepared: PreparedRun, config: CurateConfig) -> Pool:
-    """Read the pool in whatever format it has; bad rows go to rejects.jsonl, duplicates are merged."""
+    """Read the pool, merge duplicates, and store it in shards; bad rows are listed in rejects.jsonl."""
     return ingest_run_pool(prepared, config)

@@ -1,4 +1,4 @@
-"""Plan a scoring round: who is out, and what is computed next."""
+"""Plan a scoring round: which candidates are dropped, and which cells are computed next."""
 
 from prefect import task
 
@@ -19,5 +19,5 @@ def plan(
     busy: set[int],
     workers: int = 1,
 ) -> Round:
-    """Drop who can't reach the cut any more, and leave a work list for every task of the round."""
+    """Drop candidates that can no longer make the cut, and store a work list for each task of the round."""
     return plan_round(prepared, pool, anchors_path, cut, number=number, busy=busy, workers=workers)

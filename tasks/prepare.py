@@ -1,4 +1,4 @@
-"""Open the run: hash its inputs, find or make its manifest."""
+"""Open the run: hash its inputs, and create or continue its manifest."""
 
 from prefect import task
 

@@ -14,12 +14,12 @@ from tasks.retry_policy import RETRYING
 
 @task(task_run_name="publish {run}", **RETRYING)
 def publish(store: Store, run: str, cut: Cut, memory_mib: int) -> Selection:
-    """Apply the cut and publish what it keeps; its report, its address and the best and worst become artifacts."""
+    """Apply the cut, publish the selection, and show its report and its best and worst candidates as artifacts."""
     selection = publish_selection(store, run, cut, memory=memory_mib << 20)
     try:
         _show(store, run, selection)
-    except Exception as error:  # what a run is for is published: no page of the UI is worth its failing
-        report_stage(f"the selection is published, but the UI could not be told: {error}")
+    except Exception as error:  # the selection is published: a page of the UI must not fail the run
+        report_stage(f"the selection is published, but its artifacts could not be created: {error}")
     return selection
 
 
@@ -29,7 +29,7 @@ def _show(store: Store, run: str, selection: Selection) -> None:
         description=f"{run}: {selection.cut}",
         markdown=selection_page(store, selection),
     )
-    if "://" in selection.folder:  # no page can follow a path to a disk
+    if "://" in selection.folder:  # a browser can't open a path of another machine
         create_link_artifact(
             key="selected",
             description=f"{run}: {selection.cut}, {selection.kept} of {selection.candidates} candidates",

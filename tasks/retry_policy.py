@@ -1,4 +1,4 @@
-"""When a task that has failed is tried again: if that can help, after pauses that grow and differ by chance."""
+"""When a failed task is retried: if a retry can help, after pauses that grow and vary randomly."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from nuggets.errors import NuggetsError, OutOfMemory, StoreError
 from nuggets.progress import report_stage
 from nuggets.stopping import stop_requested
 
-_PAUSES = (5.0, 20.0, 60.0)  # seconds, each up to half longer or shorter: shards that fail together come back apart
+_PAUSES = (5.0, 20.0, 60.0)  # seconds, plus or minus a random half: tasks that fail together are not retried together
 
 
 def can_help(error: object) -> bool:
-    """Whether the same task may succeed next time: not so where data, parameters or the program are at fault.
+    """Whether a retry may succeed: not if data, parameters or the program are wrong.
 
-    A store or server that is away comes back and a full disk is made room on; a device runs out of memory because of
-    somebody else, or is lost. What was computed before is found in the store, so trying again is cheap.
+    A store or server may answer again, a full disk may get room, memory that another process holds may be freed, and a
+    lost device may be replaced. A retry finds the computed cells in the store, so it is cheap.
     """
     if isinstance(error, NuggetsError):
         return isinstance(error, OutOfMemory) or (isinstance(error, StoreError) and error.is_transient)
@@ -28,17 +28,17 @@ def can_help(error: object) -> bool:
 
 
 def try_again(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
-    """Whether a task that has just failed is to be tried again; if so, that is said."""
+    """Whether to retry a task that has just failed; logs the retry."""
     error = state.result(raise_on_failure=False)
     if can_help(error) and not stop_requested():
-        report_stage(f"{run.name} failed and is tried again soon: {error}")
+        report_stage(f"{run.name} failed and is retried soon: {error}")
         return True
     return False
 
 
 RETRYING: dict[str, Any] = {
-    # The store knows what has been computed, and for what. A result that Prefect keeps, where it is told to keep all,
-    # would be that of the pool before somebody mended it.
+    # The store addresses results by their inputs. A result that Prefect persists could be that of a pool which has been
+    # fixed since.
     "persist_result": False,
     "cache_policy": NO_CACHE,
     "retries": len(_PAUSES),

@@ -1,4 +1,4 @@
-"""Score one unit of a round: the task that GPUs are for."""
+"""Score one unit of a round: the task that needs a GPU."""
 
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ _pausing: set[UUID] = set()
 
 
 def tasks_pausing() -> int:
-    """How many scoring tasks of this process have failed and wait to be tried again: no device works for them."""
+    """How many scoring tasks of this process wait for a retry: they hold no device."""
     return len(_pausing)
 
 
@@ -34,14 +34,14 @@ def _pause(task: "Task[..., Any]", run: TaskRun, state: State[Any]) -> bool:
     **{**RETRYING, "retry_condition_fn": _pause},
 )
 def score(prepared: PreparedRun, unit: ScoringUnit, anchors_path: str, remote: bool) -> int:
-    """How many cells were computed; each is in the store before this ends.
+    """Compute the missing cells of a unit and store them; returns how many were computed.
 
-    `remote`: this is not the process of the flow, which hears of somebody's wish to stop.
+    `remote`: the task runs on a cluster, where no signal reaches it; it polls the state of its flow run instead.
     """
     context = TaskRunContext.get()
     if context is not None:
         _pausing.discard(context.task_run.id)
     with stops_with_flow_run(remote):
         computed = run_on_device(score_unit, prepared, unit, anchors_path)
-    # Tried again, it has found in the store what its earlier tries had computed.
+    # A retry finds the cells of earlier tries in the store, and they count as well.
     return unit.cells if context is not None and context.task_run.run_count > 1 else computed

@@ -102,6 +102,8 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
 
     cut = cli("reselect", "first", "--store", store, "--top-k", 3)
     assert cut.returncode == 0, cut.stderr
+    third = store / selection_path(store, "first", "top-k-3")
+    assert len(artifacts(prefect_server, "selection", about=str(third))) == 1  # a command is a flow run like any other
     chosen = [
         json.loads(line) for line in (store / selection_path(store, "first", "top-k-3") / "selected.jsonl").open()
     ]

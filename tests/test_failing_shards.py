@@ -250,8 +250,8 @@ def test_a_device_that_is_lost_costs_its_shard_a_retry_and_the_block_in_flight(
     assert len(twice) <= 2 * BLOCK_CANDIDATES and not {candidate for candidate, _ in kept}.intersection(twice)
     assert {victim, other} <= {row.process for row in computed}  # each had its part in it
     log = wait_for(lambda: "% of the full table" in (log := api.log(run)) and log, seconds=30)
-    assert f"cells: {counts['cells']} computed in 1 round, 100 % of the full table are there" in log
-    assert f"part {shard:03d}: {150 * ANCHORS} cells failed and is tried again soon: the process on CPU worker" in log
+    assert f"cells: {counts['cells']} computed in 1 round, 100 % of the full table are stored" in log
+    assert f"part {shard:03d}: {150 * ANCHORS} cells failed and is retried soon: the process on CPU worker" in log
     assert said in log
     assert not lives(other)  # with the run its processes end
 
@@ -265,7 +265,7 @@ def test_a_shard_that_runs_out_of_memory_once_passes_at_its_next_try(
     assert api.await_end(run)["type"] == "COMPLETED", api.history(run)
     assert tries(api, run) == {0: 1, 1: 2, 2: 1, 3: 1} and len(fault.struck("~")) == 1
     assert len(stored_cells(store)) == len(rows) * ANCHORS
-    assert "part 001" in api.log(run) and "is tried again soon" in api.log(run)
+    assert "part 001" in api.log(run) and "is retried soon" in api.log(run)
 
 
 def test_shards_out_of_memory_fail_the_run_and_a_retry_scores_what_they_lack(
@@ -346,7 +346,7 @@ def test_a_full_disk_is_waited_for_and_the_run_goes_on_when_there_is_room(
     filler = fill(small_disk)
     wait_for(lambda: waiting(api, run), seconds=60)
     log = wait_for(lambda: "No space left on device" in (log := api.log(run)) and log, seconds=30)
-    assert "is tried again soon: could not write" in log and "the disk or quota is full: free some space" in log
+    assert "is retried soon: could not write" in log and "the disk or quota is full: free some space" in log
     before = stored_cells(store)
     filler.unlink()
     assert api.await_end(run)["type"] == "COMPLETED", api.history(run)

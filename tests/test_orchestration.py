@@ -79,7 +79,7 @@ def test_the_ui_shows_what_a_run_does_and_how_far_it_is(api: Api, store: Store, 
     def lines() -> str:
         return "\n".join(line["message"] for line in api.client.post("/logs/filter", json=logs).json())
 
-    wait_for(lambda: "% of the full table are there" in lines(), seconds=30)
+    wait_for(lambda: "% of the full table are stored" in lines(), seconds=30)
     assert "pool: 1200 rows, 1200 distinct examples" in lines()
 
 

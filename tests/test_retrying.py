@@ -129,8 +129,8 @@ def test_a_shard_that_fails_for_a_while_is_tried_again_and_the_run_ends_well(
     with caplog.at_level(logging.INFO, "nuggets.progress"):
         assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
     assert failing.tries == {0: 1, 1: 3, 2: 1}
-    said = [record.getMessage() for record in caplog.records if "is tried again soon" in record.getMessage()]
-    assert said == [f"score round 0 part 001: 48 cells failed and is tried again soon: {error}"] * 2
+    said = [record.getMessage() for record in caplog.records if "is retried soon" in record.getMessage()]
+    assert said == [f"score round 0 part 001: 48 cells failed and is retried soon: {error}"] * 2
 
 
 @pytest.mark.usefixtures("prefect_server", "short_pauses")

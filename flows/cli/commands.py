@@ -10,7 +10,7 @@ import typer
 
 from flows.cli.options import overridden, read_options_file, with_options
 from flows.cli.store_commands import store_commands
-from flows.execution.signals import interrupted_exit_code
+from flows.execution.stopping import interrupted_exit_code
 from nuggets import __version__
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig, config_from_mapping
 from nuggets.errors import Interrupted, NuggetsError, UsageError
@@ -42,7 +42,7 @@ def curate(config: Path | None = None, **options: Any) -> None:
     in_file = read_options_file(config) if config else {}
     checked = config_from_mapping(overridden(in_file, given), source=str(config or "command line"))
 
-    from flows.cli.runner import run_curate  # here, because Prefect takes seconds to import and --help should not
+    from flows.cli.runner import run_curate  # Prefect takes seconds to import, and --help must not
 
     _show_selection(run_curate(checked), checked.cut)
 
@@ -51,24 +51,17 @@ def curate(config: Path | None = None, **options: Any) -> None:
 @with_options(ReselectConfig, argument="run")
 def reselect(**options: Any) -> None:
     """Apply a new cut to a finished run. Takes seconds, unless the cut needs cells that a race has left out."""
-    from nuggets.steps.publish import publish_selection, undecided_candidates
-    from nuggets.store.store import open_store
-
     config = ReselectConfig(**{name: value for name, value in options.items() if value is not None})
-    store = open_store(config.store, config.s3_endpoint)
-    if undecided_candidates(store, config.run, config.cut):
-        from flows.cli.runner import run_reselect
 
-        _show_selection(run_reselect(config), config.cut)
-    else:
-        memory = config.memory_mib << 20
-        _show_selection(publish_selection(store, config.run, config.cut, memory=memory), config.cut)
+    from flows.cli.runner import run_reselect
+
+    _show_selection(run_reselect(config), config.cut)
 
 
 @app.command("score-shards")
 @with_options(ScoreShardsConfig, argument="run")
 def score_shards(**options: Any) -> None:
-    """Score a part of a run's shards on this machine too, for a run that has begun to score. Publishes nothing."""
+    """Score a part of a run's shards on one more machine, after the run has begun to score. Publishes nothing."""
     config = ScoreShardsConfig(**{name: value for name, value in options.items() if value is not None})
 
     from flows.cli.runner import run_score_shards
@@ -96,12 +89,12 @@ app.add_typer(store_commands)
 
 
 def _show_selection(selection: "Selection", cut: Cut) -> None:
-    there = " (this cut was published before)" if selection.already_there else ""
-    typer.echo(f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{there}")
+    before = " (this cut was published before)" if selection.already_there else ""
+    typer.echo(f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{before}")
     typer.echo(selection.folder)
     best = selection.quantiles["1"]
-    if said := remark(cut, candidates=selection.candidates, kept=selection.kept, best=best):
-        typer.echo(f"{'note' if selection.kept else 'warning'}: {said}", err=True)
+    if note := remark(cut, candidates=selection.candidates, kept=selection.kept, best=best):
+        typer.echo(f"{'note' if selection.kept else 'warning'}: {note}", err=True)
 
 
 def main() -> None:
@@ -117,20 +110,16 @@ def run_command(command: Callable[[], Any]) -> int:
         typer.echo(f"error: {error}", err=True)
         return 2
     except (Interrupted, KeyboardInterrupt) as error:
-        typer.echo(
-            f"interrupted: {error or 'before anything was scored'}. The same command goes on from here.", err=True
-        )
+        typer.echo(f"interrupted: {error or 'before anything was scored'}. Run the same command to continue.", err=True)
         return interrupted_exit_code()
     except (NuggetsError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
         return 1
-    except SystemExit as stop:  # how Typer ends: with its own exit code, 2 for wrong usage
+    except SystemExit as stop:  # Typer ends with its own exit code, 2 for wrong usage
         return int(stop.code or 0)
     except Exception:
         traceback.print_exc()
-        typer.echo(
-            "error: this should not have happened; what was computed is stored, the traceback says where", err=True
-        )
+        typer.echo("error: unexpected failure, see the traceback above. What was computed is stored", err=True)
         return 1
     return 0
 

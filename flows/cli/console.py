@@ -1,4 +1,4 @@
-"""What a command shows of a run while it goes on: a bar on a terminal, plain lines otherwise."""
+"""What a command shows while a run continues: a progress bar on a terminal, lines elsewhere."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ _LINE_SECONDS = 15.0
 
 
 class RunDisplay(logging.Handler):
-    """Shows the core's progress records, and its warnings."""
+    """Shows the core's progress records and warnings on stderr."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class RunDisplay(logging.Handler):
             self._console.print(prefix + record.getMessage())
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._bar is not None:  # else it would write an empty line
+        """Stop the progress bar."""
+        if self._bar is not None:  # stopping a bar that was never started writes an empty line
             self._progress.stop()
         super().close()
 
@@ -62,7 +62,7 @@ class RunDisplay(logging.Handler):
             self._console.print(self._meter.line())
 
     def _move_bar(self) -> None:
-        """One bar for all rounds: it ends with the display, because no round knows that it is the last."""
+        """One bar for all rounds. It ends with the display: the last round is known only afterwards."""
         if self._bar is None:
             self._bar = self._progress.add_task("", round=self._round)
             self._progress.start()
@@ -76,7 +76,7 @@ class RunDisplay(logging.Handler):
 
 
 def show_progress() -> RunDisplay:
-    """Show the core's progress from here on."""
+    """Start to show the core's progress."""
     display = RunDisplay()
     for name in ("nuggets", "nuggets.progress.cells"):
         logger = logging.getLogger(name)
@@ -86,7 +86,7 @@ def show_progress() -> RunDisplay:
 
 
 def hide_progress(display: RunDisplay) -> None:
-    """Stop showing it."""
+    """Stop to show the core's progress."""
     for name in ("nuggets", "nuggets.progress.cells"):
         logging.getLogger(name).removeHandler(display)
     display.close()
@@ -94,7 +94,7 @@ def hide_progress(display: RunDisplay) -> None:
 
 @contextmanager
 def warnings_shown() -> Iterator[None]:
-    """Show the core's warnings as such while this lasts, for commands that run no flow."""
+    """Show the core's warnings while this lasts, for commands that run no flow."""
     display = RunDisplay()
     display.setLevel(logging.WARNING)
     logger = logging.getLogger("nuggets")

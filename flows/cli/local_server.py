@@ -21,17 +21,24 @@ _DRAIN_SECONDS = 30
 _PR_SET_PDEATHSIG = 1
 
 
+def is_server_configured() -> bool:
+    """Whether PREFECT_API_URL is set, in the environment or in the active Prefect profile."""
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
+
+
 @contextmanager
 def prefect_api() -> Iterator[None]:
-    """The configured server, or else a temporary one on loopback for as long as this lasts.
+    """Use the configured server, or a temporary one on loopback while this lasts.
 
-    Prefect can start one by itself, but that one shares our terminal: Ctrl-C would end it before the run could note
-    that it was interrupted. It would also outlive a killed parent, and lose task runs that are not written yet.
+    Prefect can start one itself, but Ctrl-C in the terminal would end that server before the run can record that it was
+    interrupted. It would also outlive a killed command, and lose task runs that are not stored yet.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    if PREFECT_API_URL.value():
-        _check_reachable(PREFECT_API_URL.value())
+    if configured := PREFECT_API_URL.value():
+        _check_reachable(configured)
         yield
         return
     report_stage("no Prefect server is configured (PREFECT_API_URL): starting a temporary one")
@@ -95,8 +102,8 @@ def _await(url: str, process: subprocess.Popen[bytes]) -> None:
     what = f"did not answer within {_STARTUP_SECONDS} seconds" if ended is None else f"ended with exit code {ended}"
     raise NuggetsError(
         f"the temporary Prefect server {what}. It keeps its data in {os.environ.get('PREFECT_HOME', '~/.prefect')}, "
-        "which has to be writable: set PREFECT_HOME to a folder that is. If that is not it, "
-        f"'{sys.executable} -m prefect server start' shows why"
+        "which must be writable: set PREFECT_HOME to a writable folder. If it is, "
+        f"'{sys.executable} -m prefect server start' shows the cause"
     )
 
 
@@ -116,7 +123,7 @@ def _is_healthy(url: str) -> bool:
 
 
 def _drain(url: str) -> None:
-    """Wait until the server has stored what Prefect sends it in the background; with the server, the rest would go."""
+    """Wait until the server has stored what Prefect sends in the background: the rest would be lost with the server."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

@@ -1,4 +1,4 @@
-"""A command whose options are the fields of a configuration dataclass, so that both can't drift apart."""
+"""Commands whose options are generated from the fields of a configuration dataclass."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -51,14 +51,14 @@ def read_options_file(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"config='{path}' is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"config='{path}' holds {type(content).__name__}; it has to hold 'field: value' lines")
-    spelt: dict[str, Any] = {}
+        raise UsageError(f"config='{path}' holds {type(content).__name__}; it must hold 'field: value' lines")
+    options: dict[str, Any] = {}
     for name, value in content.items():
-        field_name = str(name).replace("-", "_")  # as the option is written on the command line
-        if field_name in spelt:
+        field_name = str(name).replace("-", "_")  # an option's spelling is accepted
+        if field_name in options:
             raise UsageError(f"config='{path}' gives {field_name} twice, as {name} too: leave one of them out")
-        spelt[field_name] = value
-    return spelt
+        options[field_name] = value
+    return options
 
 
 def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +94,6 @@ def _option(name: str, kind: Any, field: FieldInfo) -> inspect.Parameter:
 
 
 def _choices(kind: Any) -> list[str]:
-    """What a Literal, or one that may be None, allows."""
+    """The allowed values of a Literal, or of a Literal that may be None."""
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     return [choice for literal in literals for choice in get_args(literal)]

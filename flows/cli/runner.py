@@ -1,20 +1,22 @@
-"""Run a flow from the command line: its surroundings, its signals, and what it shows."""
+"""Run a flow from the command line: its settings, its signals, its Prefect server, and what it shows."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.cli.console import hide_progress, show_progress
-from flows.execution.signals import signals_stop
+from flows.cli.local_server import is_server_configured, prefect_api
+from flows.execution.stopping import signals_stop
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices.devices import find_devices
 from nuggets.steps.prepare import check_config
-from nuggets.steps.publish import Selection
+from nuggets.steps.publish import Selection, publish_selection, undecided_candidates
 from nuggets.stopping import clear_stop
+from nuggets.store.store import open_store
 
-# Read by Prefect at import. What is set already wins.
+# Prefect reads these when it is imported. Variables that are set already are kept.
 _SETTINGS = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # its lines say less than ours; the UI still gets them
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command shows its own lines; the UI still gets these
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nuggets",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -23,7 +25,7 @@ _SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",  # the bars of libraries; ours says what matters
+    "TQDM_DISABLE": "1",  # the bars of libraries
 }
 
 
@@ -39,7 +41,15 @@ def run_curate(config: CurateConfig) -> Selection:
 
 
 def run_reselect(config: ReselectConfig) -> Selection:
-    """Run the reselect flow here, for a cut that needs cells which are not there yet."""
+    """Run the reselect flow here, with the configured Prefect server or a temporary one.
+
+    Without a configured server, a cut that needs no further cells is published without the flow: a temporary server
+    takes many seconds to start, and nobody sees the artifacts of a flow run whose server ends with the command.
+    """
+    store = open_store(config.store, config.s3_endpoint)
+    _set_defaults()
+    if not is_server_configured() and not undecided_candidates(store, config.run, config.cut):
+        return publish_selection(store, config.run, config.cut, memory=config.memory_mib << 20)
     with _surroundings():
         from flows.reselect import reselect
 
@@ -57,15 +67,17 @@ def run_score_shards(config: ScoreShardsConfig) -> int:
 @contextmanager
 def _surroundings() -> Iterator[None]:
     """Settings, progress, signals and a Prefect server for as long as a flow runs."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    _set_defaults()
     display = show_progress()
     clear_stop()
     try:
         with signals_stop():
-            from flows.cli.local_server import prefect_api
-
             with prefect_api():
                 yield
     finally:
         hide_progress(display)
+
+
+def _set_defaults() -> None:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Commands that look into a store, tidy it, or bring something into it: no flow runs, and no model is loaded."""
+"""Commands that read, clean up, or import into a store. They run no flow and load no model."""
 
 import json
 from collections.abc import Iterator
@@ -41,28 +41,28 @@ def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3E
     from nuggets.runs.manifest import RunState, read_run
     from nuggets.steps.export import export_cells
 
-    with _given_store(store, endpoint) as place:
-        found = export_cells(place, run, out)
-        is_complete = read_run(place, run).state is RunState.COMPLETE
-    text = f"{pluralize(found.written, 'cell')} in {out}"
-    if rest := found.left_out - found.lost:
+    with _given_store(store, endpoint) as opened:
+        exported = export_cells(opened, run, out)
+        is_complete = read_run(opened, run).state is RunState.COMPLETE
+    text = f"{pluralize(exported.written, 'cell')} in {out}"
+    if rest := exported.left_out - exported.lost:
         needed = "did not need" if is_complete else "has not computed, or did not need,"
         text += f"; the run {needed} {rest} of its full table"
     typer.echo(text)
-    if found.lost:
+    if exported.lost:
         raise NuggetsError(
-            f"{pluralize(found.lost, 'cell')} that run '{run}' had computed are not in its store any more, and so not "
-            f"in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
+            f"{pluralize(exported.lost, 'cell')} that run '{run}' had computed are not in its store any more, and so "
+            f"not in {out}: a block was damaged or deleted. The nuggets curate command of this run computes them again"
         )
 
 
 @store_commands.command()
 def anchors(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None) -> None:
-    """Write a run's anchors as a file that `curate --anchor-file` takes, so that other pools meet the same ones."""
+    """Write a run's anchors as a file that `curate --anchor-file` takes, for runs that use the same anchors."""
     from nuggets.steps.export import export_anchors
 
-    with _given_store(store, endpoint) as place:
-        typer.echo(f"{pluralize(export_anchors(place, run, out), 'anchor')} in {out}")
+    with _given_store(store, endpoint) as opened:
+        typer.echo(f"{pluralize(export_anchors(opened, run, out), 'anchor')} in {out}")
 
 
 @store_commands.command()
@@ -80,10 +80,11 @@ def scores(
     """
     from nuggets.steps.export import export_scores
 
-    with _given_store(store, endpoint) as place:
-        found = export_scores(place, run, out, selection)
+    with _given_store(store, endpoint) as opened:
+        exported = export_scores(opened, run, out, selection)
     typer.echo(
-        f"scores of {pluralize(found.written, 'candidate')} in {out}; kept is that of {found.selection} ({found.cut})"
+        f"scores of {pluralize(exported.written, 'candidate')} in {out}; "
+        f"kept is that of {exported.selection} ({exported.cut})"
     )
 
 
@@ -94,12 +95,12 @@ def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: 
     from nuggets.runs.manifest import list_runs
     from nuggets.runs.overview import run_overview
 
-    with _given_store(store, endpoint, is_there=True) as place:
-        found = [run_overview(place, run) for run in list_runs(place)]
+    with _given_store(store, endpoint, must_exist=True) as opened:
+        overviews = [run_overview(opened, run) for run in list_runs(opened)]
     if as_json:
-        typer.echo(json.dumps([asdict(run) for run in found], indent=1, ensure_ascii=False))
+        typer.echo(json.dumps([asdict(run) for run in overviews], indent=1, ensure_ascii=False))
     else:
-        typer.echo(runs_table(found) if found else f"no runs in {place.url}")
+        typer.echo(runs_table(overviews) if overviews else f"no runs in {opened.url}")
 
 
 @store_commands.command()
@@ -109,9 +110,9 @@ def show(run: RunName, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = N
     from nuggets.runs.manifest import read_run
     from nuggets.runs.overview import run_files, run_overview
 
-    with _given_store(store, endpoint, is_there=True) as place:
-        manifest = read_run(place, run)
-        overview, files = run_overview(place, manifest), run_files(place, manifest)
+    with _given_store(store, endpoint, must_exist=True) as opened:
+        manifest = read_run(opened, run)
+        overview, files = run_overview(opened, manifest), run_files(opened, manifest)
     if as_json:
         shown = asdict(overview)
         facts = asdict(manifest) | {"state": shown["state"], "selections": shown["selections"], "files": files}
@@ -136,17 +137,17 @@ def gc(
     """
     from nuggets.steps.gc import find_garbage, sweep_garbage
 
-    with _given_store(store, endpoint, is_there=True) as place:
-        found = find_garbage(place, older_than=hours * 3600)
-        kept = "" if damaged or not found.damaged else " (kept; --damaged deletes them)"
+    with _given_store(store, endpoint, must_exist=True) as opened:
+        garbage = find_garbage(opened, older_than=hours * 3600)
+        kept = "" if damaged or not garbage.damaged else " (kept; --damaged deletes them)"
         typer.echo(
-            f"{pluralize(len(found.leftovers), 'file')} of killed writers, "
-            f"{pluralize(len(found.worklists), 'work list')} of ended runs, "
-            f"{pluralize(len(found.scattered), 'folder')} with several blocks, "
-            f"{pluralize(len(found.damaged), 'damaged block')}{kept}"
+            f"{pluralize(len(garbage.leftovers), 'file')} of killed writers, "
+            f"{pluralize(len(garbage.worklists), 'work list')} of ended runs, "
+            f"{pluralize(len(garbage.scattered), 'folder')} with several blocks, "
+            f"{pluralize(len(garbage.damaged), 'damaged block')}{kept}"
         )
         if not dry_run:
-            sweep_garbage(place, found, damaged=damaged)
+            sweep_garbage(opened, garbage, damaged=damaged)
 
 
 @store_commands.command("import-scores")
@@ -164,16 +165,16 @@ def import_scores(
     """Turn the score files of the authors' released program into a run that `reselect` works on."""
     from nuggets.steps.import_released import import_scores as make_run
 
-    with _given_store(store, endpoint) as place:
-        made = make_run(place, folder, pool=pool, anchor_file=anchor_file, run=run)
+    with _given_store(store, endpoint) as opened:
+        made = make_run(opened, folder, pool=pool, anchor_file=anchor_file, run=run)
     typer.echo(
         f"run {made.name}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in made.counts.items())
     )
 
 
 @contextmanager
-def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "Iterator[Store]":
-    """The store at an address, with its warnings shown. `is_there`: raise UsageError if nothing is."""
+def _given_store(url: str, endpoint: str | None, *, must_exist: bool = False) -> "Iterator[Store]":
+    """The store at an address; shows warnings while it is open. `must_exist`: raise UsageError if there is none."""
     from flows.cli.console import warnings_shown
     from nuggets.store.store import open_store
 
@@ -182,6 +183,6 @@ def _given_store(url: str, endpoint: str | None, *, is_there: bool = False) -> "
         check_endpoint("s3_endpoint", endpoint)
     with warnings_shown():
         store = open_store(url, endpoint)
-        if is_there and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
+        if must_exist and not any(store.exists(folder) for folder in ("runs", "cells", "pools", "models")):
             raise UsageError(f"there is no store at {store.url}: give --store the folder or s3:// address of one")
         yield store

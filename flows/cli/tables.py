@@ -1,4 +1,4 @@
-"""Runs as the command line shows them to people."""
+"""Runs as tables and pages on the command line."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ _COLUMNS = ("run", "state", "updated (UTC)", "model", "pool", "examples x anchor
 
 
 def runs_table(runs: Sequence[RunOverview]) -> str:
-    """A line for each run, and one more that says why, if it has failed or was interrupted."""
+    """A line for each run, and a second line with the reason if it has failed or was interrupted."""
     rows = [_COLUMNS, *map(_row, runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -19,7 +19,7 @@ def runs_table(runs: Sequence[RunOverview]) -> str:
 
 
 def run_page(run: Run, overview: RunOverview, files: Mapping[str, str]) -> str:
-    """All of a run's manifest, its selections, and where its files are."""
+    """The manifest of a run, its selections, and the addresses of its files."""
     parts: dict[str, Mapping[str, object]] = {
         "": {
             "run": run.name,
@@ -50,10 +50,10 @@ def run_page(run: Run, overview: RunOverview, files: Mapping[str, str]) -> str:
 
 
 def _row(run: RunOverview) -> tuple[str, ...]:
-    made = "; ".join(f"{item.cut}: {item.kept}" for item in _newest(run))
+    selections = "; ".join(f"{item.cut}: {item.kept}" for item in _newest(run))
     table = f"{run.examples} x {run.anchors}" if run.examples and run.anchors else "-"
     names = (_short(run.model), _short(run.pool))
-    return (run.name, run.state, _time(run.updated_at), *names, table, _cells(run), made or "-")
+    return (run.name, run.state, _time(run.updated_at), *names, table, _cells(run), selections or "-")
 
 
 def _newest(run: RunOverview) -> list[SelectionOverview]:
@@ -63,13 +63,13 @@ def _newest(run: RunOverview) -> list[SelectionOverview]:
 def _cells(run: RunOverview) -> str:
     if run.table is None:
         return "-"
-    # Of an attempt that has not ended only what it found at its beginning is counted.
+    # The cells that an attempt computes are counted when it ends.
     least = "" if run.state == RunState.COMPLETE else "at least "
     return f"{least}{run.cells} of {run.table}"
 
 
 def _short(address: str | None) -> str:
-    """The last part of an address: the whole of it would push the other columns off the screen."""
+    """The last part of an address, so that the table fits a terminal."""
     return (address or "-").rstrip("/").rpartition("/")[2]
 
 

@@ -1,16 +1,16 @@
-"""How many cells are done, how fast, and how long it will take: one line of words."""
+"""How many cells are scored, how fast, and how long the rest takes, in a line of text."""
 
 import time
 from dataclasses import dataclass
 
-_LEAST_SECONDS = 1.0  # before which a rate says nothing
+_MIN_SECONDS = 1.0  # a rate over a shorter time is not reliable
 
 
 @dataclass
 class CellsMeter:
-    """Counts cells; its rate leaves out what came before the first one, such as loading the model.
+    """Counts cells. The rate leaves out the time before the first cell, for example to load the model.
 
-    A race computes `at_most` so many, which every round makes fewer; None where each round is all that is known of.
+    `at_most` is the upper bound of a race, which each round lowers; None until a round has been planned.
     """
 
     total: int = 0
@@ -20,7 +20,7 @@ class CellsMeter:
     _started: float = 0.0
 
     def count(self, more: int, computed: int) -> None:
-        """So many more are to be computed, or were computed since the last count."""
+        """Add cells to compute, and cells computed since the last count."""
         self.total += more
         self.done += computed
         if computed and not self._started:
@@ -28,37 +28,37 @@ class CellsMeter:
             self._uncounted = self.done
 
     def expect(self, more: int) -> None:
-        """So many more are to be computed at most, in this round and all that may follow."""
+        """Set the upper bound of the cells to compute in this round and all later ones."""
         known = self.done + more
         self.at_most = known if self.at_most is None else min(self.at_most, known)
 
     @property
     def goal(self) -> int:
-        """How many there will be, or at most."""
+        """The number of cells at the end, or its upper bound."""
         return max(self.done, self.total if self.at_most is None else self.at_most)
 
     @property
     def percent(self) -> float:
-        """How much is done, 0 to 100."""
+        """The share that is done, 0 to 100."""
         return 100 * self.done / self.goal if self.goal else 100.0
 
     def line(self) -> str:
-        """For people."""
+        """The progress in a line."""
         return f"scored {self.done} of {self._most}{self.goal} cells ({self.percent:.0f} %){self.pace()}"
 
     def count_line(self) -> str:
-        """The same beside a bar, which shows the share."""
+        """The progress without the share, to be shown beside a bar."""
         return f"{self.done} of {self._most}{self.goal} cells{self.pace()}"
 
     def pace(self) -> str:
-        """How fast, and how long it will take."""
+        """The rate and the remaining time; empty until both are known."""
         seconds = time.monotonic() - self._started if self._started else 0.0
         counted = self.done - self._uncounted
-        if not counted or seconds < _LEAST_SECONDS:
+        if not counted or seconds < _MIN_SECONDS:
             return ""
         rate = counted / seconds
-        left = f", {self._most}{_duration((self.goal - self.done) / rate)} left" if self.done < self.goal else ""
-        return f", {rate:.1f} cells/s{left}"
+        rest = f", {self._most}{_duration((self.goal - self.done) / rate)} left" if self.done < self.goal else ""
+        return f", {rate:.1f} cells/s{rest}"
 
     @property
     def _most(self) -> str:

@@ -1,4 +1,4 @@
-"""Dask and Ray clusters through Prefect's task runners: a task has a GPU for itself where the cluster has any."""
+"""Dask and Ray clusters through Prefect's task runners: each task reserves a GPU if the cluster has any."""
 
 import os
 import socket
@@ -17,9 +17,9 @@ CONNECT_SECONDS = 20
 
 @contextmanager
 def dask_cluster(address: str | None, workers: int | None) -> Iterator[Executor]:
-    """The Dask cluster at an address, or one on this machine with so many workers of one thread each.
+    """The Dask cluster at an address, or one on this machine with `workers` workers of one thread each.
 
-    Where workers were started with `--resources GPU=1`, a task takes one of these; else a thread.
+    A task reserves a GPU if the workers were started with `--resources GPU=1`, else a thread.
     """
     try:
         from dask.base import annotate
@@ -32,18 +32,18 @@ def dask_cluster(address: str | None, workers: int | None) -> Iterator[Executor]
     else:
         runner = DaskTaskRunner(address=address, client_kwargs={"timeout": CONNECT_SECONDS})
     with _entered(runner, "dask", address):
-        there = runner.client.scheduler_info()["workers"].values()
-        gpus = int(sum(worker["resources"].get("GPU", 0) for worker in there))
-        count = _counted("dask", address, gpus, sum(worker["nthreads"] for worker in there))
+        nodes = runner.client.scheduler_info()["workers"].values()
+        gpus = int(sum(node["resources"].get("GPU", 0) for node in nodes))
+        slots = _task_slots("dask", address, gpus, sum(node["nthreads"] for node in nodes))
         resources = (lambda: annotate(resources={"GPU": 1})) if gpus else nullcontext
-        yield Executor(runner, workers or count, remote=True, resources=resources)
+        yield Executor(runner, workers or slots, remote=True, resources=resources)
 
 
 @contextmanager
 def ray_cluster(address: str | None, workers: int | None) -> Iterator[Executor]:
-    """The Ray cluster at an address, or one on this machine with so many processes.
+    """The Ray cluster at an address, or one on this machine with `workers` processes.
 
-    A task takes a GPU where there is one, else a core; its process stays for the next task, with its model.
+    A task reserves a GPU if there is one, else a core. Its process keeps the model for the next task.
     """
     try:
         import ray
@@ -54,12 +54,12 @@ def ray_cluster(address: str | None, workers: int | None) -> Iterator[Executor]:
     options: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers or _cores()} if address is None else {}
     runner: Any = RayTaskRunner(address=address, init_kwargs={"log_to_driver": False, **options})
     with _entered(runner, "ray", address):
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = int(there.get("GPU", 0))
-        count = _counted("ray", address, gpus, int(there.get("CPU", 0)))
+        totals = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = int(totals.get("GPU", 0))
+        slots = _task_slots("ray", address, gpus, int(totals.get("CPU", 0)))
         # Without max_calls=0 Ray starts a new process, which loads the model again, for each task with a GPU.
-        asked: dict[str, Any] = {"num_gpus": 1, "max_calls": 0} if gpus else {"num_cpus": 1}
-        yield Executor(runner, workers or count, remote=True, resources=lambda: remote_options(**asked))
+        reserved: dict[str, Any] = {"num_gpus": 1, "max_calls": 0} if gpus else {"num_cpus": 1}
+        yield Executor(runner, workers or slots, remote=True, resources=lambda: remote_options(**reserved))
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def _entered(runner: Any, executor: str, address: str | None) -> Iterator[None]:
         try:
             _wait_for_listener(address)
             stack.enter_context(runner)
-            getattr(runner, "client", None)  # Dask's runner connects when it is first asked for its client
-        except Exception as error:  # the packages have many types of their own for it
+            getattr(runner, "client", None)  # Dask's runner connects on first access to its client
+        except Exception as error:  # Dask and Ray raise many types
             raise NuggetsError(
                 f"executor {executor}: no cluster answers at executor_address={address or 'this machine'}: {error}. "
                 "What is stored already is kept; start the cluster and run again"
@@ -78,19 +78,19 @@ def _entered(runner: Any, executor: str, address: str | None) -> Iterator[None]:
 
 
 def _wait_for_listener(address: str | None) -> None:
-    """Return once somebody listens at an address that has a port; OSError when nobody did for a while.
+    """Return when a server listens at an address that has a port. Raises OSError after some seconds without one.
 
-    Ray itself goes on trying for many minutes, silent but for warnings of its own.
+    Ray itself tries for many minutes and logs warnings only.
     """
     if address is None:
         return
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if not (place.hostname and place.port):
+    parsed = urlsplit(address if "://" in address else f"//{address}")
+    if not (parsed.hostname and parsed.port):
         return  # Ray's "auto" and the like
     end = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
-            socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
+            socket.create_connection((parsed.hostname, parsed.port), timeout=CONNECT_SECONDS).close()
             return
         except OSError:
             if time.monotonic() >= end:
@@ -98,14 +98,14 @@ def _wait_for_listener(address: str | None) -> None:
             time.sleep(1)
 
 
-def _counted(executor: str, address: str | None, gpus: int, threads: int) -> int:
-    """How many tasks a cluster takes at once."""
+def _task_slots(executor: str, address: str | None, gpus: int, threads: int) -> int:
+    """How many tasks a cluster runs at once."""
     if not (gpus or threads):
         raise NuggetsError(
             f"executor {executor}: the cluster at executor_address={address} has no workers: start some and run again"
         )
-    what = f"{gpus} GPUs" if gpus else f"{threads} CPU workers"
-    report_stage(f"{executor} cluster at {address or 'this machine'}: {what}")
+    capacity = f"{gpus} GPUs" if gpus else f"{threads} CPU workers"
+    report_stage(f"{executor} cluster at {address or 'this machine'}: {capacity}")
     return gpus or threads
 
 

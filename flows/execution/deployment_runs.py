@@ -1,4 +1,4 @@
-"""Scoring shared out among flow runs of a deployment, each with a part of the shards, on whatever machines they get."""
+"""Scoring by flow runs of a deployment: each scores a part of the shards, where its work pool runs it."""
 
 import time
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from nuggets.scores.cuts import cut_options
 from nuggets.steps.plan_round import Round
 from nuggets.stopping import check_stop
 
-_LOOK_SECONDS = 2.0
-_PATIENCE_SECONDS = 300.0  # until somebody has to be told that nothing starts, and told again
-_PAGE = 200  # flow runs that the API names at once
+_POLL_SECONDS = 2.0
+_WARN_SECONDS = 300.0  # without a started flow run; the warning is repeated
+_PAGE = 200  # flow runs in one answer of the API
 
 
 def score_everywhere(scoring: Scoring, first: Round) -> Scored:
-    """Score until the cut is certain: by flow runs of the executor's deployment, if it has one, then in rounds here.
+    """Score until the cut is decided: by flow runs of the executor's deployment, if it has one, then in rounds here.
 
-    Each of them races alone against what the others have stored, so that some cells may be left for the rounds here.
+    Each flow run plans with the cells that are stored when it plans, so a few cells may be left for the rounds here.
     """
     if scoring.executor.deployment is None or not first.undecided:
         return score_in_rounds(scoring, first)
@@ -46,19 +46,19 @@ def score_everywhere(scoring: Scoring, first: Round) -> Scored:
 def _score_in_parts(scoring: Scoring) -> None:
     deployment, count = scoring.executor.deployment, min(scoring.executor.flow_runs, len(scoring.pool.shards))
     assert deployment is not None
-    scoring.executor.release()  # the flow runs may come to this machine
+    scoring.executor.release()  # the flow runs may run on this machine
     report_stage(f"{len(scoring.pool.shards)} shards go to {count} flow runs of {deployment}")
     configs = [_config(scoring, part, count) for part in range(count)]
-    waiting: dict[UUID, FlowRun] = {}
+    unfinished: dict[UUID, FlowRun] = {}
     with get_client(sync_client=True) as client:
         try:
-            begun = _begun(client, deployment, configs)
+            existing = _existing(client, deployment, configs)
             for config in configs:
-                run = begun.get(config["part"]) or _start(deployment, config)
-                waiting[run.id] = run
-            ended = _await(client, deployment, waiting)
+                run = existing.get(config["part"]) or _start(deployment, config)
+                unfinished[run.id] = run
+            ended = _await(client, deployment, unfinished)
         except BaseException:
-            _cancel(client, list(waiting.values()))
+            _cancel(client, list(unfinished.values()))
             raise
     if failed := [(run, state) for run, state in ended if not state.is_completed()]:
         run, state = failed[0]
@@ -69,46 +69,46 @@ def _score_in_parts(scoring: Scoring) -> None:
 
 
 def _await(
-    client: SyncPrefectClient, deployment: str, waiting: dict[UUID, FlowRun]
+    client: SyncPrefectClient, deployment: str, unfinished: dict[UUID, FlowRun]
 ) -> list[tuple[FlowRun, State[Any]]]:
-    """The flow runs and how they ended; each leaves `waiting` then. Raises Interrupted if someone asked to stop."""
-    count, ended = len(waiting), list[tuple[FlowRun, State[Any]]]()
-    told = time.monotonic()
-    while waiting:
-        time.sleep(_LOOK_SECONDS)
+    """The flow runs with their final states; removes each from `unfinished`. Raises Interrupted on a stop request."""
+    count, ended = len(unfinished), list[tuple[FlowRun, State[Any]]]()
+    warned = time.monotonic()
+    while unfinished:
+        time.sleep(_POLL_SECONDS)
         check_stop()
-        found = _look(client, list(waiting))
-        for run in found:
+        polled = _poll(client, list(unfinished))
+        for run in polled:
             if run.state is not None and run.state.is_final():
-                del waiting[run.id]
+                del unfinished[run.id]
                 ended.append((run, run.state))
-                report_stage(f"{run.name}: {run.state.name}; {len(waiting)} of {count} still score")
-        if not found or ended or any(run.start_time is not None for run in found):
-            told = time.monotonic()
-        elif time.monotonic() > told + _PATIENCE_SECONDS:
-            told = time.monotonic()
+                report_stage(f"{run.name}: {run.state.name}; {len(unfinished)} of {count} flow runs are not finished")
+        if not polled or ended or any(run.start_time is not None for run in polled):
+            warned = time.monotonic()
+        elif time.monotonic() > warned + _WARN_SECONDS:
+            warned = time.monotonic()
             report_stage(
-                f"none of the {count} flow runs of {deployment} has started for {_PATIENCE_SECONDS / 60:.0f} minutes: "
-                "is there a worker for their work pool, and has it a free slot? This run may hold one itself"
+                f"none of the {count} flow runs of {deployment} has started for {_WARN_SECONDS / 60:.0f} minutes: "
+                "check that their work pool has a worker with a free slot. This run may hold the last slot itself"
             )
     return ended
 
 
-def _look(client: SyncPrefectClient, runs: Sequence[UUID]) -> list[FlowRun]:
-    """How flow runs stand; none if the server does not answer, which is no reason to give up what they compute."""
-    found: list[FlowRun] = []
+def _poll(client: SyncPrefectClient, runs: Sequence[UUID]) -> list[FlowRun]:
+    """The flow runs with their current states; none if the server does not answer, because it may answer next time."""
+    polled: list[FlowRun] = []
     try:
         for start in range(0, len(runs), _PAGE):
-            some = FlowRunFilter(id=FlowRunFilterId(any_=list(runs[start : start + _PAGE])))
-            found += client.read_flow_runs(flow_run_filter=some, limit=_PAGE)
+            page = FlowRunFilter(id=FlowRunFilterId(any_=list(runs[start : start + _PAGE])))
+            polled += client.read_flow_runs(flow_run_filter=page, limit=_PAGE)
     except Exception as error:
-        report_stage(f"the Prefect server does not say how the parts stand, and is asked again: {error}")
-        time.sleep(10 * _LOOK_SECONDS)
-    return found
+        report_stage(f"the Prefect server did not return the states of the flow runs and is polled again: {error}")
+        time.sleep(10 * _POLL_SECONDS)
+    return polled
 
 
-def _begun(client: SyncPrefectClient, deployment: str, configs: Sequence[dict[str, Any]]) -> dict[int, FlowRun]:
-    """Parts that somebody has begun already, by their numbers: a run that was killed leaves its own behind."""
+def _existing(client: SyncPrefectClient, deployment: str, configs: Sequence[dict[str, Any]]) -> dict[int, FlowRun]:
+    """Unfinished flow runs of the same parts, by part number: an attempt that was killed leaves them behind."""
     try:
         known = client.read_deployment_by_name(deployment)
     except ObjectNotFound as error:
@@ -116,18 +116,18 @@ def _begun(client: SyncPrefectClient, deployment: str, configs: Sequence[dict[st
             f"executor_address={deployment}: there is no such deployment on this Prefect server: deploy it with "
             "'prefect --no-prompt deploy --all', or name another"
         ) from error
-    unfinished = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
-    found = client.read_flow_runs(
+    states = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+    candidates = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[known.id]),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
         ),
         limit=_PAGE,
     )
-    begun = {run.parameters["config"]["part"]: run for run in found if run.parameters.get("config") in configs}
-    if begun:
-        report_stage(f"{len(begun)} of {len(configs)} flow runs of {deployment} are there from before")
-    return begun
+    existing = {run.parameters["config"]["part"]: run for run in candidates if run.parameters.get("config") in configs}
+    if existing:
+        report_stage(f"{len(existing)} of {len(configs)} flow runs of {deployment} were started by an earlier attempt")
+    return existing
 
 
 def _config(scoring: Scoring, part: int, parts: int) -> dict[str, Any]:
@@ -150,9 +150,9 @@ def _start(deployment: str, config: dict[str, Any]) -> FlowRun:
 
 
 def _cancel(client: SyncPrefectClient, runs: list[FlowRun]) -> None:
-    """Nobody else would: to Prefect they are runs of their own."""
+    """Cancel flow runs: Prefect does not cancel them with this one."""
     for run in runs:
         try:
             client.set_flow_run_state(run.id, Cancelling())
-        except Exception as error:  # the others are to hear of it
-            report_stage(f"{run.name} could not be cancelled, and may go on scoring: {error}")
+        except Exception as error:  # cancel the others all the same
+            report_stage(f"{run.name} could not be cancelled and may continue to score: {error}")

@@ -1,4 +1,4 @@
-"""Where a flow's tasks run."""
+"""The executor: where the tasks of a flow run, and how many of them at once."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,24 +10,24 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
 
 
-def _nothing() -> None:
+def _release_nothing() -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Executor:
-    """Places tasks, `workers` at once; `remote` they hear no signal of this process, nor it their progress."""
+    """Runs `workers` tasks at once. Tasks of a `remote` one share neither signals nor progress with this process."""
 
     runner: TaskRunner[Any]
     workers: int
     remote: bool = False
-    resources: Callable[[], AbstractContextManager[Any]] = nullcontext  # what a task is to have for itself
-    deployment: str | None = None  # whose flow runs score first; what they leave is done here
-    flow_runs: int = 0
-    stalled_after: int = 0  # seconds, for these
-    release: Callable[[], None] = _nothing  # of this machine's devices, until the next task
+    resources: Callable[[], AbstractContextManager[Any]] = nullcontext  # what each task reserves
+    deployment: str | None = None  # whose flow runs score first; this executor scores the rest
+    flow_runs: int = 0  # how many of them
+    stalled_after: int = 0  # seconds, a parameter of these flow runs
+    release: Callable[[], None] = _release_nothing  # frees this machine's devices until the next task
 
     def map(self, task: "Task[..., Any]", **parameters: Any) -> list[PrefectFuture[Any]]:
-        """A task run for each element of those parameters that are not `unmapped`."""
+        """Submit a task for each element of the parameters that are not `unmapped`."""
         with self.resources():
             return list(self.runner.map(task, parameters))

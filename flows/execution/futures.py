@@ -1,4 +1,4 @@
-"""Waiting for tasks, with an ear for whoever asks to stop."""
+"""Wait for the futures of tasks, and end the wait when a stop is requested."""
 
 import queue
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ from typing import Any, TypeVar
 
 from prefect.futures import PrefectFuture, wait
 
-from flows.execution.cancelling import notify_remote_tasks
 from flows.execution.executor import Executor
 from flows.execution.progress_artifact import shown
+from flows.execution.stopping import notify_remote_tasks
 from nuggets.errors import Interrupted, NuggetsError
 from nuggets.stopping import check_stop, stop_requested
 
 T = TypeVar("T")
-_LOOK_SECONDS = 1.0  # between two looks at whether someone asked to stop
-# For tasks remote: they look every few seconds whether their run is over; a cancelled run has 30.
+_POLL_SECONDS = 1.0  # between two checks of the stop flag
+# For tasks on a cluster: they poll the state of their flow run every few seconds, and a cancelled flow has 30 seconds.
 _END_SECONDS = 20.0
 
 
-class TasksInHand:
+class RunningTasks:
     """Tasks that have been started and have not ended."""
 
     def __init__(self, executor: Executor) -> None:
-        self._engine = executor
+        self._executor = executor
         self._running: set[PrefectFuture[Any]] = set()
         self._ended: queue.SimpleQueue[PrefectFuture[Any]] = queue.SimpleQueue()
 
@@ -37,40 +37,40 @@ class TasksInHand:
             future.add_done_callback(self._ended.put)
 
     def ended(self) -> list[PrefectFuture[Any]]:
-        """Those that have ended since the last call, after a second at most. Raises Interrupted if asked to stop."""
-        found = []
+        """The tasks that have ended since the last call; returns within a second. Raises Interrupted on a stop."""
+        futures = []
         try:
-            found.append(self._ended.get(timeout=_LOOK_SECONDS))
+            futures.append(self._ended.get(timeout=_POLL_SECONDS))
             while True:
-                found.append(self._ended.get_nowait())
+                futures.append(self._ended.get_nowait())
         except queue.Empty:
             pass
-        for future in found:
-            future.wait()  # done it is, but its state is known here only after this
-        self._running.difference_update(found)
+        for future in futures:
+            future.wait()  # it has ended, but only this call loads its state
+        self._running.difference_update(futures)
         check_stop()
-        return found
+        return futures
 
     def let_end(self) -> None:
-        """Give tasks remote the time to store what they have: some clusters end them together with their client.
+        """Give tasks on a cluster the time to store what they have computed: some clusters end with their client.
 
-        Those of this machine hear of a wish to stop as the flow does, and its executor waits for them.
+        Tasks of this machine read the stop flag, and the executor waits for them when it closes.
         """
-        if self._engine.remote and self._running:
+        if self._executor.remote and self._running:
             if stop_requested():
                 notify_remote_tasks()
             wait(list(self._running), timeout=_END_SECONDS)
 
 
 def results_of(stage: str, executor: Executor, futures: Sequence[PrefectFuture[T]]) -> list[T]:
-    """All results of a stage's tasks; if some fail, the others are finished first and the error says which and why."""
-    done, tasks = 0, TasksInHand(executor)
+    """The results of all tasks of a stage. If tasks fail, the others end first; the error has their count and cause."""
+    done, tasks = 0, RunningTasks(executor)
     tasks.add(futures)
 
-    def look() -> tuple[float, str]:
+    def progress() -> tuple[float, str]:
         return 100 * done / len(futures), f"{done} of {len(futures)} tasks are done"
 
-    with shown(stage, look) if len(futures) > 1 else nullcontext():
+    with shown(stage, progress) if len(futures) > 1 else nullcontext():
         try:
             while tasks:
                 done += len(tasks.ended())
@@ -84,18 +84,18 @@ def results_of(stage: str, executor: Executor, futures: Sequence[PrefectFuture[T
 
 
 def cause_of(future: PrefectFuture[Any]) -> Any:
-    """Why a task failed: its error, or what there is to know if it was lost with its process."""
+    """The error of a failed task, or what Prefect reports if the task was lost with its process."""
     try:
         return future.result(raise_on_failure=False)
     except Exception as error:
         return error
 
 
-def failure(what: str, causes: Sequence[Any]) -> NuggetsError:
-    """The error of a stage of which some tasks failed; Interrupted if that is why."""
+def failure(summary: str, causes: Sequence[Any]) -> NuggetsError:
+    """The error of a stage with failed tasks; Interrupted if a task was interrupted."""
     for cause in causes:
         if isinstance(cause, Interrupted):
             return cause
-    error = NuggetsError(f"{what}, first: {causes[0]}. What the others computed is stored; run again to do the rest")
+    error = NuggetsError(f"{summary}, first: {causes[0]}. What the others computed is stored; run again to do the rest")
     error.__cause__ = causes[0] if isinstance(causes[0], BaseException) else None
     return error

@@ -1,14 +1,15 @@
-"""Where the tasks run that need a model: on this machine's devices, or on a Dask or Ray cluster."""
+"""Open the executor that a configuration names: this machine's devices, a Dask or Ray cluster, or a deployment."""
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.execution.executor import Executor, _nothing
+from flows.execution.clusters import dask_cluster, ray_cluster
+from flows.execution.executor import Executor
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices.devices import find_devices, has_gpu
 from nuggets.devices.worker_pool import worker_pool
@@ -16,16 +17,17 @@ from nuggets.progress import report_stage
 
 Config = CurateConfig | ReselectConfig | ScoreShardsConfig
 _SCORE_SHARDS = "score-shards/on-demand"
+_CLUSTERS = {"dask": dask_cluster, "ray": ray_cluster}
 
 
 @contextmanager
 def open_executor(config: Config) -> Iterator[Executor]:
-    """The executor that a configuration asks for, for as long as this lasts.
+    """The executor of a configuration, closed at the end.
 
-    Raises UsageError if its devices or its packages are not here, NuggetsError if no cluster answers.
+    Raises UsageError if its devices or its packages are missing, NuggetsError if no cluster answers.
     """
-    if config.executor in ("dask", "ray"):
-        with _cluster(config) as executor:
+    if config.executor in _CLUSTERS:
+        with _CLUSTERS[config.executor](config.executor_address, config.workers) as executor:
             yield executor
     elif config.executor == "deployment":
         with _devices(config, None) as executor:
@@ -40,23 +42,18 @@ def open_executor(config: Config) -> Iterator[Executor]:
             yield executor
 
 
-def _cluster(config: Config) -> AbstractContextManager[Executor]:
-    from flows.execution.clusters import dask_cluster, ray_cluster  # here, because most runs need neither package
-
-    opened = dask_cluster if config.executor == "dask" else ray_cluster
-    return opened(config.executor_address, config.workers)
-
-
 @contextmanager
 def _devices(config: Config, workers: int | None) -> Iterator[Executor]:
     devices = find_devices(config.devices, workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    # More threads than devices: a task that waits for its next try holds a thread. The other threads wait for a device.
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * len(devices) + 2)
+    executor = Executor(runner, len(devices))
     with ExitStack() as stack:
-        # One worker on CPU needs no process of its own: this one can do its work, unless it would use a GPU for it.
-        release = _nothing
+        # A single worker on CPU computes in this process. On a machine with a GPU this process would use the GPU.
         if workers is not None or len(devices) > 1 or has_gpu():
-            release = stack.enter_context(worker_pool(devices, stalled_after=config.stalled_after)).close
+            pool = stack.enter_context(worker_pool(devices, stalled_after=config.stalled_after))
+            executor = replace(executor, release=pool.close)
             report_stage(f"a scoring process on each of: {', '.join(device.name for device in devices)}")
-        # Some threads more than devices, for tasks that wait to be tried again; the others still take turns on devices.
-        runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * len(devices) + 2)
-        # Left before the processes are: its tasks end first, and store what they have.
-        yield Executor(stack.enter_context(runner), len(devices), release=release)
+        # Closed before the processes: tasks end first, and store what they have computed.
+        stack.enter_context(runner)
+        yield executor

@@ -1,4 +1,4 @@
-"""Rounds of scoring: tasks on all devices, and between two rounds a look at who is still in the race."""
+"""Rounds of scoring: tasks on all workers, and between two rounds a plan of the cells that the cut still needs."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from prefect import unmapped
 from prefect.futures import PrefectFuture
 
 from flows.execution.executor import Executor
-from flows.execution.futures import TasksInHand, cause_of, failure
+from flows.execution.futures import RunningTasks, cause_of, failure
 from flows.execution.progress_artifact import scoring_shown
 from nuggets.errors import Interrupted, StoreError
 from nuggets.pools.shards import Pool
@@ -22,46 +22,46 @@ from tasks.score import score, tasks_pausing
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is to be scored and for which cut (None for the whole table), and on what."""
+    """The run to score, the cut (None for the full table), and the executor."""
 
     prepared: PreparedRun
     pool: Pool
     anchors: str
     cut: Cut | None
     executor: Executor
-    others: tuple[int, ...] = ()  # shards that some other flow run scores
+    others: tuple[int, ...] = ()  # shards that other flow runs score
 
     def first_plan(self) -> Round:
         """The plan of round 0. Without tasks where flow runs of a deployment score first: they make their own plans."""
         return self.plan(0, range(len(self.pool.shards)) if self.executor.deployment else ())
 
     def plan(self, number: int, busy: Collection[int] = ()) -> Round:
-        """The next round; `busy` shards are being scored already, or can't be."""
+        """The next round. `busy` shards get no tasks: they are being scored, or have failed."""
         left_out = {*self.others, *busy}
         return plan(self.prepared, self.pool, self.anchors, self.cut, number, left_out, self.executor.workers)
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the rounds came to: how many there were, and cells computed in them."""
+    """The number of rounds, and of cells computed in them."""
 
     rounds: int
     computed: int
 
 
 def score_in_rounds(scoring: Scoring, first: Round) -> Scored:
-    """Score until the cut is certain; without one, until every cell is there. `first` is the plan of round 0.
+    """Score until the cut is decided; without a cut, until no cell is missing. `first` is the plan of round 0.
 
-    The next round is planned as soon as a worker has nothing left to do and something is new. Shards that are still
-    being scored count as they stand and get no further work, so nobody waits for a slow one; nor for one that fails,
-    which is reported when all others are done.
+    The next round is planned when a worker is idle and a task has ended. Shards that are still being scored count with
+    their stored cells and get no further tasks, so that a slow shard delays no other. A failed shard is reported when
+    all others are done.
     """
     with scoring_shown(sum(unit.cells for unit in first.units)):
         scored = _score_in_rounds(scoring, first)
-    there = 100 * (first.found + scored.computed) / max(1, first.table)
+    percent = 100 * (first.found + scored.computed) / max(1, first.table)
     report_stage(
         f"cells: {scored.computed} computed in {pluralize(scored.rounds, 'round')}, "
-        f"{there:.0f} % of the full table are there"
+        f"{percent:.0f} % of the full table are stored"
     )
     return scored
 
@@ -75,13 +75,13 @@ def _score_in_rounds(scoring: Scoring, first: Round) -> Scored:
             if plan_now.units:
                 rounds += 1
                 tasks.start(scoring.prepared, plan_now, scoring.anchors)
-            if tasks.in_hand:
-                tasks.wait_for_news()
+            if tasks.running:
+                tasks.wait_until_idle()
             elif not plan_now.requested:
                 break
             plan_now = _next_plan(scoring, plan_now, tasks.busy_shards())
     except BaseException:
-        tasks.in_hand.let_end()
+        tasks.running.let_end()
         raise
     if tasks.failed:
         raise _failure(tasks.failed)
@@ -105,42 +105,42 @@ def _next_plan(scoring: Scoring, last: Round, busy: Collection[int]) -> Round:
 
 
 class _Tasks:
-    """The scoring tasks of a run: those that run, those that have failed, and what the others have computed."""
+    """The scoring tasks of a run: the running and the failed ones, and how many cells the others have computed."""
 
     def __init__(self, executor: Executor) -> None:
-        self.in_hand = TasksInHand(executor)
+        self.running = RunningTasks(executor)
         self.failed: dict[PrefectFuture[Any], ScoringUnit] = {}
         self.computed = 0
-        self._units: dict[PrefectFuture[Any], ScoringUnit] = {}  # of those in hand
-        self._engine = executor
+        self._units: dict[PrefectFuture[Any], ScoringUnit] = {}  # of the running tasks
+        self._executor = executor
         self._pausing = 0
 
     def start(self, prepared: PreparedRun, planned: Round, anchors: str) -> None:
-        """Have a round's units scored."""
-        futures = self._engine.map(
+        """Start a task for each unit of a round."""
+        futures = self._executor.map(
             score,
             prepared=unmapped(prepared),
             unit=list(planned.units),
             anchors_path=unmapped(anchors),
-            remote=unmapped(self._engine.remote),
+            remote=unmapped(self._executor.remote),
         )
         self._units |= dict(zip(futures, planned.units, strict=True))
-        self.in_hand.add(futures)
+        self.running.add(futures)
 
-    def wait_for_news(self) -> None:
-        """Wait until fewer tasks run than there are workers, and one has ended or waits to be tried again.
+    def wait_until_idle(self) -> None:
+        """Wait until a worker is idle, and a task has ended or waits for its next try.
 
-        Until then another plan would find what the last one did, and read every cell of the run for it.
+        An earlier plan would be the same as the last one, and would read every cell of the run again.
         """
-        news = False
+        has_changed = False
         while True:
-            for future in self.in_hand.ended():
+            for future in self.running.ended():
                 self._settle(future)
-                news = True
-            pausing = tasks_pausing()  # they leave their devices to others
-            news = news or pausing > self._pausing
+                has_changed = True
+            pausing = tasks_pausing()  # these tasks hold no device
+            has_changed = has_changed or pausing > self._pausing
             self._pausing = pausing
-            if news and len(self.in_hand) - pausing < self._engine.workers:
+            if has_changed and len(self.running) - pausing < self._executor.workers:
                 return
 
     def _settle(self, future: PrefectFuture[Any]) -> None:
@@ -148,7 +148,7 @@ class _Tasks:
         if future.state.is_completed():
             computed = future.result()
             self.computed += computed
-            if self._engine.remote:
+            if self._executor.remote:
                 report_cells(computed=computed)
         else:
             cause = cause_of(future)
@@ -157,7 +157,7 @@ class _Tasks:
             self.failed[future] = unit
 
     def busy_shards(self) -> set[int]:
-        """Shards that are being scored, or can't be."""
+        """Shards that are being scored, or have failed."""
         return _shards([*self._units.values(), *self.failed.values()])
 
 

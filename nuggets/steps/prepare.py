@@ -1,4 +1,4 @@
-"""Before a run: is everything there that its configuration names, and what is the run made from?"""
+"""Before a run: check that everything in its configuration exists, and open the run with the digests of its inputs."""
 
 import re
 from dataclasses import replace
@@ -20,7 +20,7 @@ from nuggets.store.store import Store, open_store
 
 
 def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
-    """The setup that a configuration means on this machine, its defaults filled in from the model."""
+    """The scoring setup of a configuration on this machine; the model provides the defaults."""
     trusted = config.model is not None and config.trust_remote_code == config.model
     files = with_digest(find_language_model(config.model), trust_remote_code=trusted)
     card = describe_model(store, files, trust_remote_code=trusted)
@@ -38,7 +38,7 @@ def _profile(card: ModelCard) -> Profile:
 
 
 def check_config(config: CurateConfig) -> None:
-    """Raise at once, in a second and before anything starts, if something that is named is not there."""
+    """Raise if a pool, model, encoder, anchor file or store of the configuration is missing. Takes about a second."""
     find_source(config.pool, config.s3_endpoint)
     if config.anchor_file is None:
         find_encoder(config.encoder)
@@ -49,7 +49,7 @@ def check_config(config: CurateConfig) -> None:
 
 
 def prepare_run(config: CurateConfig) -> PreparedRun:
-    """Hash what the run is made from and open it in the store, new or where it was left."""
+    """Compute the digests of the run's inputs and open the run in the store, as a new one or to continue it."""
     store = open_store(config.store, config.s3_endpoint)
     store.check_writable()
     setup = resolve_scoring(store, config)
@@ -98,7 +98,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
 def resume_run(store: Store, name: str) -> PreparedRun:
     """A run as it was prepared, to compute more of its cells.
 
-    Raises UsageError if its model is not there any more, or if this version would compute other cells.
+    Raises UsageError if its model is missing, or if this version would compute other cells.
     """
     run = read_run(store, name)
     if "scoring_key" not in run.references:
@@ -111,8 +111,8 @@ def resume_run(store: Store, name: str) -> PreparedRun:
             **run.config,
             "store": store.url,
             "s3_endpoint": store.endpoint,
-            **dict.fromkeys(CUTS),  # of no account here
-            # What the run resolved its defaults to, which another machine might resolve otherwise.
+            **dict.fromkeys(CUTS),  # a resumed run takes its cut from elsewhere
+            # Values that the run has resolved from defaults: another machine could resolve them to other values.
             **{field: identity[field] for field in ("profile", "demonstration_tokens", "dtype")},
             "anchor_tokens": None if identity["profile"] == "released" else identity["anchor_tokens"],
         }
@@ -133,7 +133,7 @@ def resume_run(store: Store, name: str) -> PreparedRun:
 
 
 def own_cut(run: Run) -> Cut | None:
-    """The cut that a run raced for; None if it was to have its full table."""
+    """The cut that a run races for; None if it computes its full table."""
     return cut_from_options(run.config) or DEFAULT_CUT if run.config.get("racing", "on") == "on" else None
 
 
@@ -146,13 +146,13 @@ def _anchors_identity(config: CurateConfig, encoder_digest: str, anchor_file_dig
 
 
 def _found_from_anywhere(config: CurateConfig) -> dict[str, Any]:
-    """The configuration for the manifest: whoever reopens the run may do so from another folder."""
-    places: dict[str, Any] = {}
-    for field in ("model", "encoder", "trust_remote_code"):  # the last is the name of one of the others
+    """The configuration with absolute paths, for the manifest: a run may be resumed from another folder."""
+    paths: dict[str, Any] = {}
+    for field in ("model", "encoder", "trust_remote_code"):  # the last repeats one of the others
         name = getattr(config, field)
-        if name is not None and (path := Path(name).expanduser()).exists():  # else it is a hub id
-            places[field] = str(path.resolve())
-    return config_as_mapping(replace(config, **places))
+        if name is not None and (path := Path(name).expanduser()).exists():  # otherwise it is an id of the Hub
+            paths[field] = str(path.resolve())
+    return config_as_mapping(replace(config, **paths))
 
 
 def _stem(url: str) -> str:

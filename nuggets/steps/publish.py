@@ -1,4 +1,4 @@
-"""Publishing a selection: the chosen data, everyone's scores, a manifest and a report, in a folder of its own."""
+"""Publish a selection: the kept examples, all scores, a report and a manifest, in a folder that never changes."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ _OF_AN_ATTEMPT = ("state", "message", "attempt", "updated_at")  # fields of a ru
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A published selection: where it lies and what it came to."""
+    """A published selection: its address and its counts."""
 
     run: str
     name: str
@@ -58,13 +58,13 @@ class Selection:
     folder: str  # full address
     candidates: int
     kept: int
-    quantiles: dict[str, tuple[float, float]]  # of all candidates' golden scores: between which two each lies
+    quantiles: dict[str, tuple[float, float]]  # of all golden scores; each as its bounds
     shown: tuple[RankedExample, ...]  # the best and the worst
     already_there: bool
 
 
 def undecided_candidates(store: Store, run_name: str, cut: Cut) -> int:
-    """How many of a run's candidates lack cells that a cut needs; 0 if it can be published as things stand.
+    """How many candidates of a run lack cells that a cut needs; 0 if the cut can be published now.
 
     Raises UsageError if the run has no golden scores yet.
     """
@@ -80,7 +80,7 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
     """
     run = read_run(store, run_name)
     tables = score_tables(store, run)
-    # Before the scores are read: if they are replaced meanwhile, the selection lies in a folder of outdated scores.
+    # Before the scores are read: if they are replaced meanwhile, the next reselect publishes the new ones.
     scores = _scores_digest(store, run)
     counts = count_scores(tables())
     if missing := undecided_count(counts, cut):
@@ -111,7 +111,7 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
 
 
 def _file_names(store: Store, run: Run) -> tuple[str, ...]:
-    """The files of a selection beside its manifest; an imported run has no wins of anchors."""
+    """The files of a selection beside its manifest: no anchors if their wins were not counted (imported runs)."""
     return (*_ALWAYS, ANCHORS) if store.exists(anchor_wins_path(run.name)) else _ALWAYS
 
 
@@ -131,21 +131,21 @@ def read_report(store: Store, selection: Selection) -> str:
 
 
 def selection_page(store: Store, selection: Selection) -> str:
-    """A published selection for a page that can't reach into the store, in Markdown.
+    """A published selection as Markdown for a page that has no access to the store.
 
-    Its report with the picture in it, the full addresses of its files, and all selections of its run side by side.
+    It holds the report with the embedded picture, the full addresses of the files, and the run's newest selections.
     """
     folder = selection.path
-    # As a paragraph of its own: an example's text that looks the same stands in a row of a table.
+    # As a paragraph: the same text in an example is in a row of a table, and stays.
     linked, embedded = (
         f"\n\n{picture(address)}\n\n" for address in (PICTURE, data_address(store.read(f"{folder}/{PICTURE}")))
     )
-    there = set(store.list(folder))
+    stored = set(store.list(folder))
     paths = {name: f"{folder}/{name}" for name in (*_ALWAYS, ANCHORS, "manifest.json")}
-    files = {name: store.uri(path) for name, path in paths.items() if path in there}
+    files = {name: store.uri(path) for name, path in paths.items() if path in stored}
     parts = [
         read_report(store, selection).replace(linked, embedded, 1).rstrip("\n"),
-        "## Where the files lie",
+        "## Addresses of the files",
         files_table(files),
         "## Selections of this run",
         compare_selections(store, selection.run),
@@ -161,7 +161,7 @@ def compare_selections(store: Store, run: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """A cut of a run that is certain, and what it comes to."""
+    """A decided cut of a run, and its result."""
 
     run: Run
     scores: str  # digest
@@ -186,7 +186,7 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         report = report_markdown(run, pool, cut, summary, shown)
         files["report.md"].write_text(report, encoding="utf-8")
         digests = {name: _file_digest(file) for name, file in files.items()}
-        store.remove(f"{folder}/manifest.json")  # present if somebody has deleted another file of the folder
+        store.remove(f"{folder}/manifest.json")  # present if another file of the folder was deleted
         for name, file in files.items():
             store.write_file(f"{folder}/{name}", file)
     manifest = {
@@ -202,7 +202,7 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         "digests": digests,
         "run": {name: value for name, value in asdict(run).items() if name not in _OF_AN_ATTEMPT},
     }
-    # Last, because its presence says that the selection is whole.
+    # Last, because its presence means that all files are stored.
     store.write(f"{folder}/manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
