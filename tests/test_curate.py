@@ -356,10 +356,11 @@ def test_interrupting_keeps_what_was_computed(
     assert f"cells: 600 in the full table, {kept} stored, {600 - kept} to compute" in again.stderr
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_a_killed_run_is_shown_as_lost_and_the_same_command_continues_it(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    rows = [{"instruction": f"Repeat {index}.", "input": "", "output": "word " * 100} for index in range(60)]
+    rows = [{"instruction": f"Repeat {index}.", "input": "", "output": "word " * 100} for index in range(30)]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "anchors.json").write_text(json.dumps(rows[:10]))
     store = tmp_path / "store"
@@ -387,6 +388,7 @@ def test_a_killed_run_is_shown_as_lost_and_the_same_command_continues_it(
     assert shown_state() == "complete"
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_a_run_is_complete_after_its_selection_is_published(
     tmp_path: Path, pool_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
