@@ -101,7 +101,7 @@ class LocalS3:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, whose second one is free too."""
+    """A free port whose gRPC port is free too."""
     while True:
         with socket.socket() as probe, socket.socket() as second:
             probe.bind(("127.0.0.1", 0))

@@ -41,7 +41,7 @@ class LocalStack:
     folder: Path
     port: int = 4200
     s3_port: int = 8333
-    lost_after: int | None = None  # seconds without a heartbeat; as deployments/automations.yaml says if not given
+    lost_after: int | None = None  # seconds without a heartbeat; default: `within` in deployments/automations.yaml
 
     @property
     def ui(self) -> str:

@@ -1,11 +1,11 @@
 """Serve curate and reselect from this machine without a work pool: python deployments/serve.py, then use the UI.
 
-They are called `here`: under the names of prefect.yaml they would take the place of what is deployed on that server.
+They are named `here`: with the names of prefect.yaml they would replace the deployments on that server.
 """
 
 import os
 
-# As in prefect.yaml, for the runs' processes, which inherit it: what tells that one is lost, and that its log is shown.
+# As in prefect.yaml; the runs' processes inherit it. Heartbeats detect lost runs; the extra logger fills the UI's log.
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
 os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "nuggets")
 

@@ -2,5 +2,5 @@
 
 import logging
 
-# What a run says of itself, for whoever shows logs: Prefect's UI would get warnings only.
+# Without this level, handlers such as Prefect's UI receive warnings only.
 logging.getLogger("nuggets").setLevel(logging.INFO)

@@ -1,8 +1,8 @@
-"""The errors that a user is meant to read: each message says what was wrong, with what value, and what to change."""
+"""Errors for users: each message names what is wrong, the value, and what to change."""
 
 
 class NuggetsError(Exception):
-    """Root of the errors whose message alone, without a traceback, tells a user what happened."""
+    """Root of the errors that are shown as a message without a traceback."""
 
 
 class UsageError(NuggetsError, ValueError):
@@ -14,13 +14,13 @@ class InputError(NuggetsError, ValueError):
 
 
 class OutOfMemory(InputError):
-    """A device has no room for a single pair: it is too large, or somebody else has taken the memory for a while."""
+    """A device has no memory for a single pair: the pair is too large, or another program uses the memory."""
 
 
 class StoreError(NuggetsError, OSError):
     """The store could not be read or written; what it already holds is untouched.
 
-    `is_transient`: whether the same may succeed later, because a server was away or a disk full.
+    `is_transient`: whether the same may succeed later, because a server was unreachable or a disk full.
     """
 
     def __init__(self, message: str, *, is_transient: bool = False) -> None:
@@ -33,4 +33,4 @@ class DamagedTable(StoreError):
 
 
 class Interrupted(NuggetsError):
-    """Someone asked the run to stop; what was computed until then is in the store."""
+    """A stop was requested; the cells computed before it are in the store."""

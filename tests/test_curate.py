@@ -342,7 +342,7 @@ def test_interrupting_keeps_what_was_computed(
         rest = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + sent, rest
     assert (
-        "stopping after the work in hand" in rest
+        "stopping after the current work" in rest
         and "interrupted: stopped on request" in rest
         and "Traceback" not in rest
     )

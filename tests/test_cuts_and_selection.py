@@ -381,7 +381,7 @@ def test_boundary_counts_and_shown_candidates_equal_those_of_the_whole_pool_in_m
     assert [(row.rank, row.candidate_id, row.kept) for row in found.best_and_worst] == [
         (ranked.index(row) + 1, row[0], row in expected) for row in shown
     ]
-    assert found.set_aside == tuple(row[0] for row in rows if not row[3])[:ends]
+    assert found.unscorable == tuple(row[0] for row in rows if not row[3])[:ends]
     places = {row[0]: (place // size, place % size, *row[1:4]) for place, row in enumerate(rows)}
     assert [(row.shard, row.row, row.wins, row.cells, row.anchors) for row in found.best_and_worst] == [
         places[row.candidate_id] for row in found.best_and_worst

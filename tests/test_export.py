@@ -242,5 +242,5 @@ def test_counted_cells_that_are_gone_are_an_error_unlike_those_of_a_race(store, 
     assert complained.startswith(f"warning: {block} is damaged ")
     lost = "error: 12 cells that run 'r' had computed are not in its store any more"
     assert complained.splitlines()[1].startswith(lost) and "nuggets curate command of this run" in complained
-    code, _, complained = cells()  # the block has been set aside meanwhile
+    code, _, complained = cells()  # the damaged block has been quarantined
     assert code == 1 and complained.startswith(lost)

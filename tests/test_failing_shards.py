@@ -357,7 +357,7 @@ def test_a_full_disk_is_waited_for_and_the_run_goes_on_when_there_is_room(
     assert manifest(store)["state"] == "complete"
 
 
-def test_a_poisoned_candidate_fails_its_shard_at_once_and_can_be_set_aside(
+def test_a_candidate_without_finite_numbers_fails_its_shard_at_once_or_is_unscorable(
     api: Api, store: Store, job: dict[str, Any], tmp_path: Path
 ) -> None:
     rows = examples(4, 20, {2: "~"})
@@ -382,7 +382,7 @@ def test_a_poisoned_candidate_fails_its_shard_at_once_and_can_be_set_aside(
     artifacts = api.client.post("/artifacts/filter", json={"flow_runs": {"id": {"any_": [again]}}}).json()
     (shown,) = [artifact["data"] for artifact in artifacts if artifact["key"] == "selection"]
     for report in (store.read(path).decode(), shown):
-        assert f"1 candidates for which the model gives no number, never kept: {poisoned}" in report
+        assert f"1 candidates for which the model gives no finite number, never kept: {poisoned}" in report
 
 
 def test_parameters_that_can_not_work_fail_at_once(api: Api, job: dict[str, Any], pools: dict[str, str]) -> None:

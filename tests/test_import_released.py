@@ -168,7 +168,7 @@ def test_every_share_of_the_anchors_is_read_as_a_number_of_wins(files, count):
 
 def test_two_files_that_disagree_about_a_row_are_refused(files):
     files.put(at_0_2_score=SCORES, at_1_2_score={"1": [0.5]})
-    assert files.refusal() == (f"{files.folder}/1_2_score.json: row 1 has 0.5, another file in {files.folder} says 1.0")
+    assert files.refusal() == (f"{files.folder}/1_2_score.json: row 1 has 0.5, another file in {files.folder} has 1.0")
 
 
 @pytest.mark.parametrize("name", ["0_2_score", "0_2_raw_score"])

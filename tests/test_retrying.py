@@ -255,7 +255,7 @@ class Poisoned:
 
 
 @pytest.mark.parametrize("racing", ["on", "off"])
-def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
+def test_a_candidate_without_finite_numbers_is_recorded_as_unscorable_counted_and_named(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, racing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nuggets.steps.publish import read_report
@@ -280,7 +280,7 @@ def test_a_poisoned_candidate_can_be_set_aside_and_is_counted_and_named(
     scores = pd.read_parquet(Path(selection.folder) / "scores.parquet").set_index("candidate_row")
     assert scores["golden_score"].isna().to_dict() == {row: row == 12 for row in scores.index}
     assert not scores.loc[12, "kept"] and np.isnan(scores.loc[12, "score_high"])
-    named = f"1 candidates for which the model gives no number, never kept: {scores.loc[12, 'candidate_id']}"
+    named = f"1 candidates for which the model gives no finite number, never kept: {scores.loc[12, 'candidate_id']}"
     assert named in read_report(open_store(str(store)), selection)
 
     again = job.curate(CurateConfig(**{**options, "run": "again"}, max_bad_candidates=1))

@@ -373,7 +373,7 @@ def test_a_damaged_block_is_computed_again(
     again.unlink()
     job.curate(configured(wide_pool, store, tiny_model, anchor_file, racing="off"))
     assert again.read_bytes() == (Path(whole.folder) / "selected.jsonl").read_bytes()
-    assert f"{blocks[0]} is damaged" in caplog.text and "set aside as" in caplog.text
+    assert f"{blocks[0]} is damaged" in caplog.text and "moved to" in caplog.text
     assert 0 < counts(store)["cells_computed"] < 1200
     assert [path.name for path in store.glob("damaged/cells/*/*/*")] == [blocks[0].name]
 

@@ -251,7 +251,7 @@ def test_sums_that_are_no_numbers_are_counted_and_all_others_are_stored(store):
     assert str(refused.value) == (
         "the model returned no finite log-probability for 3 of the cells, which are not stored: candidate c3 with "
         "anchor a2; candidate c5 with anchor a1 and 1 more. All other computed cells are stored. Try dtype=float32, "
-        "remove these examples from the pool, or raise max_bad_candidates to set such candidates aside"
+        "remove these examples from the pool, or raise max_bad_candidates to record such candidates as unscorable"
     )
     assert stored(store) == [
         EXPECTED[0],
@@ -267,7 +267,7 @@ def test_sums_that_are_no_numbers_are_counted_and_all_others_are_stored(store):
     assert stored(store) == EXPECTED
 
 
-def test_as_many_candidates_as_allowed_are_set_aside_and_the_task_goes_on(store):
+def test_the_allowed_number_of_candidates_is_recorded_as_unscorable_and_the_task_continues(store):
     broken = {(300, 2): np.nan, (500, 1): np.inf, (500, 3): -np.inf}
     scorer = Scorer(store, FOLDER, PROFILE, SummingModel(broken=broken), lambda: False, "key", max_bad_candidates=2)
     assert score_worklist(scorer, worklist(), anchors=[anchor(name) for name in ANCHORS]) == 15

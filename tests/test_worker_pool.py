@@ -207,7 +207,7 @@ def test_a_device_that_fails_again_and_again_gets_no_more_work(caplog: pytest.Lo
     for _ in range(6):
         with pytest.raises(ProcessLost):
             processes.call(jobs.die)
-    assert "has failed 3 times in a row and gets no more work in this run; 1 other devices go on" in caplog.text
+    assert "has failed 3 times in a row and gets no more work in this run; 1 other devices continue" in caplog.text
     places = {processes.call(jobs.where, "PLACE")[1][0] for _ in range(3)}
     assert len(places) == 1  # the last one stays, whatever it does
     processes.close()

@@ -19,7 +19,7 @@ def with_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a function of keyword arguments as a command with an option per field of `config`.
 
-    The field named `argument` becomes the command's argument, a required one unless `extra` options can stand in for
+    The field named `argument` becomes the command's argument. It is required unless `extra` options can replace
     it. Options that are not given are None, whatever their field's default, so that they don't override a file's.
     """
 

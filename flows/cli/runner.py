@@ -44,7 +44,7 @@ def run_reselect(config: ReselectConfig) -> Selection:
     """Run the reselect flow here, with the configured Prefect server or a temporary one.
 
     Without a configured server, a cut that needs no further cells is published without the flow: a temporary server
-    takes many seconds to start, and nobody sees the artifacts of a flow run whose server ends with the command.
+    takes many seconds to start, and the artifacts of the flow run are lost when that server ends with the command.
     """
     store = open_store(config.store, config.s3_endpoint)
     _set_defaults()

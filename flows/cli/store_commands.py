@@ -126,10 +126,10 @@ def gc(
     store: StoreUrl = DEFAULT_STORE,
     endpoint: S3Endpoint = None,
     hours: Annotated[float, typer.Option(min=0, help="Age from which a writer's file counts as left behind.")] = 1.0,
-    damaged: Annotated[
-        bool, typer.Option("--damaged", help="Delete blocks that were set aside, too.", metavar="")
+    damaged: Annotated[bool, typer.Option("--damaged", help="Also delete damaged blocks.", metavar="")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the garbage without deleting it.", metavar="")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there.", metavar="")] = False,
 ) -> None:
     """Sweep a store: files that killed writers left, week-old work lists of ended runs, blocks not yet joined.
 

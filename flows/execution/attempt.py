@@ -27,8 +27,8 @@ def recorded_attempt(store: Store, run: str, attempt: str, **facts: Any) -> Iter
         except BaseException as error:
             is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
             state = RunState.FAILED if is_failure else RunState.INTERRUPTED
-            # Not as a task, and without an error of its own: the API or the store may have failed, and `error` is the
-            # cause. Before the executor closes, which waits for its tasks: a cancelled flow has little time left.
+            # Not a task, and store errors are suppressed: the API or the store may have failed, and `error` is the
+            # cause. This runs before the executor closes and waits for its tasks: a cancelled flow has little time.
             with contextlib.suppress(StoreError):
                 record_state(store, run, state, f"{error}" or type(error).__name__, attempt=attempt, **facts)
             raise

@@ -22,7 +22,7 @@
  finish_cancellation moves a flow run that is CANCELLING to CANCELLED
 ```
 
-Flow runs of a deployment are flows of their own: deployment_runs.py sets them to CANCELLING.
+Flow runs of a deployment are separate flows: deployment_runs.py sets them to CANCELLING.
 """
 
 import os
@@ -130,4 +130,4 @@ def _on_signal(number: int, _: FrameType | None) -> None:
         os._exit(interrupted_exit_code())  # at once; only cells since the last commit are lost
     request_stop()
     again = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-    os.write(2, f"\nstopping after the work in hand; {again} again to stop at once\n".encode())
+    os.write(2, f"\nstopping after the current work; {again} again to stop at once\n".encode())

@@ -1,7 +1,7 @@
 """Simple checks that an example of the pool has to pass to become an anchor. Pure.
 
-They find what no model is needed for. A fluent but useless response, such as mere politeness, passes: its length says
-nothing about it in any language, and a short response can be the right one.
+The checks need no model. A fluent but useless response, such as mere politeness, passes: length does not identify it,
+because a short response can be the right one.
 """
 
 from collections.abc import Iterable

@@ -21,8 +21,8 @@ DEFAULT_ANCHORS = 100
 class Anchor:
     """A member of the reference set.
 
-    Where it was found in the pool, `pool_row` is its row there, and `passed_over` tells how many examples nearer to the
-    centre of its cluster failed a check.
+    If it comes from the pool, `pool_row` is its row, and `passed_over` is the number of examples nearer to the centre
+    of its cluster that failed a check.
     """
 
     id: str
@@ -96,7 +96,7 @@ def anchor_set_path(key: str) -> str:
 
 
 def named_path(name: str) -> str:
-    """Path of the reference that a name stands for."""
+    """Path of the reference file of a named anchor set."""
     return f"anchor-sets/{name}.json"
 
 

@@ -44,7 +44,7 @@ def cluster_centres(batches: Batches, *, rows: int, clusters: int, seed: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The row that stands for a cluster, and the faults of the nearer rows that were passed over for it, one each."""
+    """The row that represents a cluster, and one fault of each nearer row that was passed over."""
 
     row: int
     faults: tuple[str, ...]  # of the row itself: tolerated because too few rows have none
@@ -56,8 +56,8 @@ def nearest_members(
 ) -> list[Member]:
     """For each centre the nearest row of its cluster without faults; all rows are distinct. Ties go to the lower row.
 
-    `faults` names what speaks against a row, given the rows chosen before. Where a cluster has no faultless row left,
-    the nearest one of another cluster stands in. Where none of a centre's `len(centres)` + EXTRA_RANKED nearest rows is
+    `faults` returns the faults of a row, given the rows chosen before. Where a cluster has no faultless row left, the
+    nearest one of another cluster is taken. Where none of a centre's `len(centres)` + EXTRA_RANKED nearest rows is
     faultless, its nearest row with faults among the first of `tolerated` is taken, then among the first two, and so on.
     Raises InputError if the pool has fewer rows with tolerated faults than there are centres.
     """

@@ -1,8 +1,8 @@
 """Two values for one cell: the value with the smallest digest is used. Pure.
 
 Two devices may round a cell differently, and two runs may compute it at the same time. The rule does not depend on the
-order in which values are read, and repetition changes nothing. It favours neither wins nor losses: the digest says
-nothing about the size of a value.
+order in which values are read, and repetition changes nothing. It favours neither wins nor losses: the digest does
+not depend on the size of a value.
 """
 
 import hashlib

@@ -163,7 +163,7 @@ class CurateConfig:
         StrictInt,
         Field(
             ge=0,
-            description="How many candidates may be set aside because the model returns NaN or infinity for them; "
+            description="Candidates that may be recorded as unscorable because the model returns NaN or infinity; "
             "with more the run fails.",
         ),
     ] = 0

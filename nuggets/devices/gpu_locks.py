@@ -34,7 +34,7 @@ def lock_gpus(uuids: Iterable[str], *, folder: Path | None = None) -> ExitStack:
 
 
 def _lock(uuid: str, folder: Path) -> AcquireReturnProxy[FileLock]:
-    # Open to all users, who lock the same file; to all threads, because one thread locks and another one releases.
+    # Writable for all users, because they lock the same file. Not thread-local: one thread locks, another one releases.
     lock = FileLock(folder / f"nuggets-{uuid.replace('/', '_')}.lock", mode=0o666, thread_local=False)
     try:
         return lock.acquire(timeout=0)

@@ -22,21 +22,21 @@ _POLL_SECONDS = 0.5
 
 
 class ProcessLost(RuntimeError):
-    """A worker process has died or hung; what it had stored is there, and the same job may succeed elsewhere."""
+    """A worker process has died or hung. Its stored cells are kept, and the same job may succeed on another device."""
 
 
 @dataclass
 class Worker:
     """A device and its process, which is started for the first job and again after it was lost.
 
-    What is noticed of a job's process, and how:
+    Detected failures of a job's process:
 
     - it died: its connection closes;
     - it is stopped, or hangs in native code that holds the interpreter's lock: its heartbeats end;
-    - its computation hangs, on a GPU for one, while the interpreter goes on: heartbeats come, but no log record and no
-      progress report for `stalled_after` seconds. During a `quiet_phase`, such as loading a model, none is expected.
+    - its computation hangs, for example on a GPU, while the interpreter runs: heartbeats arrive, but no log record and
+      no progress report for `stalled_after` seconds. During a `quiet_phase`, such as loading a model, none is expected.
 
-    A hang within a quiet phase that leaves the interpreter running is not noticed.
+    A hang within a quiet phase that leaves the interpreter running is not detected.
     """
 
     device: Device
@@ -116,7 +116,7 @@ class Worker:
             raise self._lost() from None
 
     def _lost(self, what: str = "") -> Exception:
-        """The error that says how the process was lost; the process is ended."""
+        """End the process; return the error that names how it was lost."""
         process = self.process
         assert process is not None
         if not what:

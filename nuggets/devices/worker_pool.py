@@ -68,7 +68,7 @@ class WorkerPool:
             self._workers.remove(worker)
         worker.end()
         logger.warning(
-            "%s has failed %d times in a row and gets no more work in this run; %d other devices go on",
+            "%s has failed %d times in a row and gets no more work in this run; %d other devices continue",
             worker.device.name,
             worker.failures,
             len(self._workers),

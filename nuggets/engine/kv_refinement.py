@@ -45,14 +45,14 @@ def check_refinable(tokens: int, model: Any, *, context: int | None, fits: bool)
     """
     if context is not None and (2 * tokens > context or not fits):
         raise InputError(
-            f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what stands behind it, "
+            f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: with what follows it, "
             f"it is longer than the {context} tokens that this model's attention reaches back; lower "
             "demonstration_tokens or use kv_iter=1"
         )
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and 2 * tokens > positions:
         raise InputError(
-            f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: it stands behind itself, and this "
+            f"kv_iter above 1 can't refine a demonstration of {tokens} tokens: refining appends it to itself, and this "
             f"model has {positions} positions; lower demonstration_tokens to at most {positions // 2} or use "
             "kv_iter=1"
         )

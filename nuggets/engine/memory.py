@@ -65,7 +65,7 @@ def no_room_to_check(model: str, device: torch.device) -> OutOfMemory:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free now; None where the system does not tell. A process may be limited to less."""
+    """Memory that is free now; None where the system does not report it. A process may be limited to less."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "cpu" and "SC_AVPHYS_PAGES" in os.sysconf_names:

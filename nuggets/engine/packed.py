@@ -161,7 +161,7 @@ class _Call:
             budgets = Budgets.of(self.engine)
             self.in_flight.append(_Group(group, budgets, self.threads.submit(self.engine.prefill, group)))
             # 2. Submit the packs of the group before it. Its keys and values are computed before the pack passes that
-            #    are queued in front of its own, so no thread waits for them.
+            #    are queued before these packs, so no thread waits for them.
             if len(self.in_flight) > 1:
                 self._submit_packs(self.in_flight[-2])
             # 3. Yield the sums of the group before that one: the threads have work for the time after it.

@@ -75,7 +75,7 @@ class Request:
 def share_opening(continuations: Sequence[Continuation]) -> tuple[tuple[int, ...], list[Continuation]]:
     """The leading tokens that all scorable continuations share, and the continuations without them.
 
-    Prompts begin alike ("Instruction:", a chat template's first tokens): the shared tokens can stand behind each prefix
+    Prompts begin alike ("Instruction:", a chat template's first tokens): the shared tokens can follow each prefix
     once, instead of once per continuation. Every continuation keeps a token before its response.
     """
     scorable = [item for item in continuations if item.response_tokens]
@@ -119,7 +119,7 @@ def with_wanted(
 ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
     """Each prefix with the indices that are wanted behind it: all `continuations` where `wanted` is None.
 
-    Raises ValueError as LanguageModel says, and for an index that occurs twice or is not one of a continuation.
+    Raises ValueError as LanguageModel documents, and for an index that occurs twice or is not one of a continuation.
     """
     if wanted is None:
         yield from ((prefix, range(continuations)) for prefix in prefixes)

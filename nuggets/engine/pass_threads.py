@@ -15,7 +15,7 @@ def open_pass_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     """On a CPU as many threads as torch would use, each computing on one core; on a GPU one thread, which launches.
 
     Passes side by side are faster than one pass on all cores: in that one, every operation ends with all cores waiting
-    for the slowest. On a GPU the caller goes on to tokenize and pack while this thread waits for the device.
+    for the slowest. On a GPU the caller tokenizes and packs while this thread waits for the device.
 
     Leaving cancels passes that have not begun and waits for those that have.
     """

@@ -39,7 +39,7 @@ def reading_weights(model: str) -> Iterator[None]:
     """Turn unreadable weights into an InputError that names the model, and hold back transformers' load report.
 
     The report lists missing and unexpected weights. It is shown after loading, and not at all if loading fails with an
-    error that says what is wrong.
+    error that names the cause.
     """
     from safetensors import SafetensorError
 

@@ -56,7 +56,7 @@ def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool =
 
 
 def _check_weights(files: ModelFiles) -> None:
-    """Raise InputError if a weights file is shorter than its header says."""
+    """Raise InputError if a weights file is shorter than its header declares."""
     if files.gguf:
         from gguf import GGUFReader
 

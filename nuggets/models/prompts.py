@@ -73,7 +73,7 @@ def default_profile(tokenizer: Tokenizer) -> Profile:
 
 
 def token_limits(profile: Profile, *, context: int, demonstration: int | None, anchor: int | None) -> TokenLimits:
-    """The limits for a model's context, in tokens; None stands for the default.
+    """The limits for a model's context, in tokens; None means the default.
 
     Raises InputError if both together are longer than the context.
     """

@@ -40,7 +40,7 @@ class DistinctRows:
         """Add a row; rows have to come in the order of their numbers."""
         key = example_id(item.example)
         # All repeats of an example would be in one bucket, which is sorted in memory. Repeats of ids that were
-        # forgotten still get there, but so many different ids are spread over all buckets.
+        # removed from memory are still added, but that many different ids are spread over all buckets.
         if key in self._remembered:
             return
         if len(self._remembered) >= self._max_remembered:

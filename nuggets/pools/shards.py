@@ -45,7 +45,7 @@ def read_pool_record(store: Store, pool_id: str) -> Pool:
 
 
 def pool_record_path(pool_id: str) -> str:
-    """Path of a pool's record. It is written last: its presence says that the shards are complete."""
+    """Path of a pool's record. It is written last: if it exists, the shards are complete."""
     return f"pools/{pool_id}/pool.json"
 
 

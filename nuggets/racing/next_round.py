@@ -21,7 +21,7 @@ from nuggets.scores.bounds import ScoreBounds, concatenate_bounds, cutoff, score
 from nuggets.scores.cuts import Cut, Threshold, kept_count
 
 # The first round takes few candidates, so that the gain model learns the anchors cheaply: this share of the pool, and
-# at least so many. Each later round takes more by this factor.
+# at least this number. Each later round takes more by this factor.
 _FIRST_SHARE = 1 / 256
 _FIRST_CANDIDATES = 8
 _GROWTH = 1.75

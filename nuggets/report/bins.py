@@ -20,7 +20,7 @@ _ANCHORS_WITHOUT_SCORES = 20  # the axis of a pool in which no candidate has a s
 
 @dataclass(frozen=True, slots=True)
 class ScoreBins:
-    """Candidates by golden score. Those dropped early, with cells missing, stand at their highest possible score."""
+    """Candidates by golden score. Those dropped early, with cells missing, count at their highest possible score."""
 
     anchors: int  # of most candidates: scores are multiples of 1/anchors
     cut: float | None  # the edge between dropped and kept; None for a cut by rank that keeps no candidate
@@ -41,7 +41,7 @@ def score_bins(counts: ScoreCounts, kept: NDArray[np.int64], cut: Cut, *, most: 
     """Count kept and dropped candidates by score, in at most `most` bins (3 or more).
 
     `kept` is how many of each of `counts` the cut keeps. Candidates without a score are in no bin. Where mean gain
-    decides between candidates of one score, the cut stands below that score.
+    decides between candidates of one score, the cut is drawn below that score.
     """
     kept, counts = kept[counts.bounds.anchors > 0], counts.eligible
     bounds = counts.bounds

@@ -33,9 +33,9 @@ def scores_picture(counts: ScoreCounts, kept: NDArray[np.int64], *, run: str, cu
 
 
 def scores_figure(counts: ScoreCounts, kept: NDArray[np.int64], *, run: str, cut: Cut) -> "Figure":
-    """A histogram of golden scores: kept and dropped candidates, and where the cut parts them.
+    """A histogram of golden scores: kept and dropped candidates, and the cut between them.
 
-    `kept` is how many of each of `counts` the cut keeps. Candidates dropped before they met all anchors stand at the
+    `kept` is how many of each of `counts` the cut keeps. Candidates dropped with cells missing count at the
     highest score that they could still reach. The figure belongs to no pyplot state: no display is needed and nothing
     has to be closed.
     """
@@ -88,7 +88,7 @@ def _draw_bars(axes: "Axes", bins: ScoreBins) -> None:
         axes.set_xticks([wins / bins.anchors for wins in range(bins.anchors + 1)])
     axes.xaxis.set_major_formatter("{x:.2g}")
     axes.set_xlim(float(bins.edges[0]), float(bins.edges[-1]))
-    axes.set_ylim(0, 1.2 * top)  # the label of the cut stands above all bars
+    axes.set_ylim(0, 1.2 * top)  # the label of the cut is above all bars
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: short_count(int(count))))
 

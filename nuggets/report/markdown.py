@@ -167,7 +167,7 @@ def _anchors(anchors: Sequence[ReportedAnchor], *, certain: bool) -> list[str]:
     always = sum(0 < anchor.cells == anchor.wins for anchor in anchors)
     explanation = (
         "How often candidates win each anchor, and its zero-shot loss in nats per response token. An anchor that no "
-        "candidate wins, or every one, does not tell candidates apart: "
+        "candidate wins, or every one, does not distinguish candidates: "
         f"{never} of {len(anchors)} are never won, {always} always."
     )
     if not certain:

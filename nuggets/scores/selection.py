@@ -32,7 +32,7 @@ class ScoreCounts:
 
     @property
     def eligible(self) -> "ScoreCounts":
-        """Counts without candidates that have no anchor: these were set aside, have no score, and are never kept."""
+        """Counts without unscorable candidates: these have no anchor and no score, and are never kept."""
         bounds, has_anchors = self.bounds, self.bounds.anchors > 0
         remaining = ScoreBounds(bounds.wins[has_anchors], bounds.losses[has_anchors], bounds.anchors[has_anchors])
         return ScoreCounts(remaining, self.count[has_anchors])
@@ -120,7 +120,7 @@ class SelectionSummary:
     counts: ScoreCounts
     kept: NDArray[np.int64]  # how many of each of `counts`
     best_and_worst: tuple[RankedRow, ...]  # in the order of rank
-    set_aside: tuple[str, ...]  # example ids of the first candidates without a score
+    unscorable: tuple[str, ...]  # example ids of the first candidates without a score
 
 
 def summarize_selection(tables: Tables, counts: ScoreCounts, boundary: Boundary, *, shown: int) -> SelectionSummary:
@@ -131,20 +131,20 @@ def summarize_selection(tables: Tables, counts: ScoreCounts, boundary: Boundary,
     kept = np.zeros(len(counts.count), dtype=np.int64)
     best: list[tuple[bytes, RankedRow]] = []
     worst: list[tuple[bytes, RankedRow]] = []
-    set_aside: list[str] = []
+    unscorable: list[str] = []
     for table in tables():
         keys = rank_keys(table)
         is_kept = boundary.keeps(keys)
         for triple, count in zip(*np.unique(_triples(table)[is_kept], axis=0, return_counts=True), strict=True):
             kept[index_of[tuple(triple.tolist())]] += count
-        set_aside += table.candidate_ids.take(pa.array(np.flatnonzero(table.anchors == 0))).to_pylist()
+        unscorable += table.candidate_ids.take(pa.array(np.flatnonzero(table.anchors == 0))).to_pylist()
         order = np.argsort(keys)
         best = heapq.nsmallest(shown, [*best, *_keyed(table, keys, is_kept, order[:shown])], key=_key)
         worst = heapq.nlargest(shown, [*worst, *_keyed(table, keys, is_kept, order[-shown:])], key=_key)
     top = [replace(row, rank=rank) for rank, (_, row) in enumerate(best, start=1)]
     bottom = [replace(row, rank=counts.candidates - behind) for behind, (_, row) in enumerate(worst)]
     not_in_top = [row for row in reversed(bottom) if row.rank > len(top)]
-    return SelectionSummary(counts, kept, (*top, *not_in_top), tuple(set_aside[:shown]))
+    return SelectionSummary(counts, kept, (*top, *not_in_top), tuple(unscorable[:shown]))
 
 
 def _triples(table: ScoreTable) -> NDArray[np.int32]:

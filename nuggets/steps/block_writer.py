@@ -1,6 +1,6 @@
-"""Computed cells become blocks in the store while scoring goes on.
+"""Computed cells are written as blocks while scoring continues.
 
-A thread writes one block at a time, so that a slow store leaves the device busy. What a killed process loses is at
+A thread writes one block at a time, so that a slow store does not stop the device. A killed process loses at
 most the block that is being written and the rows of the next one.
 """
 

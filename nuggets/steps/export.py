@@ -93,7 +93,7 @@ def _lost(store: Store, run: Run, stored: NDArray[np.int32]) -> int:
         counted = np.concatenate([batch["cells"].to_numpy() for batch in batches])
         if len(counted) == len(stored):
             return int(np.maximum(counted - stored, 0).sum())
-    if run.config.get("max_bad_candidates"):  # the run's count includes cells that set-aside candidates lack
+    if run.config.get("max_bad_candidates"):  # the run's count includes cells that unscorable candidates lack
         return 0
     total: int = run.counts.get("cells_found", 0) + run.counts.get("cells_computed", 0)
     return max(0, total - int(stored.sum()))

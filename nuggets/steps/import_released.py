@@ -59,7 +59,7 @@ def read_released_scores(folder: Path) -> ReleasedScores:
         for row, values in _load(path, is_raw=is_raw).items():
             value: Any = values if is_raw else values[-1]  # one win rate per kv_iter: the last one is the result
             if by_row.setdefault(int(row), value) != value:
-                raise InputError(f"{path}: row {row} has {value}, another file in {folder} says {by_row[int(row)]}")
+                raise InputError(f"{path}: row {row} has {value}, another file in {folder} has {by_row[int(row)]}")
     if not win_rates:
         raise UsageError(f"no {{start}}_{{end}}_score.json in '{folder}': give the folder that holds these files")
     return ReleasedScores(win_rates, sums, tuple(path.name for path in files))

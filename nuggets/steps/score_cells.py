@@ -76,7 +76,7 @@ def score_worklist(scorer: Scorer, worklist: Worklist, *, anchors: Sequence[Anch
     than `max_bad_candidates`, InputError names them once the others are done. Raises Interrupted if a stop is
     requested. However scoring ends, what was computed is stored.
     """
-    # An anchor that stands twice in the set is one column: it is scored once and counted twice.
+    # An anchor that occurs twice in the set is one column: it is scored once and counted twice.
     distinct = list({anchor.id: anchor for anchor in anchors}.values())
     missing = _missing(scorer, worklist, [anchor.id for anchor in anchors], [anchor.id for anchor in distinct])
     if missing:
@@ -96,7 +96,7 @@ def _missing(
     missing = np.isnan(read_cells(scorer.store, scorer.folder, candidates, distinct_ids))
     requested = np.zeros(missing.shape, dtype=bool)
     cells = np.concatenate([np.empty((0, len(anchor_ids)), dtype=bool), *(work.cells for work in worklist.values())])
-    for anchor, anchor_id in enumerate(anchor_ids):  # an anchor that stands twice in the set is one column
+    for anchor, anchor_id in enumerate(anchor_ids):  # an anchor that occurs twice in the set is one column
         requested[:, distinct_ids.index(anchor_id)] |= cells[:, anchor]
     missing &= requested
     shards = [shard for shard, of_shard in ids.items() for _ in of_shard]
@@ -127,7 +127,9 @@ def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor
         raise _no_numbers(broken)
     if broken:
         record_unscorable(scorer.store, scorer.scoring_key, {row.candidate: row.anchors for row in broken})
-        report_stage(f"set aside, because the model gives no number: {', '.join(row.candidate for row in broken)}")
+        report_stage(
+            f"unscorable, because the model gives no finite number: {', '.join(row.candidate for row in broken)}"
+        )
 
 
 def _cells(row: NDArray[np.float64], columns: Sequence[int]) -> tuple[NDArray[np.float32], list[int]]:
@@ -160,5 +162,5 @@ def _no_numbers(broken: Sequence[BrokenRow]) -> InputError:
     return InputError(
         f"the model returned no finite log-probability for {count} of the cells, which are not stored: {named}. "
         "All other computed cells are stored. Try dtype=float32, remove these examples from the pool, or raise "
-        "max_bad_candidates to set such candidates aside"
+        "max_bad_candidates to record such candidates as unscorable"
     )

@@ -105,7 +105,7 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, summary: SelectionSummary, s
         f"{pool.duplicates} duplicates, {sum(pool.rejects.values())} rejected, "
         f"{pool.dropped_turns} later turns dropped",
         **{name.replace("_", " "): value for name, value in run.counts.items() if name not in ("rows", "examples")},
-        **_set_aside(summary),
+        **_unscorable(summary),
         "model": run.inputs["model"]["name"],
         "profile": run.identity["profile"],
         "numbers": run.identity["dtype"],
@@ -133,12 +133,12 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, summary: SelectionSummary, s
     )
 
 
-def _set_aside(summary: SelectionSummary) -> dict[str, str]:
+def _unscorable(summary: SelectionSummary) -> dict[str, str]:
     count = summary.counts.candidates - summary.counts.eligible.candidates
     if not count:
         return {}
-    named = ", ".join(summary.set_aside) + (", ..." if count > len(summary.set_aside) else "")
-    return {"set aside": f"{count} candidates for which the model gives no number, never kept: {named}"}
+    named = ", ".join(summary.unscorable) + (", ..." if count > len(summary.unscorable) else "")
+    return {"unscorable": f"{count} candidates for which the model gives no finite number, never kept: {named}"}
 
 
 def shown_examples(store: Store, pool: Pool, summary: SelectionSummary) -> tuple[RankedExample, ...]:

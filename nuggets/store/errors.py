@@ -1,4 +1,4 @@
-"""Errors of a store as StoreErrors: messages that say what to change. Pure but for a look at the local disk."""
+"""Errors of a store as StoreErrors whose messages name what to change. Pure except for checks of the local disk."""
 
 import errno
 from pathlib import Path

@@ -13,9 +13,9 @@ PENDING = ".pending-"  # prefix of an incomplete file; listings never show it
 
 
 def is_there(target: str) -> bool:
-    """Whether a file or folder exists. Raises OSError where the disk does not tell, and for a link without a target.
+    """Whether a file or folder exists. Raises OSError for a disk error, and for a link without a target.
 
-    os.path.exists answers False in these cases: cells would then be computed again, and results that were made from
+    os.path.exists returns False in these cases: cells would then be computed again, and results that were made from
     them would be replaced by empty ones.
     """
     try:

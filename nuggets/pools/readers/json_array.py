@@ -62,7 +62,7 @@ def _after_array(rest: bytes, pieces: Iterator[bytes]) -> Iterator[tuple[bytes, 
 
 
 def _whole_escapes(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    # Moves a backslash at the end of a piece to the next one, so that it stands beside the quote it may escape.
+    # Moves a backslash at the end of a piece to the next one, so that it is next to the quote it may escape.
     held = b""
     for piece in pieces:
         whole = held + piece

@@ -29,7 +29,7 @@ def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[in
 
 
 def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> Iterator[object]:
-    """The row of each element. Raises InputError at a syntax error: the elements after it can't be told apart."""
+    """The row of each element. Raises InputError at a syntax error: the elements after it can't be separated."""
     for row, (raw, ended_by) in enumerate(split_array(pieces, max_row_bytes)):
         if ended_by in (NEXT_ELEMENT, ARRAY_END) and 0 < len(raw) <= max_row_bytes:
             try:

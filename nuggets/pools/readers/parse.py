@@ -68,10 +68,10 @@ def _first_exchange(field: str, turns: object) -> tuple[Example, list[str]] | Re
             instruction = _turn_text(f"{field}[{i}]", turns[i], RejectReason.MISSING_INSTRUCTION)
             output = _turn_text(f"{field}[{i + 1}]", turns[i + 1], RejectReason.MISSING_OUTPUT)
             return _example(instruction, "", output, roles=roles)
-    said = f"its roles: {', '.join(map(ascii, roles[:8])) or 'none'}"
+    roles_of_row = f"its roles: {', '.join(map(ascii, roles[:8])) or 'none'}"
     if USER_ROLES.isdisjoint(roles):
-        return Reject(RejectReason.MISSING_INSTRUCTION, f"'{field}' has no user turn; {said}")
-    detail = f"'{field}' has no user turn directly followed by an assistant turn; {said}"
+        return Reject(RejectReason.MISSING_INSTRUCTION, f"'{field}' has no user turn; {roles_of_row}")
+    detail = f"'{field}' has no user turn directly followed by an assistant turn; {roles_of_row}"
     return Reject(RejectReason.MISSING_OUTPUT, detail)
 
 

@@ -84,7 +84,7 @@ class StoredFile(io.RawIOBase):
     def _drop(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            with contextlib.suppress(Exception):  # the file was only read, and an earlier error says more
+            with contextlib.suppress(Exception):  # the file was only read; an earlier error is more specific
                 file.close()
 
     def _call(self, call: Callable[[Any], T]) -> T:

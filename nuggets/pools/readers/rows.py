@@ -39,7 +39,7 @@ def read_pool(
     """Every row of the pool once, in source order, with its position; a few rows are in memory at a time.
 
     The bytes that are read go into `content`. Raises InputError, after the rows before it, where a file is damaged so
-    that its later rows can't be told apart.
+    that its later rows can't be separated.
     """
     row = 0
     for address in source.files:
