@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selections import store_manifest
 
 from deployments.local_s3 import LocalS3
 from flows.cli.commands import app, run_command
@@ -38,21 +39,9 @@ def begun(store: Store, name: str, state: RunState, message: str = "", **counts:
     record_state(store, name, state, message, counts=counts, seconds={"score": 1.5})
 
 
-def selection(store: Store, run: str) -> None:
-    manifest = {
-        "name": "top-k-2",
-        "cut": {"top_k": 2},
-        "cut_description": "best 2",
-        "kept": 2,
-        "candidates": 32,
-        "created_at": "2026-01-01T10:00:00",
-    }
-    store.write(f"runs/{run}/selections/top-k-2/3f2a/manifest.json", json.dumps(manifest).encode())
-
-
 def test_runs_are_listed_with_what_they_are_made_from_and_why_they_failed(store: Store, cli: Any) -> None:
     begun(store, "done", RunState.COMPLETE, **COUNTS)
-    selection(store, "done")
+    store_manifest(store, "done")
     begun(store, "half", RunState.FAILED, "the disk\nis full", **COUNTS | {"cells_computed": 0})
     open_run(store, "new", config={}, identity={}, inputs={})
     code, said, complained = cli("runs", "--store", store.url)
@@ -78,7 +67,7 @@ def test_runs_are_listed_with_what_they_are_made_from_and_why_they_failed(store:
 
 def test_a_run_is_shown_with_all_of_its_manifest_and_where_its_files_are(store: Store, cli: Any) -> None:
     begun(store, "r", RunState.COMPLETE, **COUNTS)
-    selection(store, "r")
+    store_manifest(store, "r")
     record_state(store, "r", RunState.COMPLETE, references={"scoring_key": "4f", "anchors": "anchors/5e.json"})
     store.write("cells/4f/0-1/a.parquet", b"")
     code, said, complained = cli("show", "r", "--store", store.url)

@@ -601,8 +601,8 @@ def test_new_scores_make_a_new_folder_and_the_earlier_one_stays_as_it_was(tmp_pa
     second = publish_selection(here.store, "first", TopK(1))
     assert not second.already_there and chosen(here, second) == [here.keys[5]]
     assert {path: here.store.read(path) for path in here.store.list(first.path)} == before
-    assert [item["folder"] for item in list_selections(here.store, "first")] == [first.path, second.path]
-    assert [item["folder"] for item in newest_selections(here.store, "first")] == [second.path]
+    assert [item.folder for item in list_selections(here.store, "first")] == [first.path, second.path]
+    assert [item.folder for item in newest_selections(here.store, "first")] == [second.path]
     assert publish_selection(here.store, "first", TopK(1)).already_there
 
 
@@ -611,7 +611,7 @@ def test_a_selection_of_another_scoring_key_is_another_one(tmp_path: Path):
     first = publish_selection(here.store, "first", TopK(1))
     record_state(here.store, "first", RunState.COMPLETE, references={"scoring_key": "two"})
     second = publish_selection(here.store, "first", TopK(1))
-    keys = [item["run"]["references"]["scoring_key"] for item in list_selections(here.store, "first")]
+    keys = [item.run["references"]["scoring_key"] for item in list_selections(here.store, "first")]
     assert not second.already_there and first.path != second.path and keys == ["one", "two"]
 
 

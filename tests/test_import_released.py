@@ -321,7 +321,7 @@ def test_cuts_of_an_imported_run_are_folders_of_their_own_and_none_is_overwritte
     ]
     assert rows[1]["source"] == "a"
     assert {path: files.store.read(path) for path in before} == before
-    assert [item["name"] for item in list_selections(files.store, "theirs")] == ["threshold-0.5", "top-k-3"]
+    assert [item.name for item in list_selections(files.store, "theirs")] == ["threshold-0.5", "top-k-3"]
 
     everything = {path: files.store.read(path) for path in files.store.list("")}
     again = publish_selection(files.store, "theirs", Threshold(0.5))

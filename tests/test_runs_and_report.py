@@ -3,14 +3,16 @@
 import json
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from orchestrated import wait_for
+from selections import store_manifest
 
-from nuggets.errors import UsageError
+from nuggets.errors import StoreError, UsageError
 from nuggets.report.bins import score_bins
 from nuggets.report.markdown import (
     QUANTILES,
@@ -22,7 +24,8 @@ from nuggets.report.markdown import (
     score_quantiles,
     selections_table,
 )
-from nuggets.runs.attempts import claim_run, heartbeat, observed_state
+from nuggets.runs.attempts import Heartbeat, claim_run, heartbeat, observed_state
+from nuggets.runs.engine_paths import read_engine_paths, record_engine_path
 from nuggets.runs.manifest import (
     RunState,
     list_runs,
@@ -33,11 +36,12 @@ from nuggets.runs.manifest import (
     versions,
 )
 from nuggets.runs.overview import run_overview
-from nuggets.runs.selections import list_selections, newest_selections, selection_folder
+from nuggets.runs.selections import list_selections, newest_selections
 from nuggets.scores.anchor_wins import ReportedAnchor
 from nuggets.scores.bounds import ScoreBounds
 from nuggets.scores.cuts import Threshold, TopK
 from nuggets.scores.selection import RankedRow, ScoreCounts
+from nuggets.store.records import write_record
 from nuggets.store.store import Store
 
 IDENTITY = {"pool": "1f", "model": "2e", "seed": 0}
@@ -130,17 +134,49 @@ def test_selections_are_listed_oldest_first(store):
         ("threshold-0.5", "b", "2026-02-01"),
         ("top-k-1", "a", "2026-01-02"),
     ):
-        manifest = {"name": name, "created_at": created_at}
-        store.write(f"{selection_folder('first', name, scores)}/manifest.json", json.dumps(manifest).encode())
+        store_manifest(store, "first", name=name, scores_digest=scores, created_at=created_at)
     store.write("runs/first/selections/top-k-9/a/scores.parquet", b"cut short: it has no manifest")
-    folders = [item["folder"].removeprefix("runs/first/selections/") for item in list_selections(store, "first")]
+    folders = [item.folder.removeprefix("runs/first/selections/") for item in list_selections(store, "first")]
     assert folders == ["top-k-2/a", "top-k-1/a", "threshold-0.5/b", "top-k-1/b"]
-    newest = [item["folder"].removeprefix("runs/first/selections/") for item in newest_selections(store, "first")]
+    newest = [item.folder.removeprefix("runs/first/selections/") for item in newest_selections(store, "first")]
     assert newest == ["top-k-2/a", "threshold-0.5/b", "top-k-1/b"]
     assert list_selections(store, "other") == []
 
 
-def as_old(store: Store, path: str, **fields: str) -> None:
+def test_a_selection_is_read_as_it_was_stored(store):
+    manifest = store_manifest(store, "first", golden_score_quantiles={"0.5": (0.0, 1.0)})
+    assert list_selections(store, "first") == [manifest]
+    assert manifest.folder == "runs/first/selections/top-k-2/3f2a"
+    assert store.read_json(f"{manifest.folder}/manifest.json")["golden_score_quantiles"] == {"0.5": [0.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"format": 2}, "it has format 2, this version reads format 1"),
+        ({"golden_sha256": "ab"}, "unknown field golden_sha256"),
+    ],
+)
+def test_other_formats_and_fields_of_a_selection_an_engine_path_and_a_heartbeat_are_named(store, changed, reason):
+    run = opened(store)
+    selection = f"{store_manifest(store, 'first').folder}/manifest.json"
+    as_old(store, selection, **changed)
+    with pytest.raises(StoreError, match=f"{selection} is not a SelectionManifest .*{reason}"):
+        list_selections(store, "first")
+    record_engine_path(store, "first", "plain")
+    assert read_engine_paths(store, "first") == ["plain"]
+    (path,) = store.list("runs/first/engine_paths")
+    as_old(store, path, **changed)
+    with pytest.raises(StoreError, match=f"{path} is not a EnginePath .*{reason}"):
+        read_engine_paths(store, "first")
+    write_record(store, "runs/first/heartbeat.json", Heartbeat(run.attempt, "9999-01-01T00:00:00.000+00:00"))
+    as_old(store, "runs/first/manifest.json", updated_at=LONG_AGO)
+    assert observed_state(store, read_run(store, "first")) is RunState.RUNNING
+    as_old(store, "runs/first/heartbeat.json", **changed)
+    assert observed_state(store, read_run(store, "first")) is RunState.LOST
+
+
+def as_old(store: Store, path: str, **fields: Any) -> None:
     """Replace fields of a stored JSON object, for example its time by one that is long past."""
     store.write(path, json.dumps({**store.read_json(path), **fields}).encode())
 

@@ -1,8 +1,8 @@
-"""Attempts: which flow owns a run, and whether that flow is still alive.
+"""Attempts: which flow owns a run, and whether that flow still works.
 
 Each flow that works on a run is an attempt with an id. The manifest holds the id of the newest attempt, and only this
 attempt changes the run's state. While it works, a thread stores a heartbeat; a flow that is killed can't record that it
-has ended, so a reader takes a running run without heartbeats for lost.
+has ended, so a reader treats a running run without heartbeats as lost.
 
 ```
 manifest.json    state running, attempt A    written when A starts; A writes complete, failed or interrupted
@@ -10,15 +10,17 @@ heartbeat.json   attempt A, time             written every HEARTBEAT_SECONDS unt
 ```
 """
 
-import json
 import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from nuggets.errors import StoreError
 from nuggets.runs.manifest import Run, RunState, read_run, run_folder, start_attempt
+from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
 
 HEARTBEAT_SECONDS = 30.0
@@ -27,12 +29,21 @@ _JOIN_SECONDS = 5.0  # at the end; a store that does not answer holds the thread
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The last heartbeat of the flow that works on a run."""
+
+    FORMAT: ClassVar[int] = 1
+    attempt: str
+    at: str  # ISO 8601, UTC
+
+
 def observed_state(store: Store, run: Run) -> RunState:
     """The state of a run as a reader sees it: LOST if it is running and two heartbeats are missing."""
     if run.state is not RunState.RUNNING:
         return run.state
-    last_sign = max(run.updated_at, _last_heartbeat(store, run.name))
-    silence = datetime.now(UTC) - datetime.fromisoformat(last_sign)
+    last_written = max(run.updated_at, _last_heartbeat(store, run.name))
+    silence = datetime.now(UTC) - datetime.fromisoformat(last_written)
     return RunState.LOST if silence.total_seconds() > _MISSED * HEARTBEAT_SECONDS else RunState.RUNNING
 
 
@@ -62,22 +73,22 @@ def _beat(store: Store, name: str, attempt: str, ended: threading.Event) -> None
         try:
             if read_run(store, name).attempt != attempt:  # a newer attempt stores its own heartbeats
                 return
-            content = {"attempt": attempt, "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-            store.write(_heartbeat_path(name), json.dumps(content).encode())
-        except (StoreError, ValueError) as error:  # the flow reports a store that stays away
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            write_record(store, _heartbeat_path(name), Heartbeat(attempt, now))
+        except (StoreError, ValueError) as error:  # the flow itself reports a store that does not answer
             logger.debug("no heartbeat of run '%s': %s", name, error)
 
 
 def _last_heartbeat(store: Store, name: str) -> str:
     """The time of the last heartbeat, empty if there is none that can be read."""
     try:
-        return str(store.read_json(_heartbeat_path(name))["at"])
+        return read_record(store, _heartbeat_path(name), Heartbeat).at
     except FileNotFoundError:
         return ""
     except StoreError as error:
         if error.is_transient:
             raise
-        return ""  # damaged, and replaced by the next heartbeat
+        return ""  # damaged or of another format; the next heartbeat replaces it
 
 
 def _heartbeat_path(name: str) -> str:

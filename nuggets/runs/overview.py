@@ -59,19 +59,19 @@ def run_overview(store: Store, run: Run) -> RunOverview:
 
 
 def _selections(store: Store, name: str) -> tuple[SelectionOverview, ...]:
-    manifests = list_selections(store, name)
-    newest = {item["name"]: item["folder"] for item in manifests}
+    selections = list_selections(store, name)
+    newest = {selection.name: selection.folder for selection in selections}
     return tuple(
         SelectionOverview(
-            name=item["name"],
-            cut=item["cut_description"],
-            kept=item["kept"],
-            candidates=item["candidates"],
-            created_at=item["created_at"],
-            address=store.uri(item["folder"]),
-            is_newest=newest[item["name"]] == item["folder"],
+            name=selection.name,
+            cut=selection.cut_description,
+            kept=selection.kept,
+            candidates=selection.candidates,
+            created_at=selection.created_at,
+            address=store.uri(selection.folder),
+            is_newest=newest[selection.name] == selection.folder,
         )
-        for item in manifests
+        for selection in selections
     )
 
 

@@ -1,19 +1,17 @@
 """Publish a selection: the kept examples, all scores, a report and a manifest, in a folder that never changes."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from nuggets.errors import UsageError
 from nuggets.pools.shards import Pool, read_pool_record
 from nuggets.report.figure import data_address
 from nuggets.report.markdown import RankedExample, files_table, picture, score_quantiles, selections_table
 from nuggets.runs.manifest import Run, read_run
-from nuggets.runs.selections import newest_selections, selection_folder
+from nuggets.runs.selections import SelectionManifest, newest_selections, selection_folder, write_selection
 from nuggets.scores.anchor_wins import anchor_wins_path, read_anchor_wins
 from nuggets.scores.cuts import Cut, cut_from_options, cut_name, cut_options, describe_cut
 from nuggets.scores.score_table import golden_digest, score_tables
@@ -44,7 +42,7 @@ from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
 _ALWAYS = ("selected.jsonl", "scores.parquet", PICTURE, "report.md")  # a run that was scored here has ANCHORS, too
-_OF_AN_ATTEMPT = ("state", "message", "attempt", "updated_at")  # fields of a run that say nothing of a selection
+_OF_AN_ATTEMPT = ("state", "message", "attempt", "updated_at")  # fields of a run that do not concern a selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +73,12 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
     """Apply a cut to a run's golden scores and publish what it keeps.
 
     Rows beyond `memory` bytes are sorted by way of the disk. Each cut and each score table makes a folder; a folder
-    that is whole is left alone.
+    that is complete is not written again.
     Raises UsageError if the run has no golden scores yet, or lacks cells that the cut needs.
     """
     run = read_run(store, run_name)
     tables = score_tables(store, run)
-    # Before the scores are read: if they are replaced meanwhile, the next reselect publishes the new ones.
+    # Before the scores are read: if they are replaced in the meantime, the next reselect publishes the new ones.
     scores = _scores_digest(store, run)
     counts = count_scores(tables())
     if missing := undecided_count(counts, cut):
@@ -116,7 +114,7 @@ def _file_names(store: Store, run: Run) -> tuple[str, ...]:
 
 
 def _scores_digest(store: Store, run: Run) -> str:
-    """Digest of the scores that a selection is made from, and of what they are scores of."""
+    """Digest of a run's golden scores and of its scoring key: each makes another selection."""
     return digest({"scores": golden_digest(store, run.name), "scoring_key": run.references.get("scoring_key")})
 
 
@@ -156,7 +154,7 @@ def selection_page(store: Store, selection: Selection) -> str:
 def compare_selections(store: Store, run: str) -> str:
     """The newest selection of each cut of a run side by side, as Markdown, oldest first."""
     newest = newest_selections(store, run)
-    return selections_table([(item["cut_description"], item["kept"], store.uri(item["folder"])) for item in newest])
+    return selections_table([(item.cut_description, item.kept, store.uri(item.folder)) for item in newest])
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,21 +187,21 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         store.remove(f"{folder}/manifest.json")  # present if another file of the folder was deleted
         for name, file in files.items():
             store.write_file(f"{folder}/{name}", file)
-    manifest = {
-        "name": selection.name,
-        "cut": cut_options(cut),
-        "cut_description": describe_cut(cut),
-        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "candidates": selection.candidates,
-        "kept": selection.kept,
-        "golden_score_quantiles": selection.quantiles,
-        "candidates_by_cells": {str(cells): n for cells, n in sorted(candidates_by_cells(summary.counts).items())},
-        "scores_digest": decided.scores,
-        "digests": digests,
-        "run": {name: value for name, value in asdict(run).items() if name not in _OF_AN_ATTEMPT},
-    }
-    # Last, because its presence means that all files are stored.
-    store.write(f"{folder}/manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    by_cells = candidates_by_cells(summary.counts)
+    manifest = SelectionManifest(
+        name=selection.name,
+        cut=cut_options(cut),
+        cut_description=describe_cut(cut),
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        candidates=selection.candidates,
+        kept=selection.kept,
+        golden_score_quantiles=selection.quantiles,
+        candidates_by_cells={str(cells): count for cells, count in sorted(by_cells.items())},
+        scores_digest=decided.scores,
+        digests=digests,
+        run={name: value for name, value in asdict(run).items() if name not in _OF_AN_ATTEMPT},
+    )
+    write_selection(store, manifest)
 
 
 def _file_digest(file: Path) -> str:
@@ -211,12 +209,12 @@ def _file_digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def published_cut(selections: Sequence[dict[str, Any]], run: str, name: str | None) -> Cut:
+def published_cut(selections: Sequence[SelectionManifest], run: str, name: str | None) -> Cut:
     """The cut of a run's selection, the named one or the newest. Raises UsageError if there is none."""
-    options = {item["name"]: item["cut"] for item in selections}
+    options = {selection.name: selection.cut for selection in selections}
     if not options or (name is not None and name not in options):
         listed = ", ".join(options) or "none"
         raise UsageError(f"run '{run}' has no selection {name or ''}; selections there: {listed}")
-    cut = cut_from_options(options[name or selections[-1]["name"]])
+    cut = cut_from_options(options[name or selections[-1].name])
     assert cut is not None, "a selection is published with its cut"
     return cut
