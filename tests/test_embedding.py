@@ -12,10 +12,11 @@ from tiny_models import save_tiny_encoder
 from nuggets.anchors.embeddings import read_embeddings, write_embeddings
 from nuggets.errors import DamagedTable
 from nuggets.examples import Example
-from nuggets.models.encoder import Embeddings, embed_examples, load_encoder
+from nuggets.models.encoder import BATCH, Embeddings, embed_examples, load_encoder
 from nuggets.models.files import files_digest, find_encoder
 from nuggets.pools.ingest import ingest_pool
 from nuggets.pools.readers.detect import find_source, source_digest
+from nuggets.progress import phase_logger
 from nuggets.runs.prepared import PreparedRun
 from nuggets.steps.embed_shard import embed_shard
 from nuggets.store.store import Store
@@ -76,7 +77,8 @@ def test_damaged_embeddings_are_computed_again_and_others_are_not(
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="nuggets.progress"):
             assert [embed_shard(prepared, shard) for shard in pool.shards] == paths
-        return [message.partition(" examples of")[0] for message in caplog.messages]
+        lines = [record.getMessage() for record in caplog.records if record.name == "nuggets.progress"]
+        return [line.partition(" examples of")[0] for line in lines]
 
     paths = [embed_shard(prepared, shard) for shard in pool.shards]
     expected = [read_embeddings(store, path) for path in paths]
@@ -151,12 +153,39 @@ def test_a_long_example_is_the_token_weighted_mean_of_its_windows(tmp_path: Path
     text = words(30)
     found = embed_examples(encoder, [Example(text, "", "")])
     assert found.windows.tolist() == [len(seen)]
-    assert " ".join(seen) == text  # nothing is lost, and no word is split
+    assert " ".join(sorted(seen, key=text.index)) == text  # nothing is lost, and no word is split
     lengths = [len(encoder.tokenizer(window)["input_ids"]) for window in seen]
     assert max(lengths) <= 24
     vectors = encode(seen, normalize_embeddings=True)
     expected = sum(length * vector for length, vector in zip(lengths, vectors, strict=True))
     np.testing.assert_allclose(found.vectors[0], unit(expected), atol=2e-3)
+
+
+class Steps(logging.Handler):
+    """Counts reports of progress."""
+
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += record.getMessage() == "step"
+
+
+def test_progress_is_reported_per_batch_and_batches_change_no_embedding(
+    encoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_encoder(find_encoder(str(encoder)))
+    examples = [Example(words(1 + 7 * number % 30, first=number), "", "") for number in range(2 * BATCH + 1)]
+    steps = Steps()
+    phase_logger.addHandler(steps)
+    try:
+        with caplog.at_level(logging.INFO, logger=phase_logger.name):
+            embeddings = embed_examples(loaded, examples)
+    finally:
+        phase_logger.removeHandler(steps)
+    assert steps.count == 3
+    texts = [example.instruction for example in examples]
+    at_once = loaded.encode(texts, batch_size=BATCH, normalize_embeddings=True)
+    np.testing.assert_allclose(embeddings.vectors, at_once, atol=1e-3)
 
 
 def test_a_text_without_white_space_is_split_inside(tmp_path: Path) -> None:

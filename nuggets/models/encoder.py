@@ -11,7 +11,9 @@ from nuggets.errors import InputError
 from nuggets.examples import Example
 from nuggets.models.cache import loaded_model, reading_weights
 from nuggets.models.files import ModelFiles, files_digest
+from nuggets.progress import report_step
 
+BATCH = 64  # texts that are encoded between two progress reports
 _PROBE = (Example("a", "", "b"), Example("a longer one, so that the other is padded", "", "b"))
 _SHORTEST_SPLIT = 16  # characters; a limit that even these exceed leaves no room beside the encoder's prompt
 
@@ -65,12 +67,25 @@ def embed_examples(encoder: Any, examples: Sequence[Example]) -> Embeddings:
     counts = np.array([len(parts) for parts in windows], dtype=np.int32)
     pieces = [text for parts in windows for text, _ in parts]
     weights = np.array([tokens for parts in windows for _, tokens in parts], dtype=np.float32)
-    vectors = np.asarray(
-        encoder.encode(pieces, batch_size=64, normalize_embeddings=True, show_progress_bar=False), dtype=np.float32
-    )
+    vectors = _encode(encoder, pieces)
     sums = np.add.reduceat(vectors * weights[:, None], np.cumsum(counts) - counts, axis=0)
     lengths = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return Embeddings((sums / lengths).astype(np.float16), counts)
+
+
+def _encode(encoder: Any, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Unit vectors of texts, in their order. Progress is reported per batch: a large shard takes longer than a hang.
+
+    The longest texts come first, as sentence-transformers sorts them: a batch pads its texts to the longest one.
+    """
+    order = np.argsort([-len(text) for text in texts])
+    vectors = []
+    for start in range(0, len(order), BATCH):
+        batch = [texts[row] for row in order[start : start + BATCH]]
+        encoded = encoder.encode(batch, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
+        vectors.append(np.asarray(encoded, dtype=np.float32))
+        report_step()
+    return np.concatenate(vectors)[np.argsort(order)]
 
 
 def _windows(encoder: Any, text: str, tokens: int) -> list[tuple[str, int]]:
