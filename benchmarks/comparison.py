@@ -85,7 +85,7 @@ def _extent(lengths: Sequence[int]) -> dict[str, float]:
 
 
 def _ways(yardstick: Yardstick) -> dict[str, list[str]]:
-    """How the fastest products were made, for whoever doubts the rate."""
+    """How the fastest products were computed, as evidence for the rate."""
     return {
         f"{inputs} x {outputs}": [f"{way.rows} rows, {way.columns} columns, {way.lanes} side by side" for way in ways]
         for (inputs, outputs), ways in yardstick.ways.items()

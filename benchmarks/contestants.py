@@ -40,8 +40,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def all_contestants(model: Any) -> list[Contestant]:
-    """The engine and its three rivals; the definition that sums are held against is `pairs`."""
-    pairs(model, [()], [Continuation((0, 1, 2), 1)])  # so that libraries which load on first use count for nobody
+    """The engine and its three rivals; sums are compared with those of `pairs`."""
+    pairs(model, [()], [Continuation((0, 1, 2), 1)])  # not measured: some libraries load at first use
     before = bytes_in_use(model.device)
     engine = open_engine(model)
     held = 0 if before is None else max(0, (bytes_in_use(model.device) or 0) - before)

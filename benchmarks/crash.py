@@ -2,9 +2,9 @@
 
     python benchmarks/crash.py --kills 200 --json OUT
 
-Each life of a run is the real command with a real Prefect server and a real model; it ends by kill -9 of its whole
-process group at a random moment, most of them while it scores. When a run gets through, its selection is compared with
-that of an undisturbed run, and the next run begins in an empty store, until all kills are spent.
+Each attempt is the real command with a real Prefect server and a real model. Its process group is killed (kill -9) at
+a random moment, usually while it scores. When a run completes, its selection is compared with that
+of an undisturbed run, and the next run begins in an empty store, until all kills are done.
 
 After every kill: all cells stored before are still there, with the same numbers; of the cells that the engine gave out,
 at most those of the block in flight are missing. At the end: no cell was computed twice but those.
@@ -48,21 +48,23 @@ class Job:
     folder: Path
 
     def start(self, store: Path) -> subprocess.Popen[bytes]:
-        """A new life of the run in a process group of its own."""
+        """Start another attempt at the run in a new process group."""
         command = [str(Path(sys.executable).with_name("nuggets")), "curate", *self.arguments]
         command += ["--store", str(store), "--run", "crash"]
         noting = noting_environment(self.log, commit=BLOCK)
-        with self.said.open("wb") as said:
-            return subprocess.Popen(command, env=noting, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
+        with self.stderr.open("wb") as stderr:
+            return subprocess.Popen(
+                command, env=noting, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            )
 
     @property
-    def said(self) -> Path:
-        """What the life that was started last has said."""
-        return self.folder / "said.txt"
+    def stderr(self) -> Path:
+        """The output of the newest attempt."""
+        return self.folder / "stderr.txt"
 
     def is_scoring(self) -> bool:
-        """Whether the life that was started last has said its last line before the first cell."""
-        return "scoring " in self.said.read_text()
+        """Whether the newest attempt has logged its last line before the first cell."""
+        return "scoring " in self.stderr.read_text()
 
     @property
     def log(self) -> Path:
@@ -76,7 +78,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What the kills came to."""
+    """The results of the kills."""
 
     kills: int = 0
     kills_while_scoring: int = 0
@@ -98,7 +100,7 @@ class Outcome:
 
 
 def crash(job: Job, *, kills: int, minutes: float, seed: int) -> Outcome:
-    """Spend the kills, or those that fit into the time; a run that has begun is always finished."""
+    """Do the kills, or those that fit into the time; a run that has begun is always finished."""
     rng = random.Random(seed)
     started = time.monotonic()
     outcome = Outcome()
@@ -108,8 +110,8 @@ def crash(job: Job, *, kills: int, minutes: float, seed: int) -> Outcome:
         with tempfile.TemporaryDirectory(dir=job.folder) as store:
             job.log.unlink(missing_ok=True)
             _one_run(job, Path(store), outcome, rng, kills=kills, end=end, longest=scoring_seconds / 4)
-            found = _selection(Path(store))
-            if found != expected:
+            selection = _selection(Path(store))
+            if selection != expected:
                 outcome.same_selections = False
                 outcome.problems.append(f"run {outcome.runs}: another selection than the undisturbed run's")
             count = Counter(job.computed())
@@ -124,7 +126,7 @@ def crash(job: Job, *, kills: int, minutes: float, seed: int) -> Outcome:
 def _one_run(
     job: Job, store: Path, outcome: Outcome, rng: random.Random, *, kills: int, end: float, longest: float
 ) -> None:
-    """Lives of one run until it gets through; none is killed later than `longest` seconds after it begins to score."""
+    """Attempts at one run until it completes; none is killed later than `longest` seconds after it begins to score."""
     before: Cells = {}
     while True:
         earlier = len(job.computed())
@@ -133,7 +135,7 @@ def _one_run(
         scoring = _live(job, process, rng, longest) if is_killed else False
         if process.wait() != -signal.SIGKILL:
             if process.returncode:
-                outcome.problems.append(f"exit code {process.returncode}: {job.said.read_text()[-2000:]}")
+                outcome.problems.append(f"exit code {process.returncode}: {job.stderr.read_text()[-2000:]}")
             return
         outcome.kills += 1
         outcome.kills_while_scoring += scoring
@@ -141,7 +143,7 @@ def _one_run(
 
 
 def _live(job: Job, process: "subprocess.Popen[bytes]", rng: random.Random, longest: float) -> bool:
-    """Let a life go on for a random time, then kill it if it still goes on; returns whether it had begun to score."""
+    """Kill an attempt after a random time unless it has ended; returns whether it had begun to score."""
     wait_for_scoring = rng.random() < 0.8
     end = time.monotonic() + (120 if wait_for_scoring else rng.uniform(0.1, 12))
     scoring = False
@@ -157,7 +159,7 @@ def _live(job: Job, process: "subprocess.Popen[bytes]", rng: random.Random, long
 
 
 def _compare(store: Path, before: Cells, computed: list[tuple[str, str]], outcome: Outcome) -> Cells:
-    """Look at the store after a kill: what was there is there, and what this life computed is, but for a block."""
+    """Check the store after a kill: it holds the earlier cells and those of this attempt, except one block."""
     now = _stored(store)
     lost = [cell for cell, value in before.items() if cell not in now or not np.isclose(now[cell], value, atol=1e-2)]
     outcome.cells_lost += len(lost)
@@ -171,10 +173,10 @@ def _compare(store: Path, before: Cells, computed: list[tuple[str, str]], outcom
 
 
 def _stored(store: Path) -> Cells:
-    place = Store(str(store))
+    opened = Store(str(store))
     cells: Cells = {}
-    for path in list_blocks(place, "cells"):
-        block = read_block(place, path)
+    for path in list_blocks(opened, "cells"):
+        block = read_block(opened, path)
         if block is not None:
             rows, columns = np.nonzero(~np.isnan(block.values))
             for row, column in zip(rows, columns, strict=True):
@@ -183,14 +185,14 @@ def _stored(store: Path) -> Cells:
 
 
 def _undisturbed(job: Job) -> tuple[list[Any], float]:
-    """What a run chooses that is left alone, and how many seconds it takes from its first cell to its end."""
+    """The selection of an undisturbed run, and its seconds from the first cell to its end."""
     with tempfile.TemporaryDirectory(dir=job.folder) as store:
         process = job.start(Path(store))
         while process.poll() is None and not job.is_scoring():
             time.sleep(0.02)
         scoring = time.monotonic()
         if code := process.wait():
-            raise SystemExit(f"the undisturbed run failed with exit code {code}: {job.said.read_text()[-3000:]}")
+            raise SystemExit(f"the undisturbed run failed with exit code {code}: {job.stderr.read_text()[-3000:]}")
         return _selection(Path(store)), time.monotonic() - scoring
 
 
@@ -212,10 +214,10 @@ def prepare_job(folder: Path, *, model: str | None, examples: int, anchors: int,
 
 
 def main() -> None:
-    """Run it, print what came of it, and end with exit code 1 if anything was lost."""
+    """Run it, print the results, and end with exit code 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="no kills after so many minutes")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no kills after this many minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="default: the packaged SmolLM2-135M-Instruct")
     parser.add_argument("--examples", type=int, default=40)
@@ -230,7 +232,7 @@ def main() -> None:
         with prefect_api():
             from prefect.settings import PREFECT_API_URL
 
-            os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value()  # one server for all lives
+            os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value()  # one server for all attempts
             job = prepare_job(
                 Path(folder),
                 model=options.model,

@@ -4,7 +4,7 @@
     python benchmarks/engine.py --json FILE             the packaged SmolLM2-135M on the paper's texts or the demo's
     python benchmarks/engine.py --shape llama-7b        random weights, for a GPU; needs no tokenizer and no files
 
-The algorithms take turns round by round, each round on candidates of its own. Figures are medians over the rounds.
+The algorithms take turns round by round, each round on other candidates. Figures are medians over the rounds.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
         from texts import write_anchor_lengths
 
         return write_anchor_lengths(Path(__file__).with_name("anchor_lengths.json"))
-    logging.basicConfig(level=logging.WARNING)  # the engine says so if it takes a model the slow way
+    logging.basicConfig(level=logging.WARNING)  # the engine warns if it uses the plain path
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(args.threads or torch.get_num_threads())
     threads = torch.get_num_threads()

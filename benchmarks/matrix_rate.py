@@ -24,7 +24,7 @@ _ROWS = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (512, 2048, 4096, 8192, 16
 _OUTPUTS_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 30}  # entries of an output matrix; larger ones are not tried
 _TILE = 4096  # columns of a wide product when it is made piece by piece
 _KEPT = 2  # ways for each size that are measured again and again: another program may have spoilt the try of the best
-_BURSTS = 3  # the median of so many is a rate
+_BURSTS = 3  # a rate is the median of this many
 _SECONDS_A_BURST = 0.03
 
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 _STATUS = Path("/proc/self/status")
 _CPU_TIMES = Path("/proc/stat")  # cpu user nice system idle iowait irq softirq steal
 _CLEAR = Path("/proc/self/clear_refs")
-_RESET_HIGH_WATER_MARK = "5"  # what Linux wants to be told to start VmHWM anew
+_RESET_HIGH_WATER_MARK = "5"  # written to clear_refs, it resets VmHWM
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The costs of some work and its sums; bytes are counted above those in use before, None where that can't be told.
+    """The costs of some work and its sums; bytes above the use before, None where they can't be measured.
 
     `kept_bytes` are still in use afterwards: buffers that an algorithm holds on to for its next call.
     `cores_elsewhere`: how many cores other programs kept busy meanwhile.
@@ -52,9 +52,9 @@ def measure(work: Callable[[], NDArray[np.float64]], device: torch.device) -> Me
 
 
 def bytes_in_use(device: torch.device) -> int | None:
-    """Memory in use now, None where the system doesn't tell.
+    """Memory in use now, None where the system doesn't report it.
 
-    What was freed is first given back, lest the next algorithm finds it there and seems to need less.
+    Freed memory is returned to the system first; otherwise the next algorithm would seem to need less.
     """
     gc.collect()
     if device.type == "cuda":

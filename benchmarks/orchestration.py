@@ -59,7 +59,7 @@ class Timing:
 
 
 def measure(executor: str, shards: int, *, model: Path, folder: Path) -> Timing:
-    """One run in an empty store. Ends the program with what the run said if it fails."""
+    """One run in an empty store. Ends the program with the run's output if it fails."""
     pool, anchors, notes = folder / "pool.jsonl", folder / "anchors.json", folder / "rows"
     pool.write_text("".join(json.dumps(_example(number)) + "\n" for number in range(shards * CANDIDATES)))
     anchors.write_text(json.dumps([_example(-number - 1) for number in range(ANCHORS)]))

@@ -79,7 +79,7 @@ def main() -> None:
         exact, _ = _sums(model, workload, args.candidates)
     tokens = np.array([item.response_tokens for item in workload.anchors])
     for name in args.formats:
-        # Of the float32 weights, rounded: what a user gets who loads the model in this format.
+        # Of the float32 weights, rounded: as a model loaded in this format.
         found, budget = _sums(model.to(getattr(torch, name)), workload, args.candidates)
         against = "float32"
         if args.other_budget:

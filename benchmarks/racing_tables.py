@@ -1,4 +1,4 @@
-"""Tables of cells for races: read from a file and checked, or made up."""
+"""Tables of cells for races: read from a file and checked, or synthetic."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class Table:
 
 
 def read_table(file: Path) -> Table:
-    """A table of all cells from a file. Raises InputError if it is damaged, or if cells lack or stand there twice."""
+    """A table of all cells from a file. Raises InputError if it is damaged, or if cells are missing or occur twice."""
     reader = pyarrow.csv.read_csv if file.suffix == ".csv" else pq.read_table
     try:
         stored = reader(file)
@@ -64,12 +64,12 @@ def _column(file: Path, name: str, column: Any) -> NDArray[Any]:
     is_row = name.endswith("_row")
     right = pa.types.is_integer(column.type) if is_row else _is_number(column.type)
     if column.null_count or not right:
-        found = f"{column.null_count} empty values" if column.null_count else f"values of type {column.type}"
-        raise InputError(f"{file}: {name} has {found}: give {'whole numbers' if is_row else 'sums in nats'}")
+        contents = f"{column.null_count} empty values" if column.null_count else f"values of type {column.type}"
+        raise InputError(f"{file}: {name} has {contents}: give {'whole numbers' if is_row else 'sums in nats'}")
     values = column.to_numpy()
     if not is_row and not np.isfinite(values).all():
-        place = int(np.argmax(~np.isfinite(values)))
-        raise InputError(f"{file}: {name} is {values[place]} in row {place}: a cell is a finite sum in nats")
+        row = int(np.argmax(~np.isfinite(values)))
+        raise InputError(f"{file}: {name} is {values[row]} in row {row}: a cell is a finite sum in nats")
     return values if is_row else values.astype(np.float64)
 
 

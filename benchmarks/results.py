@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rounds import Round
 from useful_work import UsefulWork
 
-DEFINITION = "pairs"  # the algorithm whose sums all others are held against
+DEFINITION = "pairs"  # the algorithm that all sums are compared with
 FLOAT32 = "released_fp32"  # the one that, beside rivals of less precision, shows what is rounding
 UNITS = {
     "cells_per_s": "(candidate, anchor) pairs per second of wall time, median over rounds",
@@ -20,7 +20,7 @@ UNITS = {
     "seconds": "wall time per candidate, median over rounds",
     "cpu_seconds": "CPU seconds of all threads per candidate, median over rounds",
     "cpu_seconds_per_cell": "CPU seconds of all threads per cell, median over rounds",
-    "peak_memory_bytes": "most bytes beside weights and program, median over rounds; null where it can't be told",
+    "peak_memory_bytes": "most bytes beside weights and program, median over rounds; null where it can't be measured",
     "cores_elsewhere": "cores that other programs kept busy meanwhile, median over rounds; above 0.1 times are suspect",
     "spread": "[least, most] over rounds of each of the above",
     "largest_difference": "nats between a sum and that of pairs, in the same number format",

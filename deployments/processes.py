@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def lives(pid: int | None) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
+    """Whether a process runs; a zombie does not."""
     if pid is None:
         return False
     with suppress(ChildProcessError):
@@ -19,14 +19,14 @@ def lives(pid: int | None) -> bool:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that it and its children have started, in whatever sessions they are."""
+    """A process and all its descendants, in any session."""
     listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     children: dict[int, list[int]] = {}
     for line in listed.splitlines():
         child, parent = map(int, line.split())
         children.setdefault(parent, []).append(child)
-    found, rest = [], [pid]
+    members, rest = [], [pid]
     while rest:
-        found.append(rest.pop())
-        rest += children.get(found[-1], [])
-    return found
+        members.append(rest.pop())
+        rest += children.get(members[-1], [])
+    return members

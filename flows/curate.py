@@ -73,9 +73,9 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
     anchor_set = look_for_anchor_set(prepared, config, pool)
     if anchor_set is None:
         shards = list(pool.shards)
-        each = {"index": list(range(len(shards))), "shard": shards}
+        shard_arguments = {"index": list(range(len(shards))), "shard": shards}
         embeddings = results_of(
-            "embed", executor, executor.map(embed, prepared=unmapped(prepared), **each, remote=remote)
+            "embed", executor, executor.map(embed, prepared=unmapped(prepared), **shard_arguments, remote=remote)
         )
         watch.lap("embed")
         anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
@@ -92,7 +92,7 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
     record = partial(record_state, prepared.store, prepared.name, attempt=prepared.attempt)
     with kept_cells(config.memory_mib << 20):
         first = scoring.first_plan()
-        counts |= {"cells": first.table, "cells_found": first.found, "cells_computed": 0, "rounds": 0}
+        counts |= {"cells": first.table, "cells_found": first.stored, "cells_computed": 0, "rounds": 0}
         references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
         # Before scoring, so that the cells of an interrupted run can be exported.
         record(RunState.RUNNING, references=references, counts=counts)

@@ -60,7 +60,7 @@ def _score_and_publish(config: ReselectConfig, run: ResumedRun, attempt: str, ex
         conflicts = score_candidates(run.prepared, run.pool, run.anchors)
     record = partial(record_state, run.prepared.store, config.run, attempt=attempt)
     counts = {
-        "cells_found": first.found,
+        "cells_found": first.stored,
         "cells_computed": scored.computed,
         "rounds": scored.rounds,
         "cell_conflicts": conflicts,

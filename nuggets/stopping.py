@@ -1,4 +1,4 @@
-"""A request to stop, which long work looks at between two candidates: what is pending is stored before it ends."""
+"""A request to stop. Long work checks it between two candidates, and stores what is pending before it ends."""
 
 import threading
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from contextvars import ContextVar
 from nuggets.errors import Interrupted
 
 _requested = threading.Event()
-# Of a piece of work, where one process may do several for different people: a cluster's does.
+# The request of one piece of work: a process of a cluster may work for several runs.
 _own: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
 def request_stop() -> None:
-    """Ask all work of this process to end soon; callable from a signal handler."""
+    """Request that all work of this process stops; callable from a signal handler."""
     _requested.set()
 
 
 @contextmanager
 def stopped_by(event: threading.Event) -> Iterator[None]:
-    """While this lasts, `event` is a request to stop, too, for what is done in this context and nothing else."""
+    """Inside, `event` is also a request to stop, for the work of this context only."""
     token = _own.set(event)
     try:
         yield
@@ -28,17 +28,17 @@ def stopped_by(event: threading.Event) -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether someone asked this process, or this piece of work in it, to stop."""
+    """Whether a stop of this process, or of this piece of work in it, was requested."""
     own = _own.get()
     return _requested.is_set() or (own is not None and own.is_set())
 
 
 def check_stop() -> None:
-    """Raise Interrupted if someone asked to stop: for the places between two pieces of work."""
+    """Raise Interrupted if a stop was requested; called between two pieces of work."""
     if stop_requested():
         raise Interrupted("stopped on request")
 
 
 def clear_stop() -> None:
-    """Forget an earlier request to this process: a new run begins."""
+    """Clear an earlier request to this process when a new run begins."""
     _requested.clear()

@@ -42,7 +42,7 @@ def die(number: int = signal.SIGKILL) -> None:
 
 
 def hang(seconds: float) -> int:
-    """Report nothing for this time, while the interpreter goes on, as it does during a call of a GPU."""
+    """Report nothing for this time, while the interpreter runs, as it does during a call of a GPU."""
     time.sleep(seconds)
     return os.getpid()
 
@@ -104,7 +104,7 @@ def work_until_told(folder: Path) -> Any:
     end = time.monotonic() + 60
     while not stop_requested():
         if time.monotonic() > end:
-            raise TimeoutError("nobody said stop")
+            raise TimeoutError("no stop was requested")
         time.sleep(0.01)
     (folder / "stored").touch()
     raise Interrupted("stopped on request; all of it is stored")

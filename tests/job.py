@@ -48,7 +48,7 @@ def score(prepared: PreparedRun, pool: Pool, anchors: str, cut: Cut | None) -> N
         plan = plan_round(prepared, pool, anchors, cut, number=plan.number + 1)
     conflicts = score_candidates(prepared, pool, anchors)
     references = {"pool": pool.id, "anchors": anchors, "scoring_key": prepared.setup.key}
-    counts = {"cells": first.table, "cells_found": first.found, "cells_computed": computed, "rounds": plan.number}
+    counts = {"cells": first.table, "cells_found": first.stored, "cells_computed": computed, "rounds": plan.number}
     counts |= {"rows": pool.rows, "examples": pool.examples, "anchors": first.table // pool.examples}
     counts["cell_conflicts"] = conflicts
     record_state(prepared.store, prepared.name, RunState.COMPLETE, references=references, counts=counts)

@@ -73,7 +73,7 @@ class Api:
         return sorted(found, key=lambda state: state["timestamp"])
 
     def log(self, run: str) -> str:
-        """What a run and its tasks have said."""
+        """The log lines of a run and its tasks."""
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
         lines: list[str] = []
         while True:

@@ -96,7 +96,7 @@ def test_faults_of_an_examples_tokens(tiny_model: Path) -> None:
     assert faults(whole.response_start) == faults(2) == (NO_RESPONSE,)
 
 
-def test_near_duplicates_are_told_by_the_angle_between_unit_vectors() -> None:
+def test_near_duplicates_are_recognized_by_the_angle_between_unit_vectors() -> None:
     north, east = np.array([0, 1], dtype=np.float32), np.array([1, 0], dtype=np.float32)
     close, apart = (np.array([np.sin(angle), np.cos(angle)], dtype=np.float32) for angle in (0.3, 0.4))
     assert is_near_duplicate(close, [east, north])
@@ -180,7 +180,7 @@ def test_two_concurrent_first_runs_use_the_same_named_set(
 
     with ThreadPoolExecutor(len(configs)) as threads:
         found = list(threads.map(find, configs))
-    assert len(store.list("anchors")) == len(configs)  # each run has found a set of its own
+    assert len(store.list("anchors")) == len(configs)  # each run has found a different set
     assert {reference.path for reference in found} == {read_named(store, "nightly").path}
     assert {known_anchors(prepared, config, pool).path for config in configs} == {found[0].path}
 

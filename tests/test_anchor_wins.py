@@ -165,7 +165,7 @@ def test_in_a_race_only_computed_cells_count_which_the_report_explains(scored):
     assert "| 1 | 1.000 | 3/3 | 1.000 | always won, in the anchor set 2 times |" in report
 
 
-def test_an_anchor_without_a_cell_stands_last(scored):
+def test_an_anchor_without_a_cell_is_last(scored):
     gains = np.full((6, 4), LOST)
     gains[:, 1] = NAN
     scored.score(gains)
@@ -188,7 +188,7 @@ def test_more_cells_bring_the_anchors_up_to_date_with_the_rest(scored):
 
 
 def test_wins_are_stored_before_the_scores_that_they_go_with(scored):
-    """Killed between the two, a run has to look as if it was not judged yet: nobody would count the wins again."""
+    """Killed between the two, a run has to look unscored: otherwise the wins would not be counted again."""
     scored.score(GAINS)
     in_the_way = Path(scored.store.url, golden_path("r"))
     in_the_way.mkdir()
@@ -215,7 +215,7 @@ def test_a_run_without_counted_wins_has_no_section_of_them(scored):
     assert scored.publish(TopK(2)).already_there
 
 
-def test_a_report_says_where_its_files_are_and_where_the_rows_that_it_could_not_use(scored):
+def test_a_report_names_the_addresses_of_its_files_and_of_the_rejected_rows(scored):
     scored.score(GAINS)
     scored.judge()
     selection = scored.publish(TopK(1))

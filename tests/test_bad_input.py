@@ -1,4 +1,4 @@
-"""What a user gets who asks for something that can't be: one clear message, the right exit code, nothing lost."""
+"""Wrong or unusable input: one clear message, the right exit code, nothing lost."""
 
 import json
 import os
@@ -77,20 +77,20 @@ def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(
         ("curate", pool_file, "--shards", "3"): "No such option",
     }
     for arguments, message in refused.items():
-        code, said = nuggets(*arguments)
-        assert message in " ".join(said.split()).replace("│ ", ""), (arguments, said)
-        assert code == 2, (arguments, code, said)
+        code, output = nuggets(*arguments)
+        assert message in " ".join(output.split()).replace("│ ", ""), (arguments, output)
+        assert code == 2, (arguments, code, output)
 
 
-def test_a_model_without_a_tokenizer_says_which_files_are_missing(
+def test_a_model_without_a_tokenizer_is_refused_naming_the_missing_files(
     tmp_path: Path, pool_file: Path, tiny_model: Path, nuggets: Nuggets
 ) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
         (bare / name).write_bytes((tiny_model / name).read_bytes())
-    code, said = nuggets("curate", pool_file, "--model", bare, "--store", tmp_path / "store")
-    assert code == 2 and "has no tokenizer" in said and "tokenizer.json" in said
+    code, output = nuggets("curate", pool_file, "--model", bare, "--store", tmp_path / "store")
+    assert code == 2 and "has no tokenizer" in output and "tokenizer.json" in output
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -100,11 +100,11 @@ def test_a_pool_that_can_not_be_used_fails_with_counts_and_exit_code_1(
     (tmp_path / "void.json").write_text("[]")
     (tmp_path / "useless.jsonl").write_text('{"instruction": "a"}\n[1]\nnot json\n')
     common = ("--store", tmp_path / "store", "--model", tiny_model)
-    code, said = nuggets("curate", tmp_path / "void.json", *common)
-    assert code == 1 and "has no rows" in said
-    code, said = nuggets("curate", tmp_path / "useless.jsonl", *common)
-    assert code == 1 and "3 of 3 rows" in said
-    assert "undecodable 1" in said and "missing_output 1" in said and "not_an_object 1" in said
+    code, output = nuggets("curate", tmp_path / "void.json", *common)
+    assert code == 1 and "has no rows" in output
+    code, output = nuggets("curate", tmp_path / "useless.jsonl", *common)
+    assert code == 1 and "3 of 3 rows" in output
+    assert "undecodable 1" in output and "missing_output 1" in output and "not_an_object 1" in output
     rejects = [path.read_text().splitlines() for path in (tmp_path / "store" / "pools").glob("*/rejects.jsonl")]
     assert sorted(map(len, rejects)) == [0, 3]
 
@@ -113,12 +113,12 @@ def test_a_store_that_can_not_be_written_is_named_at_once(
     tmp_path: Path, pool_file: Path, tiny_model: Path, nuggets: Nuggets
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    code, said = nuggets("curate", pool_file, "--model", tiny_model, "--store", tmp_path / "file" / "store")
-    assert code == 1 and f"could not write {tmp_path}/file/store" in said
+    code, output = nuggets("curate", pool_file, "--model", tiny_model, "--store", tmp_path / "file" / "store")
+    assert code == 1 and f"could not write {tmp_path}/file/store" in output
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_full_disk_fails_the_run_keeps_what_is_stored_and_a_rerun_goes_on(
+def test_a_full_disk_fails_the_run_and_a_rerun_continues_from_the_stored_cells(
     tmp_path: Path, tiny_model: Path, nuggets: Nuggets
 ) -> None:
     pool = tmp_path / "pool.jsonl"
@@ -129,12 +129,12 @@ def test_a_full_disk_fails_the_run_keeps_what_is_stored_and_a_rerun_goes_on(
     store = tmp_path / "store"
     common = ("curate", pool, "--model", tiny_model, "--store", store, "--anchor-file", anchors, "--run", "full")
 
-    code, said = in_subprocess(*common, preexec_fn=_small_files_only)
-    assert code == 1 and "could not write" in said and "what is stored already is kept" in said, said
+    code, output = in_subprocess(*common, preexec_fn=_small_files_only)
+    assert code == 1 and "could not write" in output and "what is stored already is kept" in output, output
     assert not list(store.rglob(".pending-*"))
 
-    code, said = nuggets(*common)
-    assert code == 0, said
+    code, output = nuggets(*common)
+    assert code == 0, output
     assert (store / selection_path(store, "full", "top-fraction-0.05") / "selected.jsonl").exists()
 
 
@@ -147,17 +147,17 @@ def _small_files_only() -> None:
 @pytest.mark.usefixtures("prefect_server")
 def test_a_dead_prefect_server_is_named(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    code, said = in_subprocess(
+    code, output = in_subprocess(
         "curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment
     )
-    assert code == 1 and "no Prefect server answers at PREFECT_API_URL=http://127.0.0.1:9/api" in said
+    assert code == 1 and "no Prefect server answers at PREFECT_API_URL=http://127.0.0.1:9/api" in output
 
 
 def test_a_prefect_home_that_can_not_be_written_is_named(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     environment["PREFECT_HOME"] = str(tmp_path / "file" / "home")
-    code, said = in_subprocess(
+    code, output = in_subprocess(
         "curate", pool_file, "--model", tiny_model, "--store", tmp_path / "store", env=environment
     )
-    assert code == 1 and "set PREFECT_HOME to a folder that is" in said
+    assert code == 1 and "set PREFECT_HOME to a writable folder" in output

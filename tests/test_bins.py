@@ -61,14 +61,14 @@ def test_of_many_anchors_bins_hold_equally_many_scores_but_for_the_outer_ones(an
         (100, 0.29, 29.5 / 100),
     ],
 )
-def test_the_cut_stands_halfway_between_the_last_score_dropped_and_the_first_kept(anchors, value, place):
+def test_the_cut_is_halfway_between_the_last_score_dropped_and_the_first_kept(anchors, value, place):
     for pool in (full_pool(anchors), counts((3, 0, anchors, anchors))):
         bins = at_threshold(pool, value)
         assert bins.cut == pytest.approx(place)
         assert bins.cut in bins.edges
 
 
-def test_a_cut_by_rank_stands_below_the_lowest_score_kept():
+def test_a_cut_by_rank_is_below_the_lowest_score_kept():
     bins = score_bins(full_pool(8), np.array([0, 0, 0, 0, 0, 2, 2, 2, 2]), TopK(8))
     assert bins.cut == pytest.approx(4.5 / 8)
     assert (bins.kept.tolist(), bins.dropped.tolist()) == ([0] * 5 + [2] * 4, [2] * 5 + [0] * 4)
@@ -132,7 +132,7 @@ def test_the_cut_parts_bins_whatever_the_pool(rows, value, most):
         assert (int(number) > 0) == bool(marks)
 
 
-def test_bars_are_scaled_to_the_longest_and_the_cut_stands_between_them():
+def test_bars_are_scaled_to_the_longest_and_the_cut_is_between_them():
     pool = counts((60, 0, 4, 4), (8, 2, 4, 4), (1, 3, 4, 4))
     assert histogram(score_bins(pool, np.array([0, 3, 1]), TopK(4))).splitlines() == [
         "score        examples # kept, . dropped",

@@ -1,4 +1,4 @@
-"""Blocks are written while scoring goes on, one at a time, and nothing that was computed is lost."""
+"""Blocks are written while scoring continues, one at a time, and no computed cell is lost."""
 
 import threading
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def stored(store: GatedStore) -> list[int]:
     return [-int(value) for value in cells if not np.isnan(value)]
 
 
-def test_scoring_goes_on_while_a_block_is_written(store: GatedStore) -> None:
+def test_scoring_continues_while_a_block_is_written(store: GatedStore) -> None:
     with writer(store) as blocks:
         add(blocks, 1)
         add(blocks, 2)

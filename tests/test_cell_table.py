@@ -19,7 +19,7 @@ from nuggets.store.parquet import table_bytes
 from nuggets.store.store import Store
 
 KEY = "key"
-ANCHORS = ("a0", "a1", "a0", "a2")  # one stands twice
+ANCHORS = ("a0", "a1", "a0", "a2")  # one occurs twice
 NAN = float("nan")
 PLENTY = 1 << 30
 CANDIDATES = [f"{number:02x}{'0' * 30}" for number in range(0, 200, 8)]

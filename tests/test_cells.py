@@ -322,7 +322,7 @@ def test_a_block_without_rows_or_columns_comes_back_too(store):
         assert found.values.shape == empty.values.shape
 
 
-def test_an_anchor_that_stands_twice_in_a_block_is_one_column(store):
+def test_an_anchor_that_occurs_twice_in_a_block_is_one_column(store):
     path = put(store, "x", "AA", [[1.0, 1.0]])
     assert pq.read_table(f"{store.url}/{path}").column_names == ["candidate_id", "A"]
     assert cells(store, "x", "AA") == [[1.0, 1.0]]
@@ -506,7 +506,7 @@ def test_a_block_is_not_damaged_because_memory_is_short(store):
 def test_a_block_is_not_damaged_because_the_disk_does_not_answer(store, caplog):
     path = Path(store.url, FOLDER, "block.parquet")
     path.parent.mkdir(parents=True)
-    path.symlink_to("/proc/self/mem")  # its first page belongs to nobody: an input/output error
+    path.symlink_to("/proc/self/mem")  # its first page is not mapped: an input/output error
     with pytest.raises(
         StoreError, match=f"^could not read {path}: .+\\. The file is unchanged: run again, "
     ) as refused:
@@ -686,7 +686,7 @@ def test_processes_that_write_and_join_one_folder_lose_no_cell(store):
 
 def test_a_reader_lists_again_after_blocks_were_joined(store, monkeypatch):
     one, other = put(store, "x", "A", [[1.0]]), put(store, "y", "A", [[2.0]])
-    listed = [[one, other]]  # as it was before somebody else joined them
+    listed = [[one, other]]  # as it was before another process joined them
     compact(store, FOLDER)
 
     def stale_at_first(self: Store, folder: str, suffix: str) -> list[str]:

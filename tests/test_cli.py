@@ -24,12 +24,12 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """A command's exit code, and the lines that it says and complains."""
+    """A command's exit code, and its lines on stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, list[str], list[str]]:
         code = run_command(lambda: app([str(argument) for argument in arguments]))
-        said, complained = capsys.readouterr()
-        return code, said.splitlines(), complained.splitlines()
+        printed, complained = capsys.readouterr()
+        return code, printed.splitlines(), complained.splitlines()
 
     return run
 
@@ -44,18 +44,18 @@ def test_runs_are_listed_with_what_they_are_made_from_and_why_they_failed(store:
     store_manifest(store, "done")
     begun(store, "half", RunState.FAILED, "the disk\nis full", **COUNTS | {"cells_computed": 0})
     open_run(store, "new", config={}, identity={}, inputs={})
-    code, said, complained = cli("runs", "--store", store.url)
+    code, printed, complained = cli("runs", "--store", store.url)
     assert (code, complained) == (0, [])
     when = {run.name: run.updated_at[:19].replace("T", " ") for run in list_runs(store)}
-    assert [" ".join(line.split()) for line in said] == [
+    assert [" ".join(line.split()) for line in printed] == [
         "run state updated (UTC) model pool examples x anchors cells selections (cut: kept)",
         f"done complete {when['done']} model pool.jsonl 32 x 8 215 of 256 best 2: 2",
         f"half failed {when['half']} model pool.jsonl 32 x 8 at least 15 of 256 -",
         "the disk is full",
         f"new running {when['new']} - - - - -",
     ]
-    _, said, _ = cli("runs", "--store", store.url, "--json")
-    done, half, _ = json.loads("\n".join(said))
+    _, printed, _ = cli("runs", "--store", store.url, "--json")
+    done, half, _ = json.loads("\n".join(printed))
     assert (done["cells"], done["table"], done["pool"], half["message"]) == (
         215,
         256,
@@ -70,9 +70,9 @@ def test_a_run_is_shown_with_all_of_its_manifest_and_where_its_files_are(store: 
     store_manifest(store, "r")
     record_state(store, "r", RunState.COMPLETE, references={"scoring_key": "4f", "anchors": "anchors/5e.json"})
     store.write("cells/4f/0-1/a.parquet", b"")
-    code, said, complained = cli("show", "r", "--store", store.url)
+    code, printed, complained = cli("show", "r", "--store", store.url)
     assert (code, complained) == (0, [])
-    lines = [" ".join(line.split()) for line in said]
+    lines = [" ".join(line.split()) for line in printed]
     for line in (
         "state complete", "cells 215 of 256", "model name org/model, digest 2e", "profile plain", "seed 0",
         "cells_computed 200", "score 1.5",
@@ -81,20 +81,20 @@ def test_a_run_is_shown_with_all_of_its_manifest_and_where_its_files_are(store: 
     ):  # fmt: skip
         assert line in lines
     assert not any("anchors/5e.json" in line for line in lines)  # it is not there
-    _, said, _ = cli("show", "r", "--store", store.url, "--json")
-    shown = json.loads("\n".join(said))
+    _, printed, _ = cli("show", "r", "--store", store.url, "--json")
+    shown = json.loads("\n".join(printed))
     assert shown["counts"] == COUNTS and shown["files"]["cells"] == f"{store.url}/cells/4f"
     code, _, complained = cli("show", "x", "--store", store.url)
     assert (code, complained) == (2, [f"error: run 'x' is not in store {store.url}; runs there: r"])
 
 
-def test_where_no_store_is_that_is_said(tmp_path: Path, store: Store, cli: Any) -> None:
+def test_an_address_without_a_store_is_reported(tmp_path: Path, store: Store, cli: Any) -> None:
     (tmp_path / "file").write_text("a file")
     (tmp_path / "empty").mkdir()
     for command in (["runs"], ["gc"], ["show", "r"]):
         for place in ("nowhere", "file", "empty"):
-            code, said, complained = cli(*command, "--store", tmp_path / place)
-            assert (code, said) == (2, [])
+            code, printed, complained = cli(*command, "--store", tmp_path / place)
+            assert (code, printed) == (2, [])
             assert complained == [
                 f"error: there is no store at {tmp_path / place}: give --store the folder or s3:// address of one"
             ]
@@ -103,12 +103,12 @@ def test_where_no_store_is_that_is_said(tmp_path: Path, store: Store, cli: Any) 
 
 
 def test_an_empty_prefix_is_no_store(s3_server: LocalS3, cli: Any) -> None:
-    code, said, complained = cli("runs", "--store", "s3://pools/empty-prefix")
-    assert (code, said) == (2, []) and "there is no store at s3://pools/empty-prefix" in complained[0]
+    code, printed, complained = cli("runs", "--store", "s3://pools/empty-prefix")
+    assert (code, printed) == (2, []) and "there is no store at s3://pools/empty-prefix" in complained[0]
     store = Store("s3://pools/some-prefix")
     begun(store, "r", RunState.COMPLETE)
-    code, said, _ = cli("runs", "--store", store.url)
-    assert code == 0 and said[1].startswith("r    complete")
+    code, printed, _ = cli("runs", "--store", store.url)
+    assert code == 0 and printed[1].startswith("r    complete")
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_a_manifest_that_is_not_understood_is_named_and_the_others_are_listed(
     with pytest.raises(StoreError) as refused:
         read_run(store, "a")
     assert str(manifest) in str(refused.value) and why in str(refused.value)
-    code, said, complained = cli("runs", "--store", store.url)
-    assert (code, [line.split()[0] for line in said]) == (0, ["run", "b"])
+    code, printed, complained = cli("runs", "--store", store.url)
+    assert (code, [line.split()[0] for line in printed]) == (0, ["run", "b"])
     (warning,) = complained
     assert warning.startswith(f"warning: run 'a' is left out: {manifest} ") and why in warning
-    code, said, complained = cli("gc", "--store", store.url)
+    code, printed, complained = cli("gc", "--store", store.url)
     assert code == 0 and complained == [warning] and store.exists("runs/a/worklists/w.json")
     code, _, complained = cli("show", "a", "--store", store.url)
     assert code == 1 and why in complained[0]
@@ -146,20 +146,20 @@ def test_a_manifest_that_is_not_understood_is_named_and_the_others_are_listed(
 
 def test_scores_of_a_run_that_has_none_are_refused_with_its_state(store: Store, tmp_path: Path, cli: Any) -> None:
     begun(store, "r", RunState.FAILED, "the disk is full")
-    code, said, complained = cli("scores", "r", "--store", store.url, "--out", tmp_path / "s.csv")
-    assert (code, said) == (2, [])
+    code, printed, complained = cli("scores", "r", "--store", store.url, "--out", tmp_path / "s.csv")
+    assert (code, printed) == (2, [])
     assert complained == ["error: run 'r' is failed and has no golden scores yet: finish it with nuggets curate first"]
 
 
 def test_options_are_named_alike_in_help_and_files(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     for command in ("reselect", "score-shards", "cells", "scores", "show", "import-scores", "curate"):
-        code, said, _ = cli(command, "--help")
-        (usage,) = [line for line in said if "Usage:" in line]
+        code, printed, _ = cli(command, "--help")
+        (usage,) = [line for line in printed if "Usage:" in line]
         name = "FOLDER" if command == "import-scores" else "[POOL]" if command == "curate" else "RUN"
         assert code == 0 and name in usage.split("[OPTIONS]")[1]
-    code, said, _ = cli("gc", "--help")
-    assert not any("bool" in line for line in said if "--damaged" in line or "--dry-run" in line)
+    code, printed, _ = cli("gc", "--help")
+    assert not any("bool" in line for line in printed if "--damaged" in line or "--dry-run" in line)
     pool = tmp_path / "pool.jsonl"
     pool.write_text("{}\n")
     for option, value, words in (

@@ -1,4 +1,4 @@
-"""What a run can be told, what it can't, and how it says so."""
+"""Which settings a run accepts, which it refuses, and the messages."""
 
 import importlib
 from dataclasses import fields

@@ -26,7 +26,7 @@ hide_progress(display)
 
 
 def on_a_terminal(code: str) -> tuple[str, list[str]]:
-    """All that a program writes to its terminal, and the lines that stand there when it has ended."""
+    """All that a program writes to its terminal, and the lines that are shown when it has ended."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "50"}
     program = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment)
@@ -35,7 +35,7 @@ def on_a_terminal(code: str) -> tuple[str, list[str]]:
     while True:
         try:
             piece = os.read(ours, 1 << 16)
-        except OSError:  # how Linux says that nobody has the other end open any more
+        except OSError:  # raised by Linux when the other end is closed
             break
         if not piece:
             break
@@ -56,7 +56,7 @@ def on_a_terminal(code: str) -> tuple[str, list[str]]:
     return text, [line for line in lines if line]
 
 
-def test_one_bar_for_all_rounds_says_how_many_cells_there_will_be_at_most() -> None:
+def test_one_bar_for_all_rounds_shows_the_most_cells_to_compute() -> None:
     written, left = on_a_terminal(RUN)
     assert left[:-1] == [
         "cells: 160 in the full table",

@@ -280,13 +280,13 @@ def test_a_run_races_for_its_own_cut_or_the_default():
 
 
 def test_a_surprising_outcome_has_a_remark():
-    def said(cut: Cut, kept: int, best: tuple[float, float] = (0.625, 0.625)) -> str | None:
+    def note(cut: Cut, kept: int, best: tuple[float, float] = (0.625, 0.625)) -> str | None:
         return remark(cut, candidates=32, kept=kept, best=best)
 
-    assert said(Threshold(0.8), 0) == "nothing is kept: the best golden score is 0.625"
-    assert said(Threshold(0.8), 0, (0.25, 0.7)) == "nothing is kept: the best golden score is between 0.25 and 0.7"
-    assert said(TopK(1000), 31) == "top_k=1000 exceeds the pool: all candidates with a score are kept, 31 of 32"
-    assert said(TopK(32), 32) is said(Threshold(0.5), 1) is said(TopFraction(1), 32) is None
+    assert note(Threshold(0.8), 0) == "nothing is kept: the best golden score is 0.625"
+    assert note(Threshold(0.8), 0, (0.25, 0.7)) == "nothing is kept: the best golden score is between 0.25 and 0.7"
+    assert note(TopK(1000), 31) == "top_k=1000 exceeds the pool: all candidates with a score are kept, 31 of 32"
+    assert note(TopK(32), 32) is note(Threshold(0.5), 1) is note(TopFraction(1), 32) is None
 
 
 # Pools larger than memory, candidates with cells missing
@@ -570,7 +570,7 @@ def test_a_selection_counts_its_cells_and_is_published_again_when_more_are_known
 
 
 def published(folder: Path) -> Stored:
-    """A pool whose run is judged on four anchors: the twelfth candidate wins three, the others none."""
+    """A pool whose run is scored on four anchors: the twelfth candidate wins three, the others none."""
     here = Stored(folder)
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "pool.jsonl"}, "model": {"name": "tiny"}}
@@ -615,7 +615,7 @@ def test_a_selection_of_another_scoring_key_is_another_one(tmp_path: Path):
     assert not second.already_there and first.path != second.path and keys == ["one", "two"]
 
 
-def test_a_published_selection_says_nothing_of_the_state_that_its_run_had_meanwhile(tmp_path: Path):
+def test_a_published_selection_does_not_depend_on_the_state_of_its_run(tmp_path: Path):
     here = published(tmp_path)
     selection = publish_selection(here.store, "first", TopK(1))
     run = here.store.read_json(f"{selection.path}/manifest.json")["run"]

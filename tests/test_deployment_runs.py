@@ -81,13 +81,13 @@ def test_a_killed_part_fails_the_run_and_a_retry_scores_what_is_missing(
     finish(api, store, run, before)
 
 
-def test_the_parts_of_a_run_that_was_killed_go_on_and_are_waited_for_by_its_retry(
+def test_the_parts_of_a_killed_run_continue_and_its_retry_waits_for_them(
     api: Api, stack: LocalStack, store: Store, shared: dict[str, Any]
 ) -> None:
     run, parts = begin_parts(api, store, shared)
     kill(stack, run)
     assert api.await_end(run)["type"] == "CRASHED"
-    time.sleep(12)  # Prefect's worker reports a crash twice, seconds apart; nobody presses Retry in between
+    time.sleep(12)  # Prefect's worker reports a crash twice, seconds apart; no Retry is requested in between
     api.set_state(run, "SCHEDULED", "AwaitingRetry")
     finish(api, store, run, stored_cells(store))
     ours = [part for part in api.runs_of(SCORING) if part["parameters"]["config"]["store"] == store.url]

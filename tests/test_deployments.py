@@ -31,7 +31,7 @@ def test_these_are_the_deployments() -> None:
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: f"{item['entrypoint']}/{item['name']}")
-def test_a_deployment_says_nothing_that_prefect_would_ignore_or_refuse(deployment: dict[str, Any]) -> None:
+def test_a_deployment_has_no_field_that_prefect_would_ignore_or_refuse(deployment: dict[str, Any]) -> None:
     assert set(deployment) <= KNOWN
     assert deployment["description"] and "nuggets" in deployment["tags"]
     assert deployment["enforce_parameter_schema"] is True
@@ -45,7 +45,7 @@ def test_a_deployment_says_nothing_that_prefect_would_ignore_or_refuse(deploymen
         assert validate(given, schema, raise_on_error=True) == []
     for schedule in deployment.get("schedules", []):
         assert set(schedule) == {"slug", "cron", "timezone", "active"}
-        assert schedule["active"] is False  # whoever deploys decides what runs by itself
+        assert schedule["active"] is False  # schedules are turned on by hand
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
 
 
@@ -57,7 +57,7 @@ def test_a_lost_run_is_noticed_after_more_than_two_heartbeats() -> None:
     assert heartbeat >= 30  # Prefect takes less as 30
     assert automation["trigger"]["within"] > 2 * heartbeat
     tag = automation["trigger"]["match_related"]["prefect.resource.id"].removeprefix("prefect.tag.")
-    assert all(tag in deployment["tags"] for deployment in DEPLOYMENTS)  # nobody else promises to send any
+    assert all(tag in deployment["tags"] for deployment in DEPLOYMENTS)  # other flows' runs may send none
     ends = {"Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry"}
     assert {name.rpartition(".")[2] for name in automation["trigger"]["expect"]} == {*ends, "heartbeat"}
 

@@ -266,7 +266,7 @@ def test_prefixes_and_what_is_wanted_must_be_equally_many(family: str, missing: 
 
 
 def wins(zero_shot: Rows, rows: Rows) -> tuple[Rows, Rows]:
-    """Which cells are above their anchor's baseline, and which are far enough from it to tell."""
+    """Which cells are above their anchor's baseline, and which are far enough from it to be certain."""
     return rows > zero_shot, np.abs(rows - zero_shot) > 1e-3
 
 

@@ -36,7 +36,7 @@ from nuggets.store.store import Store
 POOL = [{"instruction": f"Count to {number}.", "input": "", "output": "Done."} for number in range(5)]
 IDS = [example_id(Example(*row.values())) for row in POOL]
 BY_ID = sorted(range(5), key=IDS.__getitem__)
-ANCHORS = [Anchor(name, None, Example(name, "", "x")) for name in ("A", "B", "A")]  # one stands twice
+ANCHORS = [Anchor(name, None, Example(name, "", "x")) for name in ("A", "B", "A")]  # one occurs twice
 ZERO_SHOT = {"A": -1.5, "B": -2.5}
 KEY = "key"
 

@@ -29,11 +29,11 @@ from nuggets.store.store import Store
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ANCHORS = len(EXAMPLES)
-MARKS = ("~", "@")  # in no example; each is a token of its own, and none that an engine tries a model on
+MARKS = ("~", "@")  # in no example; each is one token, and none is used by an engine's self-check
 PAUSES = [(2.5, 7.5), (10, 30), (30, 90)]  # seconds: 5, 20 and 60, half more or less
 
 # What Python runs before all else where this lies on its path. In the processes that score, and there only, a model
-# that is given a marked token finds the device's memory full, as often as the folder says: the first so many processes
+# that is given a marked token finds the device's memory full, as often as the folder says: the first N processes
 # that meet the token never recover, the next ones never notice.
 SPOILED = """
 import os, sys
@@ -213,7 +213,7 @@ def worker_pool(stack: LocalStack) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("blow", "said"),
+    ("blow", "reason"),
     [
         (signal.SIGKILL, "has ended with exit code -9"),
         (signal.SIGSTOP, "has sent no heartbeat for 20 seconds"),
@@ -221,7 +221,7 @@ def worker_pool(stack: LocalStack) -> list[int]:
     ids=["killed", "hung"],
 )
 def test_a_device_that_is_lost_costs_its_shard_a_retry_and_the_block_in_flight(
-    api: Api, stack: LocalStack, store: Store, job: dict[str, Any], tmp_path: Path, blow: signal.Signals, said: str
+    api: Api, stack: LocalStack, store: Store, job: dict[str, Any], tmp_path: Path, blow: signal.Signals, reason: str
 ) -> None:
     rows = examples(4, 150, {})
     noting = {name: noting_environment(tmp_path / "noted")[name] for name in ("PYTHONPATH", "NOTED_CELLS")}
@@ -252,7 +252,7 @@ def test_a_device_that_is_lost_costs_its_shard_a_retry_and_the_block_in_flight(
     log = wait_for(lambda: "% of the full table" in (log := api.log(run)) and log, seconds=30)
     assert f"cells: {counts['cells']} computed in 1 round, 100 % of the full table are stored" in log
     assert f"part {shard:03d}: {150 * ANCHORS} cells failed and is retried soon: the process on CPU worker" in log
-    assert said in log
+    assert reason in log
     assert not lives(other)  # with the run its processes end
 
 
@@ -312,7 +312,7 @@ def test_shards_out_of_memory_fail_the_run_and_a_retry_scores_what_they_lack(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of its own, of four mebibytes."""
+    """A folder on a separate file system of four mebibytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
@@ -336,7 +336,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_a_full_disk_is_waited_for_and_the_run_goes_on_when_there_is_room(
+def test_a_full_disk_is_waited_for_and_the_run_continues_when_there_is_room(
     api: Api, job: dict[str, Any], small_disk: Path
 ) -> None:
     store = Store(str(small_disk / "store"))

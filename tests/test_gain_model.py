@@ -64,7 +64,7 @@ def test_more_losses_of_a_cluster_never_make_the_rest_of_it_less_likely_to_be_lo
     assert (np.diff(found[:, 9]) > 0).all()
 
 
-def test_a_sample_that_is_mostly_unknown_still_tells_the_clusters_apart():
+def test_a_sample_that_is_mostly_unknown_still_separates_the_clusters():
     sample = clusters(400)
     sample[np.random.default_rng(2).random(sample.shape) < 0.6] = NAN
     loser = np.full(20, NAN)
@@ -101,7 +101,7 @@ ODD_SAMPLES = {
     "denormal and huge": [[1e-45, -1e-45, 1e-45, 3e38]] * 3,
     "huge": [[3e38, -3e38, 3e38, -3e38], [-3e38, 3e38, 3e38, -3e38]],
     "infinite": [[np.inf, -np.inf, 1.0, -1.0]] * 3,
-    "an anchor nobody met": [[1.0, -1.0, 2.0, NAN]] * 9,
+    "an anchor without cells": [[1.0, -1.0, 2.0, NAN]] * 9,
 }
 
 

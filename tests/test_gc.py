@@ -1,4 +1,4 @@
-"""What may be swept from a store, and what somebody may still read."""
+"""What may be deleted from a store, and what a reader may still need."""
 
 import os
 import time

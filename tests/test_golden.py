@@ -85,7 +85,7 @@ def test_the_cell_of_a_candidate_that_is_the_anchor_does_not_count():
     assert found.mean_gain.tolist() == [(-1 / 8 + 1 / 1 - 3 / 2) / 3, (13 / 4 - 1 / 8 + 1 / 1 - 3 / 2) / 4]
 
 
-def test_the_cell_of_a_candidate_that_is_the_anchor_counts_where_the_profile_says_so():
+def test_the_cell_of_a_candidate_that_is_the_anchor_counts_where_the_profile_requires_it():
     cells = [[9.0, -9.0, -1.0, -9.0]]
     found = scored(cells, ids=["a0"], keep_own_cell=True)
     assert (found.wins.tolist(), found.anchors.tolist(), found.golden_score.tolist()) == ([2], [4], [0.5])
@@ -110,7 +110,7 @@ def test_an_anchor_without_response_is_a_loss_for_all_and_no_part_of_the_gain():
     assert found.mean_gain.tolist() == [(1 / 4 + 1 / 2) / 2]
 
 
-def test_an_anchor_that_stands_twice_counts_twice():
+def test_an_anchor_that_occurs_twice_counts_twice():
     twice = ["a0", "a1", "a0"]
     cells = [[-3.0, -9.0, -3.0]]
     found = scored(cells, zero_shot=[-4.0, -8.0, -4.0], tokens=[4, 8, 4], anchors=twice)

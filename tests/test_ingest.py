@@ -353,7 +353,7 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store,
     assert len(store.read(rejects).splitlines()) == 2
 
 
-def test_a_misspelt_pool_says_at_once_what_its_rows_have_and_what_is_wanted(store, tmp_path):
+def test_the_error_for_misspelt_fields_names_those_of_the_rows_and_those_wanted(store, tmp_path):
     path = jsonl(tmp_path / "pool.jsonl", [{"instrution": f"Count to {number}.", "ouput": "1"} for number in range(9)])
     found = (
         "the first is row 0 (line 1): no 'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'; "

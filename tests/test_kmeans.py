@@ -25,7 +25,7 @@ def everything(_: int) -> bool:
 
 
 def nearest_rows(batches: Batches, centres: Vectors, *, scorable: Callable[[int], bool]) -> list[int]:
-    """The rows that stand for the clusters where only unscorable rows have a fault."""
+    """The rows that represent the clusters where only unscorable rows have a fault."""
     members = nearest_members(batches, centres, faults=lambda row, _: () if scorable(row) else ("no_response",))
     return [member.row for member in members]
 

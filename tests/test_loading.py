@@ -1,4 +1,4 @@
-"""Loading models: what is said where it can't be done, and what is in memory meanwhile."""
+"""Loading models: the errors where loading fails, and what is in memory meanwhile."""
 
 import io
 import json
@@ -49,7 +49,7 @@ except OutOfMemory as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its address space as Linux does")
 @pytest.mark.parametrize("megabytes", [60, 160])  # too few for its file, and for what is made of it
-def test_a_model_that_does_not_fit_is_an_error_that_says_how_large_it_is(
+def test_the_error_for_a_model_that_does_not_fit_names_its_size(
     tmp_path: Path, tiny_model: Path, megabytes: int
 ) -> None:
     LlamaForCausalLM(LlamaConfig(**_WIDE)).save_pretrained(tmp_path)

@@ -136,7 +136,7 @@ def ray(environment: dict[str, str], folder: Path) -> Iterator[list[str]]:
         head = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", *here]
         process = subprocess.Popen(head, env=environment | quiet, stdout=log, stderr=log, start_new_session=True)
         wait_for(lambda: "Ray runtime started" in (folder / "ray.log").read_text())
-        os.environ.update(quiet)  # of whoever connects to it, too
+        os.environ.update(quiet)  # also for clients that connect to it
         try:
             yield ["--executor", "ray", "--executor-address", f"127.0.0.1:{port}"]
         finally:
@@ -178,13 +178,13 @@ def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
         victim = noted_rows(file)[-1].process
         wait_for(lambda: [row.process for row in noted_rows(file)].count(victim) >= 2 * COMMIT)
         os.kill(victim, signal.SIGKILL)
-        said = run.communicate(timeout=300)[0]
-    assert run.returncode == 0, said
+        output = run.communicate(timeout=300)[0]
+    assert run.returncode == 0, output
     assert selected(store) == undisturbed
     assert len({row.process for row in noted_rows(file)}) >= 2
     computed = sum(len(row.anchors) for row in noted_rows(file))
     needed = CANDIDATES * ANCHORS
-    assert needed <= computed <= needed + COMMIT * ANCHORS, said
+    assert needed <= computed <= needed + COMMIT * ANCHORS, output
     manifest = json.loads((store / "runs/r/manifest.json").read_text())
     assert manifest["state"] == "complete" and manifest["counts"]["cells"] == needed
 
@@ -206,17 +206,17 @@ def test_ctrl_c_stops_every_worker_within_seconds_and_keeps_all_that_was_compute
         wait_for(lambda: noted_rows(file) or run.poll() is not None)
         asked = time.monotonic()
         run.send_signal(signal.SIGINT)
-        said = run.communicate(timeout=60)[0]
-        assert run.returncode == 130, said
+        output = run.communicate(timeout=60)[0]
+        assert run.returncode == 130, output
         assert time.monotonic() - asked < 40
-        if cluster is not local:  # its tasks were told so
+        if cluster is not local:  # its tasks were notified
             with get_client(sync_client=True) as client:
                 (last,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
             assert last.state is not None and last.state.is_cancelled(), last.state
         computed = [(row.candidate, anchor) for row in noted_rows(file) for anchor in row.anchors]
-        assert 0 < len(computed) < CANDIDATES * ANCHORS, said
+        assert 0 < len(computed) < CANDIDATES * ANCHORS, output
         time.sleep(3)
-        assert len(noted_rows(file)) * ANCHORS == len(computed)  # nobody goes on behind our back
+        assert len(noted_rows(file)) * ANCHORS == len(computed)  # no other process has continued to score
     stored = [read_block(Store(str(store)), path) for path in list_blocks(Store(str(store)), "cells")]
     assert sum(int((block.values == block.values).sum()) for block in stored if block is not None) == len(computed)
     assert json.loads((store / "runs/r/manifest.json").read_text())["state"] == "interrupted"

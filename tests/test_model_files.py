@@ -1,4 +1,4 @@
-"""Models found on disk, and what is said about those that can't be used."""
+"""Models found on disk, and the errors for those that can't be used."""
 
 import dataclasses
 import hashlib

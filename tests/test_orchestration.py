@@ -84,7 +84,7 @@ def test_the_ui_shows_what_a_run_does_and_how_far_it_is(api: Api, store: Store, 
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"threshold": 1.4}, "1.4 is greater than or equal to the maximum of 1"),
         ({"threshold": 0.4, "top_k": 3}, "should not be valid"),
@@ -93,10 +93,10 @@ def test_the_ui_shows_what_a_run_does_and_how_far_it_is(api: Api, store: Store, 
     ],
     ids=["out of range", "two cuts", "no cut", "not a number"],
 )
-def test_the_form_refuses_what_is_wrong_before_a_run_is_made(api: Api, config: dict[str, Any], said: str) -> None:
+def test_the_form_refuses_what_is_wrong_before_a_run_is_made(api: Api, config: dict[str, Any], message: str) -> None:
     before = len(api.runs_of("reselect/on-demand"))
     answer = api.try_to_start("reselect/on-demand", run="r", store="s3://x/y", **config)
-    assert answer.status_code in (409, 422) and said in answer.text
+    assert answer.status_code in (409, 422) and message in answer.text
     assert len(api.runs_of("reselect/on-demand")) == before
 
 
@@ -113,7 +113,7 @@ def test_cancelling_stops_within_seconds_and_keeps_what_was_computed(
     after = stored_cells(store)
     assert stopped < 30 and before <= after and len(after) < 1200 * 20
     time.sleep(3)
-    assert stored_cells(store) == after  # nobody goes on behind our back
+    assert stored_cells(store) == after  # no other process has continued to score
     again = api.start("curate/on-demand", **job)
     finish(api, store, again, after)
 
@@ -127,7 +127,7 @@ def test_a_run_whose_process_is_killed_is_crashed_and_retry_scores_what_is_missi
         os.kill(process, signal.SIGKILL)
     assert api.await_end(run)["type"] == "CRASHED" and worker == stack.pids()["worker"]
     before = stored_cells(store)
-    time.sleep(12)  # Prefect's worker reports a crash twice, seconds apart; nobody presses Retry in between
+    time.sleep(12)  # Prefect's worker reports a crash twice, seconds apart; no Retry is requested in between
     api.set_state(run, "SCHEDULED", "AwaitingRetry")
     finish(api, store, run, before)
 

@@ -1,4 +1,4 @@
-"""Memory that really runs out: in processes of their own, whose address space is limited to little more than they have.
+"""Memory that really runs out: in separate processes, whose address space is limited to little more than they have.
 
 A token takes about 100 KB in the layer of 8192 units, and hardly anything elsewhere.
 """
@@ -187,9 +187,7 @@ def test_sums_are_the_same_when_two_threads_take_memory_from_each_other(found: d
 @pytest.mark.parametrize(
     ("case", "tokens"), [("long anchor", 3005), ("long demonstration", 3005), ("not packable", 3005)]
 )
-def test_a_pair_that_does_not_fit_alone_is_an_error_that_says_what_to_lower(
-    found: dict, case: str, tokens: int
-) -> None:
+def test_the_error_for_a_pair_that_does_not_fit_names_the_options_to_lower(found: dict, case: str, tokens: int) -> None:
     message = found[case]
     assert message.startswith("OutOfMemory: a single demonstration and anchor of")
     assert f"{tokens} tokens do not fit into the memory of cpu" in message

@@ -1,4 +1,4 @@
-"""Continuations laid end to end, prefixes that share forward passes, and packs: what stands where, by hand."""
+"""Continuations laid end to end, prefixes that share forward passes, and packs, compared with layouts made by hand."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -34,7 +34,7 @@ def of_lengths(*lengths: int) -> Layout:
 
 
 def pairs_of(pack: Pack) -> list[tuple[int, int]]:
-    """(prefix, member) in the order in which they stand in the pack."""
+    """(prefix, member) in their order in the pack."""
     return [(run.prefix, member) for run in pack for member in range(run.first, run.stop)]
 
 
@@ -43,7 +43,7 @@ def tokens_of(layout: Layout, pack: Pack) -> int:
 
 
 def behind(layout: Layout, prefixes: int) -> list[range]:
-    """All members, for each of so many prefixes."""
+    """All members, for each of the prefixes."""
     return [range(len(layout.columns))] * prefixes
 
 
@@ -398,7 +398,7 @@ def test_packs_of_some_members_by_hand() -> None:
 
 
 @given(some_layout, some_wanted, some_budget)
-def test_what_is_wanted_stands_in_exactly_one_pack_and_nothing_else_does(
+def test_each_wanted_pair_is_in_exactly_one_pack_and_no_other_pair_is(
     layout: Layout, wanted: list[set[int]], token_budget: int
 ) -> None:
     needed = among(layout, wanted)

@@ -1,4 +1,4 @@
-"""Which rows hold an example, which don't, and what is said about those."""
+"""Which rows hold an example, which don't, and the reasons given for those."""
 
 import math
 
@@ -204,7 +204,7 @@ def test_named_fields_come_before_those_that_are_recognised(names: FieldNames, v
     assert parse_row(value, names) == PoolRow(example, value)
 
 
-def test_a_named_field_that_a_row_lacks_is_said_beside_those_it_has() -> None:
+def test_the_reject_for_a_missing_named_field_lists_the_fields_of_the_row() -> None:
     names = FieldNames("q", "more", "a")
     assert parse_row(alpaca(), names) == Reject(
         MISSING_INSTRUCTION, "no 'q'; the row's fields: 'instruction', 'input', 'output'"

@@ -58,7 +58,7 @@ def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[Prepared
 
 
 def cells(prepared: PreparedRun, plan: Round) -> Counter[tuple[str, int]]:
-    """How often each candidate and anchor stands in the work lists of a round."""
+    """How often each candidate and anchor occurs in the work lists of a round."""
     store = prepared.store
     requested: Counter[tuple[str, int]] = Counter()
     for shard, work in (item for unit in plan.units for item in read_worklist(store, unit.worklist).items()):
@@ -109,15 +109,15 @@ def test_stored_cells_and_cells_to_compute_are_logged(
 ) -> None:
     prepared, pool, anchors = planned
 
-    def said(cut: Cut | None) -> list[str]:
+    def lines(cut: Cut | None) -> list[str]:
         caplog.clear()
         plan_round(prepared, pool, anchors, cut, number=0)
         return [record.getMessage() for record in caplog.records if record.name == "nuggets.progress"]
 
     caplog.set_level("INFO", "nuggets.progress")
     store = prepared.store
-    assert said(None) == ["cells: 120 in the full table, 0 stored, 120 to compute"]
-    race, first = said(TopK(2))
+    assert lines(None) == ["cells: 120 in the full table, 0 stored, 120 to compute"]
+    race, first = lines(TopK(2))
     assert race == "cells: 120 in the full table, 0 stored, at most 120 to compute"
     assert first.startswith("round 0: 20 of 20 candidates undecided, ")
     ids = sorted(candidate.id for shard in pool.shards for candidate in read_candidates(store, shard))
@@ -126,9 +126,9 @@ def test_stored_cells_and_cells_to_compute_are_logged(
     values[0] = -1e6
     values[0, 0] = values[0, -1] = np.nan
     write_block(store, cells_folder(prepared.setup.key, ids), CellBlock(tuple(ids), anchor_ids, values))
-    assert said(None) == ["cells: 120 in the full table, 118 stored, 2 to compute"]
-    assert said(Threshold(0.9)) == ["cells: 120 in the full table, 118 stored, nothing to compute: the cut is certain"]
-    race, first = said(Threshold(0.1))
+    assert lines(None) == ["cells: 120 in the full table, 118 stored, 2 to compute"]
+    assert lines(Threshold(0.9)) == ["cells: 120 in the full table, 118 stored, nothing to compute: the cut is certain"]
+    race, first = lines(Threshold(0.1))
     assert race == "cells: 120 in the full table, 118 stored, at most 2 to compute"
     assert first.startswith("round 0: 1 of 20 candidates undecided, ") and first.endswith(" of 1 candidate next")
 

@@ -186,7 +186,7 @@ def test_kubernetes_has_what_its_worker_asks_for() -> None:
     assert (container()["name"], pod()["parallelism"], pod()["completions"]) == ("prefect-job", 1, 1)
 
 
-def test_kubernetes_runs_nobody_as_root() -> None:
+def test_kubernetes_runs_no_container_as_root() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     assert pod()["automountServiceAccountToken"] is False
     assert container()["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -220,7 +220,7 @@ def test_a_deployments_environment_is_added_to_the_pools(template: dict[str, Any
 
 def test_a_container_that_is_stopped_hands_its_run_back() -> None:
     assert default_environment(DOCKER)["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
-    # On Kubernetes the worker says the same, because of backoffLimit 0, unless the pool says something else.
+    # On Kubernetes the worker reports the same, because of backoffLimit 0, unless the pool sets another value.
     assert "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR" not in default_environment(KUBERNETES)
 
 

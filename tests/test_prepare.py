@@ -1,4 +1,4 @@
-"""What a run is made from: held fast when it is prepared, and found again by whoever goes on with it."""
+"""The inputs of a run: recorded when it is prepared, and read again when it is continued."""
 
 import json
 from dataclasses import replace

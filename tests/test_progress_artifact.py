@@ -1,4 +1,4 @@
-"""Progress in the UI waits for nobody, and nobody for it."""
+"""Progress in the UI delays no task and waits for none."""
 
 import logging
 import socket
@@ -49,11 +49,11 @@ def test_a_server_that_never_answers_holds_up_no_scoring(silent_server: str, mon
 
 
 def test_the_last_look_is_shown_whatever_became_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[float, str]] = []
+    updates: list[tuple[float, str]] = []
 
     def create(percent: float, *, key: str, description: str) -> str:
-        told.append((percent, f"{key}: {description}"))
-        if len(told) == 1:
+        updates.append((percent, f"{key}: {description}"))
+        if len(updates) == 1:
             raise ConnectionError("the server restarts")
         return "an id"
 
@@ -62,10 +62,10 @@ def test_the_last_look_is_shown_whatever_became_of_those_before(monkeypatch: pyt
     monkeypatch.setattr(
         flows.execution.progress_artifact,
         "update_progress_artifact",
-        lambda _, percent, words: told.append((percent, words)),
+        lambda _, percent, words: updates.append((percent, words)),
     )
     done = 0
     with shown("embed", lambda: (50.0 * done, f"{done} of 2")):
         time.sleep(0.3)
         done = 2
-    assert told[:2] == [(0.0, "embed: 0 of 2")] * 2 and told[-1] == (100.0, "2 of 2")
+    assert updates[:2] == [(0.0, "embed: 0 of 2")] * 2 and updates[-1] == (100.0, "2 of 2")

@@ -1,4 +1,4 @@
-"""Prompt profiles: which token ids stand in front of, in, and behind the response that is scored."""
+"""Prompt profiles: which token ids come before, in, and after the scored response."""
 
 from itertools import product
 from typing import Any

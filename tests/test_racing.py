@@ -105,7 +105,7 @@ def nothing(pool: Pool) -> NDArray[np.bool_]:
 
 
 def something(pool: Pool, random: random.Random, share: float) -> NDArray[np.bool_]:
-    """Cells that an earlier run left, own cells among them; an anchor that stands twice is known twice."""
+    """Cells that an earlier run left, own cells among them; an anchor that occurs twice is known twice."""
     drawn = np.array([[random.random() < share for _ in row] for row in pool.gains.tolist()], dtype=bool)
     return drawn.reshape(pool.gains.shape)[:, list(pool.same_anchor)]
 
@@ -199,7 +199,7 @@ def strict_and_loose(draw: st.DrawFn) -> tuple[Cut, Cut]:
 
 
 @given(pools(), strict_and_loose(), MIN_CELLS, RANDOM)
-def test_a_looser_cut_goes_on_and_a_stricter_one_asks_for_nothing(pool, cuts, min_cells, random):
+def test_a_looser_cut_continues_and_a_stricter_one_requests_no_cell(pool, cuts, min_cells, random):
     strict, loose = cuts
     known = nothing(pool)
     run_race(pool, known, strict, random, min_cells=min_cells)
@@ -280,7 +280,7 @@ def test_a_pilot_begins_alone():
 def test_busy_shards_count_with_what_they_have_shown():
     pool = replace(made_up(100, 20), gains=np.ones((100, 20), np.float32))
     known = nothing(pool)
-    known[:50] = True  # all won: nobody of the others can be better, and nobody who loses once is as good
+    known[:50] = True  # all won: no other candidate can be better, and one with a loss is worse
     parts = lambda: pool.gains_of_shards(known, frozenset([0]))  # noqa: E731
     assert next_round(parts, Threshold(1.0), np.ones(20), min_cells=4, round_number=0).undecided == 0
     found = next_round(parts, TopK(5), np.ones(20), min_cells=4, round_number=0)

@@ -640,7 +640,7 @@ def test_csv_rows_with_faults_cost_only_themselves_and_name_their_lines(tmp_path
         ("prompt,prompt\nQ,A\n", "names 'prompt' more than once"),
     ],
 )
-def test_a_csv_file_whose_rows_can_not_be_told_apart_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_csv_file_whose_rows_can_not_be_separated_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(written(tmp_path / "pool.csv", text.encode()))
 

@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def refusal(store: Store, **changes: Any) -> str:
-    """What reading says after some fields were changed; a field changed to `...` is left out."""
+    """The error of reading after some fields were changed; a field changed to `...` is left out."""
     write_record(store, "d.json", DRAWING)
     content = store.read_json("d.json") | changes
     content = {name: value for name, value in content.items() if value is not ...}
@@ -78,7 +78,7 @@ def test_a_field_with_a_default_is_optional_and_any_other_is_not(store):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"format": 2}, "it has format 2, this version reads format 3"),
         ({"format": ...}, "it has no format number, this version reads format 3"),
@@ -90,8 +90,8 @@ def test_a_field_with_a_default_is_optional_and_any_other_is_not(store):
         ({"sizes": {"w": "3"}}, "sizes.w='3': Input should be a valid integer"),
     ],
 )
-def test_another_format_or_field_is_refused_by_its_name(store, changes, said):
-    assert refusal(store, **changes) == said
+def test_another_format_or_field_is_refused_by_its_name(store, changes, message):
+    assert refusal(store, **changes) == message
 
 
 def test_what_is_not_an_object_is_refused(store):

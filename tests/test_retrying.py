@@ -1,4 +1,4 @@
-"""Tasks that fail: tried again where that can help, not where it can't, and the others go on."""
+"""Tasks that fail: retried where a retry can help, not where it can't, while the others continue."""
 
 import json
 import logging
@@ -93,7 +93,7 @@ def counts(store: Path) -> dict[str, int]:
 
 
 class Failing:
-    """`score_unit` that fails for one shard so many times, and counts how often each was tried."""
+    """`score_unit` that fails for one shard the given number of times, and counts how often each was tried."""
 
     def __init__(self, shard: int, error: Exception, times: int) -> None:
         self.shard, self.error, self.times = shard, error, times
@@ -129,12 +129,12 @@ def test_a_shard_that_fails_for_a_while_is_tried_again_and_the_run_ends_well(
     with caplog.at_level(logging.INFO, "nuggets.progress"):
         assert run_flow(pool_file, tmp_path / "store", tiny_model, anchor_file).kept == 5
     assert failing.tries == {0: 1, 1: 3, 2: 1}
-    said = [record.getMessage() for record in caplog.records if "is retried soon" in record.getMessage()]
-    assert said == [f"score round 0 part 001: 48 cells failed and is retried soon: {error}"] * 2
+    retries = [record.getMessage() for record in caplog.records if "is retried soon" in record.getMessage()]
+    assert retries == [f"score round 0 part 001: 48 cells failed and is retried soon: {error}"] * 2
 
 
 @pytest.mark.usefixtures("prefect_server", "short_pauses")
-def test_a_shard_that_goes_on_failing_ends_the_run_by_name_when_all_others_are_done(
+def test_a_shard_that_keeps_failing_ends_the_run_by_name_when_all_others_are_done(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = Failing(1, RuntimeError("CUDA error: device lost"), times=99)
@@ -152,7 +152,7 @@ def test_a_shard_that_goes_on_failing_ends_the_run_by_name_when_all_others_are_d
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_others_go_on_while_a_shard_waits_to_be_tried_again(
+def test_other_shards_continue_while_a_shard_waits_for_its_retry(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [4.0])
@@ -166,7 +166,7 @@ def test_others_go_on_while_a_shard_waits_to_be_tried_again(
 
 @pytest.mark.usefixtures("prefect_server", "short_pauses")
 @pytest.mark.parametrize("error", [InputError("no finite log-probability"), TypeError("a mistake")], ids=type)
-def test_what_no_repetition_mends_is_not_repeated(
+def test_an_error_that_no_retry_can_fix_is_not_retried(
     tmp_path: Path,
     pool_file: Path,
     anchor_file: Path,
@@ -222,7 +222,7 @@ def test_devices_that_are_not_here_leave_a_run_as_it_ended(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_prefect_keeps_no_result_that_a_retry_would_take_for_what_the_store_says(
+def test_prefect_keeps_no_result_that_a_retry_would_use_in_place_of_the_store(
     tmp_path: Path, pool_file: Path, anchor_file: Path, tiny_model: Path
 ) -> None:
     kept = tmp_path / "results"
@@ -286,7 +286,7 @@ def test_a_candidate_without_finite_numbers_is_recorded_as_unscorable_counted_an
     again = job.curate(CurateConfig(**{**options, "run": "again"}, max_bad_candidates=1))
     assert again.kept == 19
     found = json.loads((store / "runs/again/manifest.json").read_text())["counts"]
-    assert found["cells_computed"] == 0  # nobody tries it again
+    assert found["cells_computed"] == 0  # it is not retried
     monkeypatch.undo()
     with pytest.raises(NuggetsError, match="failed|max_bad_candidates"):
         other = [{**EXAMPLES[0], "instruction": f"{number}"} for number in range(3)]

@@ -36,7 +36,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def wide_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty examples, so that a race has somebody to drop."""
+    """Sixty examples, so that a race has candidates to drop."""
     rows = [
         {**row, "instruction": f"{row['instruction'][:-1]}, {how}."}
         for row in EXAMPLES

@@ -1,4 +1,4 @@
-"""Runs that are what their name says, and reports compared word for word."""
+"""Runs with a fixed identity, and reports compared word for word."""
 
 import json
 from dataclasses import replace
@@ -59,7 +59,7 @@ def opened(store: Store, name: str = "first", **changed: object):
 # Runs
 
 
-def test_a_new_run_is_running_and_says_what_it_is_made_of(store):
+def test_a_new_run_is_running_and_records_its_inputs(store):
     run = opened(store)
     assert (run.name, run.state, run.config, run.identity, run.inputs) == (
         "first", RunState.RUNNING, {"pool": "p.jsonl"}, IDENTITY, {"pool": "p"}
@@ -81,7 +81,7 @@ def test_an_outcome_is_added_to_what_is_known(store):
     assert (run.references, run.counts, run.seconds) == ({"pool": "x"}, {"rows": 3}, {"ingest": 0.5})
 
 
-def test_a_run_goes_on_where_it_was_left(store):
+def test_a_run_continues_with_its_recorded_facts(store):
     first = opened(store)
     record_state(store, "first", RunState.INTERRUPTED, "stopped", references={"pool": "x"})
     again = open_run(store, "first", config={"pool": "moved.jsonl"}, identity=IDENTITY, inputs={"pool": "moved"})
@@ -96,15 +96,15 @@ def test_a_run_made_from_something_else_is_refused_and_the_differences_are_named
     with pytest.raises(UsageError) as refused:
         opened(store, model="3d", anchors="20 by k-means")
     assert str(refused.value) == (
-        "run 'first' exists and was made from something else (model: 2e there, 3d now; "
-        "anchors: None there, 20 by k-means now): give another --run name"
+        "run 'first' exists with other inputs (model: 2e stored, 3d given; "
+        "anchors: None stored, 20 by k-means given): give another --run name"
     )
     assert read_run(store, "first") == before
 
 
 def test_an_identity_that_lost_a_part_is_another_one(store):
     opened(store, anchors="file 9c")
-    with pytest.raises(UsageError, match=r"\(anchors: file 9c there, None now\)"):
+    with pytest.raises(UsageError, match=r"\(anchors: file 9c stored, None given\)"):
         opened(store)
 
 
@@ -386,7 +386,7 @@ cut --------------------------------------------------------
 
 ## Cells per candidate
 
-Candidates that could no longer make the cut were dropped before they met all anchors: their score is an interval. \
+Candidates that could no longer make the cut were dropped with cells missing: their score is an interval. \
 Kept candidates have all of their cells.
 
 | cells | candidates |
@@ -406,7 +406,7 @@ RACED_WORST = """\
 """
 
 
-def test_a_report_of_a_race_tells_bounds_and_how_many_cells_there_are():
+def test_a_report_of_a_race_shows_bounds_and_counts_of_cells():
     report = render_report(RACED)
     assert RACED_SCORES in report
     assert RACED_WORST in report

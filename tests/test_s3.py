@@ -52,7 +52,7 @@ def anchor_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def address(s3_server: LocalS3, pool_file: Path, anchor_file: Path) -> str:
-    """A prefix of its own with a pool and anchors."""
+    """A separate prefix with a pool and anchors."""
     prefix = f"pools/{uuid.uuid4()}"
     client = s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=s3_server.endpoint)
     client.pipe_file(f"{prefix}/pool.jsonl", pool_file.read_bytes())
@@ -93,19 +93,19 @@ def test_every_command_works_on_s3_and_stores_no_secret(
     kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
     store = f"{address}/store"
     place = Store(store)
-    said: list[str] = []
+    outputs: list[str] = []
 
     def command(*arguments: str) -> str:
         done = cli(*arguments)
         assert done.returncode == 0, done.stderr
-        said.extend([done.stdout, done.stderr])
+        outputs.extend([done.stdout, done.stderr])
         return done.stdout
 
     options = ["--store", store, "--anchor-file", f"{address}/anchors.json", "--run", "r", "--shard-size", "8"]
     curate = ["curate", f"{address}/pool.jsonl", "--model", str(tiny_model), "--top-k", "5", *options]
     done = subprocess.run([NUGGETS, *curate], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said += [done.stdout, done.stderr]
+    outputs += [done.stdout, done.stderr]
     selection = selection_path(store, "r", "top-k-5")
     assert f"{store}/{selection}" in done.stdout
     assert place.read(f"{selection}/selected.jsonl") == kept
@@ -124,7 +124,7 @@ def test_every_command_works_on_s3_and_stores_no_secret(
     assert refused.returncode == 2 and "Check address, credentials and permissions" in refused.stderr
     texts = [place.read(path) for path in place.list("")]
     texts += [path.read_bytes() for path in Path(os.environ["PREFECT_HOME"]).rglob("*") if path.is_file()]
-    texts += [text.encode() for text in (*said, refused.stdout, refused.stderr)]
+    texts += [text.encode() for text in (*outputs, refused.stdout, refused.stderr)]
     assert b"top_k" in b"".join(texts)
     assert not [text for text in texts if s3_server.secret.encode() in text]
 
@@ -284,7 +284,7 @@ def test_objects_are_whole_behind_a_server_that_fails_one_request_in_ten(
 
 @pytest.fixture
 def mortal_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
-    """A server of its own, to be killed."""
+    """A separate server, to be killed."""
     server = LocalS3(tmp_path / "s3", free_port())
     server.start()
     with environment(server.environment(), monkeypatch):
@@ -325,7 +325,7 @@ def test_requests_are_retried_until_a_killed_server_is_back(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_one_goes_on(
+def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_run_continues(
     tmp_path: Path,
     mortal_s3: LocalS3,
     quick_timeouts: None,

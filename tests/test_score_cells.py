@@ -1,4 +1,4 @@
-"""Scoring a task's cells with a model whose sums can be told by hand, and stopping at any point."""
+"""Scoring a task's cells with a model whose sums are known by hand, and stopping at any point."""
 
 import logging
 import shutil
@@ -127,7 +127,7 @@ def objects(store: Store) -> list[str]:
 
 
 def stop_after(candidates: int) -> Callable[[], bool]:
-    """Asks to stop when it was looked at so many times: once per candidate."""
+    """Requests a stop at the given check: there is one per candidate."""
     looks = iter(range(1, 1000))
     return lambda: next(looks) >= candidates
 
@@ -261,9 +261,9 @@ def test_sums_that_are_no_numbers_are_counted_and_all_others_are_stored(store):
         [None, EXPECTED[4][1], None],
     ]
     assert read_unscorable(store, "key", ANCHORS) == frozenset()
-    mended = SummingModel()
-    assert score(store, mended) == 3
-    assert mended.computed == [(300, 2), (500, 1), (500, 3)]
+    repaired = SummingModel()
+    assert score(store, repaired) == 3
+    assert repaired.computed == [(300, 2), (500, 1), (500, 3)]
     assert stored(store) == EXPECTED
 
 
@@ -278,7 +278,7 @@ def test_the_allowed_number_of_candidates_is_recorded_as_unscorable_and_the_task
         score_worklist(replace(scorer, max_bad_candidates=1), worklist(), anchors=[anchor(name) for name in ANCHORS])
 
 
-def test_cells_that_nobody_asked_for_are_not_taken_for_broken_ones(store):
+def test_cells_that_were_not_requested_do_not_count_as_broken(store):
     assert score(store, SummingModel(broken={(100, 1): np.nan}), worklist({"c1": (1, 2)})) == 2
     assert stored(store, ("c1",)) == [[None, -102.0, -103.0]]
 
@@ -298,7 +298,7 @@ def test_a_model_without_any_numbers_is_given_up_before_it_has_cost_the_whole_ta
     assert store.list("cells") == []
 
 
-def test_an_anchor_that_stands_twice_is_computed_once(store):
+def test_an_anchor_that_occurs_twice_is_computed_once(store):
     model = SummingModel()
     twice = ("a1", "a2", "a1")
     assert score(store, model, worklist({"c1": (0, 1, 2), "c2": (0, 1, 2)}), anchors=twice) == 4

@@ -1,4 +1,4 @@
-"""Who is asked to stop stops, and nobody else in the same process."""
+"""A stop request ends the work it is for, and no other work of the same process."""
 
 import threading
 from contextvars import copy_context
@@ -21,7 +21,7 @@ def test_a_request_to_the_process_stops_all_until_it_is_forgotten() -> None:
     check_stop()
 
 
-def test_a_piece_of_work_is_stopped_and_its_neighbours_and_successors_go_on() -> None:
+def test_a_piece_of_work_is_stopped_and_its_neighbours_and_successors_continue() -> None:
     ours, theirs = threading.Event(), threading.Event()
     seen: dict[str, bool] = {}
     both_there = threading.Barrier(2, timeout=10)

@@ -69,7 +69,7 @@ def score_as_a_task_does(store: Store, numbers: Iterable[int], shard_size: int, 
 
 
 def swept(store: Store, pool: Pool, anchors: Sequence[str] = ANCHORS) -> dict[str, list[float | None]]:
-    """Every candidate's cells with None in place of NaN, after a look at all else that a sweep says."""
+    """Every candidate's cells with None in place of NaN, after checks of the other fields of a sweep."""
     table: dict[str, list[float | None]] = {}
     for number, shard in enumerate(sweep_cells(store, KEY, pool.shards, anchors)):
         assert (shard.index, len(shard.candidate_ids)) == (number, pool.shard_examples[number])

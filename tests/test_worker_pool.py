@@ -1,4 +1,4 @@
-"""Processes on devices: real ones, that are pinned, kept, killed, hung, and told to stop."""
+"""Processes on devices: real ones that are pinned, kept, killed, hung, and stopped."""
 
 import logging
 import os

@@ -161,7 +161,7 @@ def save_tiny_encoder(folder: Path | str) -> Path:
 
 
 def save_poisoned_llama(folder: Path | str, text: str) -> Path:
-    """A tiny Llama that gives no number for whatever holds `text`, which has to be a single token."""
+    """A tiny Llama that gives no finite number for a text that holds `text`, which has to be a single token."""
     model, tokenizer = build_model("llama_grouped"), build_tokenizer(True, None)
     (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """In every Python that starts with this folder on its path, each computed row is noted in the file NOTED_CELLS.
 
 A line is JSON: process, candidate, anchors, and the seconds that the engine took since its row before. It is written
-before the row is handed to whoever stores it. NOTED_COMMIT is the number of candidates per block.
+before the row is passed on to be stored. NOTED_COMMIT is the number of candidates per block.
 """
 
 import importlib.abc

@@ -71,7 +71,9 @@ def scores(
     out: Out,
     store: StoreUrl = DEFAULT_STORE,
     endpoint: S3Endpoint = None,
-    selection: Annotated[str | None, typer.Option(help="Whose `kept` to show. Default: the newest selection.")] = None,
+    selection: Annotated[
+        str | None, typer.Option(help="Selection that `kept` refers to. Default: the newest selection.")
+    ] = None,
 ) -> None:
     """Write a run's scores, one row per candidate.
 
@@ -90,7 +92,7 @@ def scores(
 
 @store_commands.command()
 def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
-    """List the runs of a store: state, what they are made from, cells, selections, and why one failed."""
+    """List the runs of a store: state, inputs, cells, selections, and the cause of a failure."""
     from flows.cli.tables import runs_table
     from nuggets.runs.manifest import list_runs
     from nuggets.runs.overview import run_overview
@@ -105,7 +107,7 @@ def runs(store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: 
 
 @store_commands.command()
 def show(run: RunName, store: StoreUrl = DEFAULT_STORE, endpoint: S3Endpoint = None, as_json: AsJson = False) -> None:
-    """Show all that is known of a run: what it is made from, counts, seconds, selections, and where its files are."""
+    """Show a run: its inputs, counts, seconds, selections, and the addresses of its files."""
     from flows.cli.tables import run_page
     from nuggets.runs.manifest import read_run
     from nuggets.runs.overview import run_files, run_overview

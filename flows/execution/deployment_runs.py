@@ -40,7 +40,7 @@ def score_everywhere(scoring: Scoring, first: Round) -> Scored:
     _score_in_parts(scoring)
     rest = scoring.plan(0)
     scored = score_in_rounds(scoring, rest)
-    return Scored(scored.rounds, rest.found - first.found + scored.computed)
+    return Scored(scored.rounds, rest.stored - first.stored + scored.computed)
 
 
 def _score_in_parts(scoring: Scoring) -> None:

@@ -58,7 +58,7 @@ def score_in_rounds(scoring: Scoring, first: Round) -> Scored:
     """
     with scoring_shown(sum(unit.cells for unit in first.units)):
         scored = _score_in_rounds(scoring, first)
-    percent = 100 * (first.found + scored.computed) / max(1, first.table)
+    percent = 100 * (first.stored + scored.computed) / max(1, first.table)
     report_stage(
         f"cells: {scored.computed} computed in {pluralize(scored.rounds, 'round')}, "
         f"{percent:.0f} % of the full table are stored"
@@ -95,7 +95,7 @@ def _next_plan(scoring: Scoring, last: Round, busy: Collection[int]) -> Round:
     StoreError if it does not: without this check, a store that lists a block now and then would be planned for ever.
     """
     planned = scoring.plan(last.number + 1, busy)
-    if last.requested and not last.units and planned.found <= last.found:
+    if last.requested and not last.units and planned.stored <= last.stored:
         raise StoreError(
             f"run '{scoring.prepared.name}': the {last.requested} cells of round {last.number} were stored when its "
             f"tasks were made, and are missing again in round {planned.number}: check that the store lists the same "

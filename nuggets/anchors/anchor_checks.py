@@ -15,7 +15,7 @@ from nuggets.models.prompts import PromptProfile
 NO_RESPONSE = "no_response"  # no response token is left within anchor_tokens: a loss for every candidate
 TRUNCATED = "truncated"  # its tokens exceed anchor_tokens: only the beginning of its response would be scored
 NEAR_DUPLICATE = "near_duplicate"  # of another anchor, which would count twice
-# What is accepted where too few examples pass, the lesser fault first: a response that is cut still measures something
+# Faults accepted where too few examples pass, the lesser first: a truncated response still measures something
 # that no other anchor does. An example without response tokens is never accepted.
 TOLERATED = (TRUNCATED, NEAR_DUPLICATE)
 # Cosine similarity of embeddings; SemDeDup (arXiv 2303.09540) treats web pages alike. With MiniLM, "Name the capital of
@@ -25,7 +25,7 @@ NEAR_DUPLICATE_COSINE = 0.95
 
 
 def token_faults(example: Example, profile: PromptProfile, roomier: PromptProfile) -> tuple[str, ...]:
-    """What is wrong with an example's tokens; `roomier` is the profile with a limit of at least one token more."""
+    """The faults of an example's tokens; `roomier` is the profile with a limit of at least one token more."""
     anchor = profile.anchor(example)
     if not anchor.response_tokens:
         return (NO_RESPONSE,)

@@ -136,7 +136,7 @@ class _Layer:
 
 
 def _joined(blocks: Mapping[str, CellBlock]) -> list[tuple[list[str], CellBlock]]:
-    """As few blocks as the conflicts among some allow, each with the paths of those that it holds."""
+    """The joined blocks, as few as conflicts allow, each with the paths of the blocks that it holds."""
     row_of = _positions(block.candidate_ids for block in blocks.values())
     column_of = _positions(block.anchor_ids for block in blocks.values())
     layers: list[_Layer] = []

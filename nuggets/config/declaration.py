@@ -84,5 +84,5 @@ def _refused(exclusive: list[tuple[str, ...]], needed: tuple[str, ...]) -> dict[
     refused: list[dict[str, Any]] = [{"required": [*pair], "properties": dict.fromkeys(pair, given)} for pair in pairs]
     if needed:
         refused.append({"properties": dict.fromkeys(needed, left_out)})
-    # A form shows the whole schema when it is violated: the words come first.
+    # A form shows the whole schema when it is violated, so the description comes first.
     return {"$comment": "; ".join(words), "anyOf": refused}

@@ -1,7 +1,7 @@
 """One worker process per device: pinned to it, keeping its model from job to job, replaced when it dies or hangs.
 
-concurrent.futures.ProcessPoolExecutor does not do: all of its jobs fail when one process dies, a process that hangs is
-never noticed, and a running job cannot be asked to store what it has and stop.
+concurrent.futures.ProcessPoolExecutor is not suitable: all jobs fail when one process dies, a process that hangs is
+never detected, and a running job cannot be asked to store what it has and stop.
 """
 
 import queue
@@ -19,7 +19,7 @@ from nuggets.devices.worker_handle import Worker
 from nuggets.errors import NuggetsError
 
 T = TypeVar("T")
-_FAILURES = 3  # in a row; then a device gets no more jobs, or it would fail all that other devices could do
+_FAILURES = 3  # in a row; then a device gets no more jobs, or it would fail jobs that other devices can do
 logger = getLogger(__name__)
 
 

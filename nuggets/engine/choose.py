@@ -27,13 +27,13 @@ _MEASURED_TOKENS = 2048  # of the pass that a GPU's memory is measured with
 def open_engine(model: Any, *, token_budget: int | None = None, kv_iter: int = 1) -> LanguageModel:
     """The fastest correct engine for a causal transformers model, which is set to evaluation and not changed otherwise.
 
-    Whether packing is correct for this model is not looked up but tested (see self_check.py): soft-capping, linear
-    attention, attention biases or scaled logits show, and such a model is scored by the plain engine.
+    A self-check tests whether packing is correct for this model (see self_check.py). A model with soft-capping, linear
+    attention, attention biases or scaled logits fails it and is scored by the plain engine.
 
     `token_budget`: tokens per forward pass; by default what suits the device. `kv_iter`: see kv_refinement.py.
-    Raises InputError if `kv_iter` is more than 1 and the model cannot be packed, OutOfMemory if memory has no room for
-    the test: without room for that there is none for scoring, and the plain engine would be slow for as long as the
-    process lives.
+    Raises InputError if `kv_iter` is more than 1 and the model cannot be packed, OutOfMemory if the test does
+    not fit into memory: scoring would not fit either, and a fallback to the plain engine would last as long as the
+    process.
     """
     model.eval().requires_grad_(False)
     try:
@@ -51,13 +51,13 @@ def _packed_engine(model: Any, *, kv_iter: int, token_budget: int | None) -> Lan
     packed, reason = _correct_packed_engine(plain)
     if packed is None:
         logger.warning(
-            "%s can't be scored packed (%s): using one pair per forward pass, which is right and slower",
+            "%s can't be scored packed (%s): using one pair per forward pass, which is correct and slower",
             type(model).__name__,
             reason,
         )
         if kv_iter > 1:
             raise InputError(
-                f"kv_iter={kv_iter} needs the model's keys and values, which {type(model).__name__} does not show: "
+                f"kv_iter={kv_iter} needs the model's keys and values, which {type(model).__name__} does not return: "
                 "use kv_iter=1 or another model"
             )
         return replace(plain, reason=reason)
@@ -93,7 +93,7 @@ def _model_error(error: Exception) -> str:
     """An error as a reason against packing, if it can come from a model's code or a kernel; raised again if not.
 
     A model's own code may raise anything when it meets an attention function that it does not expect, and a kernel
-    may not know a device or a head size. Exhausted memory and a device that has failed say nothing about the model.
+    may not know a device or a head size. Exhausted memory and a failed device are no evidence about the model.
     """
     if is_out_of_memory(error) or isinstance(error, (torch.AcceleratorError, OSError)):
         raise error

@@ -37,7 +37,7 @@ class LanguageModel(Protocol):
 
     @property
     def path(self) -> str:
-        """How sums are computed, for people: packed and with which kernel, or plain and why."""
+        """A description of how sums are computed: packed and with which kernel, or plain and why."""
         ...
 
     def log_prob_sums(

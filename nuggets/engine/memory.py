@@ -1,4 +1,4 @@
-"""Memory: how many tokens fit into a forward pass, how exhausted memory shows, and the errors that report it."""
+"""Memory: how many tokens fit into a forward pass, how exhausted memory is detected, and the errors that report it."""
 
 import os
 from collections.abc import Callable

@@ -114,7 +114,7 @@ def prefix_positions(lengths: Sequence[int], device: torch.device, *, behind_the
 def prefill_pass(
     model: Any, kernel: Kernel, prefixes: Sequence[Sequence[int]], behind: KeysValues | None = None
 ) -> KeysValues:
-    """Keys and values of each prefix's tokens; with `behind`, of its tokens standing once more behind those."""
+    """Keys and values of each prefix's tokens; with `behind`, of the same tokens once more behind those."""
     if not prefixes:
         return {}
     lengths = tuple(map(len, prefixes))

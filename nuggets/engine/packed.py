@@ -184,7 +184,7 @@ class _Call:
                     warned = True
                     logger.warning(
                         "%d tokens in front of anchors of up to %d are more than the %d that can be packed for this "
-                        "model's attention: such pairs are scored one pair per forward pass, which is right and slower",
+                        "model's attention: such pairs are scored one pair per forward pass, which is correct and slow",
                         len(request.prefix),
                         layout.length(request.plain[-1]),
                         context,

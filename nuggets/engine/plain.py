@@ -1,4 +1,4 @@
-"""The plain engine: one pair per forward pass, by definition right, and the path of models that cannot be packed."""
+"""The plain engine: one pair per forward pass, correct by definition, and the path of models that cannot be packed."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """Recovery when memory runs out, by one rule: drain, empty the cache, halve both budgets, do the group again.
 
 The caller drains: nothing else is computed meanwhile, and no other keys and values are in memory. With the halved
-budgets the group becomes several smaller ones; one that does not fit either is halved in its turn. What is left in the
-end is a single pair, and if that does not fit, the error names its size.
+budgets the group becomes several smaller ones; one that still does not fit is halved again, down
+to a single pair. If that does not fit, the error names its size.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Candidates counted by golden score, as figure and report show them. Pure.
 
 With m anchors there are m + 1 scores, 0/m to m/m. A bin holds one score or several adjacent ones: its edges lie between
-scores, and one edge lies where the cut parts dropped candidates from kept ones.
+scores, and one edge lies between dropped and kept candidates.
 """
 
 from dataclasses import dataclass

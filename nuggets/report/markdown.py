@@ -75,7 +75,7 @@ def render_report(data: ReportData) -> str:
     if not certain:
         parts += [
             "## Cells per candidate",
-            "Candidates that could no longer make the cut were dropped before they met all anchors: their score is an "
+            "Candidates that could no longer make the cut were dropped with cells missing: their score is an "
             "interval. Kept candidates have all of their cells.",
             _table(("cells", "candidates"), _by_cells(data.cells)),
         ]

@@ -76,17 +76,15 @@ def open_run(
 ) -> Run:
     """Start a run, or continue the run of this name, as its newest attempt.
 
-    Raises UsageError if the existing run has another identity: its scores and the new ones would be of two kinds.
+    Raises UsageError if the existing run has another identity: its scores and the new ones would not be comparable.
     """
     now = _now()
     if store.exists(_manifest_path(name)):
         run = read_run(store, name)
         changed = [key for key in {**run.identity, **identity} if run.identity.get(key) != identity.get(key)]
         if changed:
-            listed = "; ".join(f"{key}: {run.identity.get(key)} there, {identity.get(key)} now" for key in changed)
-            raise UsageError(
-                f"run '{name}' exists and was made from something else ({listed}): give another --run name"
-            )
+            listed = "; ".join(f"{key}: {run.identity.get(key)} stored, {identity.get(key)} given" for key in changed)
+            raise UsageError(f"run '{name}' exists with other inputs ({listed}): give another --run name")
         run = replace(run, config=dict(config))
     else:
         run = Run(name, RunState.RUNNING, now, now, dict(config), dict(identity))

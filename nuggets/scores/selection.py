@@ -65,7 +65,7 @@ def undecided_count(counts: ScoreCounts, cut: Cut) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Where a decided cut parts a pool: the rank key of the last candidate that is kept; `b""` if none is."""
+    """Where a decided cut divides a pool: the rank key of the last candidate that is kept; `b""` if none is."""
 
     last_kept: bytes
 

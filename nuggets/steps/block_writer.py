@@ -63,7 +63,7 @@ class BlockWriter:
         write_block(self._store, self._folder, CellBlock(candidates, self._anchor_ids, np.array(values)))
 
     def _settle(self) -> None:
-        """Wait for the block that is being written; if that fails, its rows come back to the others."""
+        """Wait for the block that is being written; if that fails, its rows are queued again."""
         if self._in_flight is None:
             return
         (write, rows), self._in_flight = self._in_flight, None

@@ -40,7 +40,7 @@ class ScoringUnit:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round's tasks, and the state before it: cells of the full table, cells found, candidates undecided.
+    """A round's tasks, and the state before it: cells of the full table, stored cells, undecided candidates.
 
     `requested` is the number of cells that the round needs of its free shards. Cells that another run stores while the
     round is planned are in no task: a round without tasks is the last one only if it asks for nothing.
@@ -49,7 +49,7 @@ class Round:
     number: int
     candidates: int
     table: int
-    found: int
+    stored: int
     undecided: int
     requested: int
     units: tuple[ScoringUnit, ...]
@@ -178,10 +178,10 @@ def _report(plan: Round, *, racing: bool) -> None:
     cells = sum(unit.cells for unit in plan.units)
     # An upper bound: the race decides how many of the missing cells the undecided candidates need.
     anchors = plan.table // plan.candidates
-    at_most = min(plan.table - plan.found, plan.undecided * anchors) if racing else cells
+    at_most = min(plan.table - plan.stored, plan.undecided * anchors) if racing else cells
     if plan.number == 0:
         report_stage(
-            f"cells: {plan.table} in the full table, {plan.found} stored, {_rest(plan, at_most, racing=racing)}"
+            f"cells: {plan.table} in the full table, {plan.stored} stored, {_rest(plan, at_most, racing=racing)}"
         )
     if racing and plan.units:
         candidates = sum(unit.candidates for unit in plan.units)

@@ -30,8 +30,8 @@ PICTURE = "scores.png"
 ANCHORS = "anchors.parquet"
 FILE_CONTENTS = {
     "selected.jsonl": "the kept examples, best first: the original fields, golden_score, rank, example_id",
-    "scores.parquet": "every candidate: its golden score, or the interval it lies in and how many cells are there",
-    PICTURE: "how many candidates have which golden score, and where the cut parts them",
+    "scores.parquet": "every candidate: its golden score, or the interval it lies in, and its number of computed cells",
+    PICTURE: "histogram of the golden scores, and the cut",
     ANCHORS: "every anchor: its text, its zero-shot loss, and how many of its cells are wins",
     "manifest.json": "configuration, hashes, versions, counts and timings",
     "report.md": "this page",
@@ -184,7 +184,7 @@ def _kept_lines(store: Store, pool: Pool, table: ScoreTable, boundary: Boundary)
 
 def _line(key: str, original: dict[str, Any], score: float) -> tuple[str, str]:
     added = {"golden_score": score, "rank": None, "example_id": key}
-    # A pool that was curated before has these fields already: its own move aside, none is lost, however often.
+    # Rows of a pool that was curated before have these fields already. They are renamed, so that none is lost.
     moved = {_free(f"original_{name}", original) if name in added else name: value for name, value in original.items()}
     head = json.dumps({**moved, "golden_score": score}, ensure_ascii=False)[:-1]
     return f'{head}, "rank": ', f', "example_id": {json.dumps(key)}}}'
@@ -197,7 +197,7 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 
 def _by_shard(pairs: Iterator[tuple[int, str]]) -> dict[int, set[str]]:
-    found: dict[int, set[str]] = defaultdict(set)
+    keys: dict[int, set[str]] = defaultdict(set)
     for shard, key in pairs:
-        found[shard].add(key)
-    return found
+        keys[shard].add(key)
+    return keys

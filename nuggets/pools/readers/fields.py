@@ -64,12 +64,12 @@ def _free(fields: tuple[str, ...], names: FieldNames) -> tuple[str, ...]:
 def _only(
     row: dict[str, object], fields: tuple[str, ...], wanted: tuple[str, ...], *, reason: RejectReason, option: str
 ) -> str | Reject:
-    found = [field for field in fields if not is_missing(row.get(field))]
-    if len(found) > 1:
-        return Reject(reason, f"{_listed(found, 'and')} could each be meant: name one with {option}")
-    there = found or [field for field in fields if field in row]
-    if there:
-        return there[0]
+    filled = [field for field in fields if not is_missing(row.get(field))]
+    if len(filled) > 1:
+        return Reject(reason, f"{_listed(filled, 'and')} could each be meant: name one with {option}")
+    present = filled or [field for field in fields if field in row]
+    if present:
+        return present[0]
     has = ", ".join(map(ascii, list(row)[:_SHOWN_FIELDS])) or "none"
     return Reject(reason, f"no {_listed(wanted, 'or')}; the row's fields: {has}")
 
