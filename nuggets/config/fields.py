@@ -46,7 +46,8 @@ MemoryMib = Annotated[
     StrictInt,
     Field(
         ge=16,
-        description="MiB that rows may take while a pool is ingested and a selection made; more is sorted on disk.",
+        description="MiB for rows while a pool is ingested and a selection is made; more are sorted on disk. Also MiB "
+        "for the table of cells that a run keeps in memory; a larger table is read from the store in every round.",
     ),
 ]
 Devices = Annotated[
@@ -85,7 +86,8 @@ StalledAfter = Annotated[
     StrictInt,
     Field(
         ge=1,
-        description="Seconds without progress after which a scoring process counts as hung and is replaced. Not used "
-        "on a dask or ray cluster, which watches its own workers.",
+        description="Seconds without a heartbeat, or without progress except while a model is loaded, after which a "
+        "process that runs a model counts as hung and is replaced. Not used on a dask or ray cluster, which detects "
+        "lost workers itself.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""The contents of a published selection's files, as they are written: shard by shard, bucket by bucket."""
+"""The files of a published selection. Kept examples are read per shard and sorted by rank."""
 
 import json
 from collections import defaultdict
@@ -42,7 +42,7 @@ _LINES = pa.schema([("key", pa.binary()), ("head", pa.large_string()), ("tail", 
 
 
 def save_selected(file: Path, store: Store, pool: Pool, tables: Tables, boundary: Boundary, *, memory: int) -> None:
-    """The kept examples, one JSON object a line, best first. Lines beyond `memory` bytes are sorted on disk."""
+    """Save the kept examples, one JSON object per line, best first. Lines beyond `memory` bytes are sorted on disk."""
     with external_sort("key", splits=_splits(tables, boundary), memory=memory) as by_rank, file.open("wb") as lines:
         for table in tables():
             for kept in _kept_lines(store, pool, table, boundary):
@@ -55,12 +55,12 @@ def save_selected(file: Path, store: Store, pool: Pool, tables: Tables, boundary
 
 
 def save_scores(file: Path, tables: Tables, boundary: Boundary) -> int:
-    """Every candidate's scores, in the order of example ids; returns how many candidates."""
+    """Save every candidate's scores in the order of example ids; return the number of candidates."""
     return save_tables(file, (scores_with_kept(table, boundary) for table in tables()))
 
 
 def scores_with_kept(table: ScoreTable, boundary: Boundary | None) -> Any:
-    """A pyarrow table of scores for people and programs; `kept` is null without a boundary."""
+    """A pyarrow table of scores, as exports and selections hold it; `kept` is null without a boundary."""
     bounds = table.bounds
     eligible = table.anchors > 0
     unknown = ~bounds.complete | ~eligible
@@ -81,22 +81,22 @@ def scores_with_kept(table: ScoreTable, boundary: Boundary | None) -> Any:
 
 
 def save_picture(file: Path, run: Run, cut: Cut, summary: SelectionSummary) -> None:
-    """The golden scores as a picture."""
+    """Save the picture of the golden scores."""
     file.write_bytes(scores_picture(summary.counts, summary.kept, run=run.name, cut=cut))
 
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """What a report shows besides the summary of the selection."""
+    """Content of a report in addition to the summary of the selection."""
 
-    best_and_worst: Sequence[RankedExample]  # the best and the worst
+    best_and_worst: Sequence[RankedExample]
     anchors: Sequence[ReportedAnchor] | None  # None for an imported run
     folder: str  # of the selection, full address
     rejects_file: str  # full address
 
 
 def report_markdown(run: Run, pool: Pool, cut: Cut, summary: SelectionSummary, shown: ReportInputs) -> str:
-    """The report for people."""
+    """The report of a selection, in Markdown."""
     kept = int(summary.kept.sum())
     facts = {
         "cut": describe_cut(cut),
@@ -112,7 +112,7 @@ def report_markdown(run: Run, pool: Pool, cut: Cut, summary: SelectionSummary, s
         **({"scored": ", ".join(paths)} if (paths := run.references.get("engine_paths")) else {}),
         "mean gain in": run.inputs.get("mean_gain_unit", "nats per response token"),
     }
-    if run.seconds:  # an imported run has not been through any stage
+    if run.seconds:  # an imported run has no stages
         facts["seconds"] = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.seconds.items())
     return render_report(
         ReportData(
@@ -142,9 +142,12 @@ def _unscorable(summary: SelectionSummary) -> dict[str, str]:
 
 
 def shown_examples(store: Store, pool: Pool, summary: SelectionSummary) -> tuple[RankedExample, ...]:
-    """The candidates at both ends, with their texts."""
+    """The best and the worst candidates, with their texts."""
+    ids_by_shard: dict[int, set[str]] = defaultdict(set)
+    for row in summary.best_and_worst:
+        ids_by_shard[row.shard].add(row.candidate_id)
     texts: dict[str, Candidate] = {}
-    for shard, ids in _by_shard((row.shard, row.candidate_id) for row in summary.best_and_worst).items():
+    for shard, ids in ids_by_shard.items():
         records = read_records(store, [pool.shards[shard]])
         texts |= {candidate.id: candidate for candidate, _ in records if candidate.id in ids}
     return tuple(
@@ -154,9 +157,9 @@ def shown_examples(store: Store, pool: Pool, summary: SelectionSummary) -> tuple
 
 
 def _splits(tables: Tables, boundary: Boundary) -> list[bytes]:
-    """Keys that divide the kept candidates into parts of about equal size, estimated from the first ones.
+    """Keys that divide the kept candidates into parts of about equal size, estimated from the first candidates.
 
-    Ids are hashes and the tables are in their order: the first candidates are a random sample.
+    Tables are in the order of ids, and ids are hashes: the first candidates are a random sample.
     """
     sample: list[bytes] = []
     for table in tables():
@@ -169,7 +172,7 @@ def _splits(tables: Tables, boundary: Boundary) -> list[bytes]:
 
 
 def _kept_lines(store: Store, pool: Pool, table: ScoreTable, boundary: Boundary) -> Iterator[Any]:
-    """Tables of key, and JSON line before and after the rank, which is known once all are sorted; one per shard."""
+    """One table per shard: sort key, and the JSON line before and after the rank, which sorting determines later."""
     keys, scores = rank_keys(table), table.golden_score
     is_kept = boundary.keeps(keys)
     for shard in np.unique(table.shards[is_kept]).tolist():
@@ -194,10 +197,3 @@ def _free(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name = f"original_{name}"
     return name
-
-
-def _by_shard(pairs: Iterator[tuple[int, str]]) -> dict[int, set[str]]:
-    keys: dict[int, set[str]] = defaultdict(set)
-    for shard, key in pairs:
-        keys[shard].add(key)
-    return keys
