@@ -1,4 +1,4 @@
-"""One workload's comparison: the matrix rate, the race, and what they come to, printed and as a record."""
+"""One workload's comparison: the matrix rate, the rounds and the results, printed and as a record."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Who takes part: the engine and its rivals, all on the same weights."""
+"""The engine and its rivals, all on the same weights."""
 
 import copy
 from collections.abc import Callable, Sequence

@@ -92,7 +92,7 @@ def _job(shape: str, demonstration: int, *, candidates: int, anchors: int) -> Wo
 
 
 def _measure(engine: LanguageModel, points: list[Point], *, rounds: int, device: torch.device) -> None:
-    """Fills the points' seconds, all points in turn and then all again: what disturbs the machine hits all alike."""
+    """Fills the points' seconds, all points in turn and then all again: other load affects all equally."""
     _score(engine, points[0].workload, device)
     for _ in range(rounds):
         for point in points:

@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine and the versions of a measurement."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of the packages that compute."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -2,8 +2,8 @@
 
 For every size of product in the model, the best of several row counts is found, and on CPU the best of two ways to
 use the cores: one product split over all threads, or as many single-threaded products side by side as there are
-threads. The output head is tried whole and in tiles of its vocabulary. Outputs are written to memory that is there
-already, and operands are the same ones again and again: what a real forward pass can't beat.
+threads. The output head is tried whole and in tiles of its vocabulary. Outputs are written to allocated
+memory, and operands are reused: an upper bound for a real forward pass.
 """
 
 import heapq
@@ -23,7 +23,7 @@ from useful_work import Product
 _ROWS = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (512, 2048, 4096, 8192, 16384)}
 _OUTPUTS_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 30}  # entries of an output matrix; larger ones are not tried
 _TILE = 4096  # columns of a wide product when it is made piece by piece
-_KEPT = 2  # ways for each size that are measured again and again: another program may have spoilt the try of the best
+_KEPT = 2  # ways for each size that are measured again and again: another program may have disturbed the first try
 _BURSTS = 3  # a rate is the median of this many
 _SECONDS_A_BURST = 0.03
 

@@ -1,4 +1,4 @@
-"""What a piece of work costs: wall time, CPU time of all threads, and the memory it needs on top of what is there."""
+"""The costs of a piece of work: wall time, CPU time of all threads, and additional memory."""
 
 import ctypes
 import gc
@@ -68,7 +68,7 @@ def bytes_in_use(device: torch.device) -> int | None:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done all that it was asked to do; a CPU has."""
+    """Wait until a GPU has finished its queued work; on a CPU return at once."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -5,7 +5,7 @@
 Every run is the real command with a real (tiny, random) model against one Prefect server: shards of four candidates,
 eight anchors, no racing, so that almost all of it is not the engine. What the engine takes is noted in every process
 and subtracted; where several work at once, that of the one that worked longest. Executors take turns, in another order
-each round, so that what else the machine does hits them alike.
+each round, so that other load on the machine affects them equally.
 """
 
 import argparse

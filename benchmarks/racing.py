@@ -59,8 +59,10 @@ def main() -> int:
         metavar="N",
         help=f"least cells of a candidate in a round (default: {_VISIT_CELLS} where tokens are known, else 1)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="order of candidates, and made-up tables (0)")
-    parser.add_argument("--candidates", nargs="+", type=int, metavar="N", help="sizes of the made-up tables")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="order of candidates, and synthetic tables (0)"
+    )
+    parser.add_argument("--candidates", nargs="+", type=int, metavar="N", help="sizes of the synthetic tables")
     parser.add_argument("--quick", action="store_true", help="leave out the table of 100,000 candidates")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     args = parser.parse_args()
@@ -94,7 +96,7 @@ def main() -> int:
 
 
 def race(table: Table, cut: Cut, *, min_cells: int | None, seed: int) -> Outcome:
-    """Race to the end, as the product does, and hold the answer against the full table's."""
+    """Race to the end, as the product does, and compare the answer with the full table's."""
     if min_cells is None:
         min_cells = _VISIT_CELLS if table.demonstration_tokens is not None else 1
     order = np.random.default_rng(seed).permutation(len(table.gains))
@@ -199,7 +201,7 @@ def _signed_float32(gains: NDArray[np.float64]) -> NDArray[np.float32]:
 def _programme(
     cuts: Iterable[Cut], sizes: Iterable[int], min_cells: int | None, *, seed: int, real: bool
 ) -> Iterator[Outcome]:
-    """All races, each printed as it ends: the real table in several orders, then made-up ones."""
+    """All races, each printed as it ends: the real table in several orders, then synthetic ones."""
     cuts = list(cuts)
     if real and not REAL.is_file():
         print(f"the real table is left out: {REAL} is not there")

@@ -1,4 +1,4 @@
-"""What races came to, and the table that shows it."""
+"""The results of races, and their table."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a race came to, in cells; `tokens_share` is of the full table's tokens, None where they are not known."""
+    """The result of a race, in cells; `tokens_share` is of the full table's tokens, None where they are not known."""
 
     table: str
     candidates: int

@@ -52,7 +52,7 @@ def released(model: Any, prefixes: Sequence[Sequence[int]], anchors: Sequence[Co
 
 @torch.inference_mode()
 def pairs(model: Any, prefixes: Sequence[Sequence[int]], anchors: Sequence[Continuation]) -> NDArray[np.float64]:
-    """One concatenated pair per forward pass: the definition, which the other algorithms' sums are held against."""
+    """One concatenated pair per forward pass: the definition, which the other algorithms' sums are compared with."""
     table = [[_pair_sum(model, prefix, item) for item in anchors] for prefix in prefixes]
     return torch.tensor(table, dtype=torch.float64).numpy()
 

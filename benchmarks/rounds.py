@@ -1,4 +1,4 @@
-"""The race: all algorithms over the same cells, round by round, so that what else the machine does hits them alike."""
+"""The race: all algorithms over the same cells, round by round, so that other load affects them equally."""
 
 import sys
 import time
@@ -39,7 +39,7 @@ def run_rounds(
     held = {item.name: item.held_bytes for item in contestants}
 
     def score(contestant: Contestant, prefixes: list[Prefix], anchors: Sequence[Continuation]) -> Measurement:
-        torch.set_num_threads(threads)  # whatever the one before has set
+        torch.set_num_threads(threads)  # resets what the previous algorithm has set
         measured = measure(lambda: contestant.sums(prefixes, anchors), contestant.model.device)
         if measured.peak_bytes is None or measured.kept_bytes is None:
             return measured

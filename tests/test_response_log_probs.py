@@ -13,7 +13,7 @@ WIDTH = 16
 
 
 class HalvingHead(nn.Linear):
-    """A head that does something of its own with its weights, as heads with scaled or capped logits do."""
+    """A head that uses its weights in another way, as heads with scaled or capped logits do."""
 
     def forward(self, states: Tensor) -> Tensor:
         return 0.5 * super().forward(states)
