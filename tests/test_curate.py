@@ -66,6 +66,7 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
 ) -> None:
     store = tmp_path / "store"
     common = ("--store", store, "--model", tiny_model, "--run", "first", "--shard-size", 8, "--racing", "off")
+    common = (*common, "--anchor-tokens", 24)  # some examples are longer
 
     command = [NUGGETS, "curate", *map(str, (pool_file, *common))]
     first = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
@@ -83,6 +84,9 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
         "manifest.json",
     }
     assert manifest(store, "first")["references"]["engine_paths"] == ["packed (by_equal_lengths)"]
+    counts = manifest(store, "first")["counts"]
+    assert counts["cell_conflicts"] == counts["long_examples"] == 0
+    assert counts["anchors_passed_over_truncated"] > 0
     assert "| scored | packed (by_equal_lengths) |" in (folder / "report.md").read_text()
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (page,) = artifacts(prefect_server, "selection", about=str(folder))
