@@ -117,6 +117,7 @@ def test_a_store_that_can_not_be_written_is_named_at_once(
     assert code == 1 and f"could not write {tmp_path}/file/store" in output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_full_disk_fails_the_run_and_a_rerun_continues_from_the_stored_cells(
     tmp_path: Path, tiny_model: Path, nuggets: Nuggets
@@ -153,6 +154,7 @@ def test_a_dead_prefect_server_is_named(tmp_path: Path, pool_file: Path, tiny_mo
     assert code == 1 and "no Prefect server answers at PREFECT_API_URL=http://127.0.0.1:9/api" in output
 
 
+@pytest.mark.slow
 def test_a_prefect_home_that_can_not_be_written_is_named(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}

@@ -310,7 +310,8 @@ def scoring_has_begun(server: str, pool: Path) -> bool:
     return bool(httpx.post(f"{server}/task_runs/filter", json=wanted).raise_for_status().json())
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_keeps_what_was_computed(
     tmp_path: Path, tiny_model: Path, prefect_server: str, cli: Cli, sent: signal.Signals
 ) -> None:
@@ -360,6 +361,7 @@ def test_interrupting_keeps_what_was_computed(
     assert f"cells: 600 in the full table, {kept} stored, {600 - kept} to compute" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_killed_run_is_shown_as_lost_and_the_same_command_continues_it(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli

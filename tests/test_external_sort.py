@@ -178,6 +178,6 @@ def test_a_file_at_the_size_limit_is_the_same_error(temporary):
 
 def message(folder: Path, number: int) -> str:
     return (
-        f"no space left for temporary files in {folder}: free some, or set TMPDIR to a folder with room "
+        f"no space left for temporary files in {folder}: free some, or set TMPDIR to a folder on another disk "
         f"({os.strerror(number)})"
     )
