@@ -25,7 +25,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 WORKERS ?= 2
 BIN := .venv/bin
-# loadfile: a file's tests run in one process, so that fixtures of a module are made once.
+# loadfile: a file's tests run in one process, so that fixtures of a module are made once; tests/conftest.py puts the
+# files that use the Prefect server into one process.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Prefect, the hub client and matplotlib keep their files in this folder instead of the home directory.
 export PREFECT_HOME := $(CURDIR)/.prefect

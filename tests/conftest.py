@@ -80,6 +80,20 @@ EXAMPLES = [
 ]
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run all files that use the Prefect server in one test process, so that the server starts once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    sharing = {path.name for path in Path(__file__).parent.glob("test_*.py") if "prefect_server" in path.read_text()}
+
+    class OneServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "files that share a server" if Path(file).name in sharing else file
+
+    return OneServer(config, log)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and its tokenizer."""

@@ -164,6 +164,7 @@ def test_a_yaml_file_and_the_command_line_go_together(
     assert {name: config[name] for name in settings} == {**settings, "threshold": None}
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_same_inputs_are_byte_identical(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     for name, shard_size in (("one", 20), ("two", 20)):
         run_job(pool_file, tmp_path / name, tiny_model, run="r", shard_size=shard_size)

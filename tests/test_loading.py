@@ -47,6 +47,7 @@ except OutOfMemory as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its address space as Linux does")
 @pytest.mark.parametrize("megabytes", [60, 160])  # too few for its file, and for what is made of it
 def test_the_error_for_a_model_that_does_not_fit_names_its_size(

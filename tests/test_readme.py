@@ -47,6 +47,6 @@ def test_every_option_that_the_pages_name_exists() -> None:
     known = {"--help"}
     for command in get_command(app).commands.values():  # type: ignore[attr-defined]
         known.update(option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))
-    for name in ("README", "docs/pools", "docs/models", "docs/cuts", "docs/racing", "docs/stores"):
+    for name in ("README", "docs/pools", "docs/models", "docs/cuts", "docs/stores"):
         named = re.findall(r"`(--[a-z][a-z0-9-]*)", (ROOT / f"{name}.md").read_text(encoding="utf-8"))
         assert set(named) <= known, name

@@ -236,6 +236,7 @@ def test_rounds_and_prunes_are_tasks_of_the_run_which_selects_what_the_steps_sel
     assert any(name.startswith("score round 3 part ") for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_round_does_not_wait_for_a_slow_shard(
     tmp_path: Path,
