@@ -89,11 +89,14 @@ def read_worklist(store: Store, path: str) -> dict[str, ShardWork]:
             f"{store.uri(path)} is a work list of format {metadata.get('format_version')}, this program reads format "
             f"{FORMAT}: run nuggets curate again, which writes new work lists and computes no stored cell again"
         )
-    shards = np.array(table["shard"].to_pylist(), dtype=object)
+    shards = table["shard"].combine_chunks().dictionary_encode()  # the dictionary is in the order of first appearance
+    codes = shards.indices.to_numpy()
     positions = table["position"].to_numpy().astype(np.int64)
     cells = _unpacked(table["anchors"].to_pylist(), int(metadata["anchors"]))
-    in_order = dict.fromkeys(shards.tolist())
-    return {shard: ShardWork(positions[shards == shard], cells[shards == shard]) for shard in in_order}
+    return {
+        shard: ShardWork(positions[codes == code], cells[codes == code])
+        for code, shard in enumerate(shards.dictionary.to_pylist())
+    }
 
 
 def _unpacked(bitmaps: Sequence[bytes], anchors: int) -> NDArray[np.bool_]:
