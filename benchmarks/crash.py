@@ -7,7 +7,7 @@ a random moment, usually while it scores. When a run completes, its selection is
 of an undisturbed run, and the next run begins in an empty store, until all kills are done.
 
 After every kill: all cells stored before are still there, with the same numbers; of the cells that the engine gave out,
-at most those of the block in flight are missing. At the end: no cell was computed twice but those.
+at most those of the two blocks at risk are missing. At the end: no cell was computed twice but those.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from nuggets.cells.blocks import read_block  # noqa: E402
 from nuggets.cells.folders import list_blocks  # noqa: E402
 from nuggets.store.store import Store  # noqa: E402
 
-BLOCK = 4  # candidates per commit, so that several commits fit between two kills
+AT_RISK = 4  # candidates: a block of two that is being written, and the next one; several fit between two kills
 
 Cells = dict[tuple[str, str], float]
 
@@ -51,7 +51,7 @@ class Job:
         """Start another attempt at the run in a new process group."""
         command = [str(Path(sys.executable).with_name("nuggets")), "curate", *self.arguments]
         command += ["--store", str(store), "--run", "crash"]
-        noting = noting_environment(self.log, commit=BLOCK)
+        noting = noting_environment(self.log, commit=AT_RISK // 2)
         with self.stderr.open("wb") as stderr:
             return subprocess.Popen(
                 command, env=noting, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
@@ -165,7 +165,7 @@ def _compare(store: Path, before: Cells, computed: list[tuple[str, str]], outcom
     outcome.cells_lost += len(lost)
     missing = [cell for cell in dict.fromkeys(computed) if cell not in now]
     in_flight = {candidate for candidate, _ in missing}
-    if len(in_flight) > BLOCK:
+    if len(in_flight) > AT_RISK:
         outcome.cells_beyond_block += len(missing)
         outcome.problems.append(f"kill {outcome.kills}: {len(in_flight)} candidates computed and not stored")
     outcome.twice_at_most += len(missing)

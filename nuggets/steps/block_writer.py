@@ -1,7 +1,7 @@
 """Computed cells are written as blocks while scoring continues.
 
-A thread writes one block at a time, so that a slow store does not stop the device. A killed process loses at
-most the block that is being written and the rows of the next one.
+A thread writes one block at a time, so that a slow store does not stop the device. A killed process loses at most the
+block that is being written and the rows of the next one: 64 candidates, or 30 seconds of work.
 """
 
 import time
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.store.store import Store
 
-# A block is written when it has this many candidates, or this long after the last one; the task's end joins them.
-BLOCK_SECONDS = 30.0
-BLOCK_CANDIDATES = 64
+# A block is written when it has this many candidates, or this long after the last one; the task's end joins them. Two
+# such blocks are at risk at a time: one is being written while the next one fills.
+BLOCK_SECONDS = 15.0
+BLOCK_CANDIDATES = 32
 
 _Rows = list[tuple[str, NDArray[np.float32]]]  # candidate and its cells, NaN where there is none
 
