@@ -236,7 +236,7 @@ def test_bad_parameters_fail_at_once(tmp_path: Path, pool_file: Path, anchor_fil
     job.curate(configured(pool_file, tmp_path / "store", tiny_model, anchor_file))
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps(EXAMPLES[0]) + "\n")
-    with pytest.raises(UsageError, match="exists and was made from something else"):
+    with pytest.raises(UsageError, match="exists with other inputs"):
         run_flow(other, tmp_path / "store", tiny_model, anchor_file)
 
 

@@ -23,6 +23,7 @@ from nuggets.examples import Example
 from nuggets.models.prompts import PromptProfile
 from nuggets.pools.shards import Candidate, read_candidates
 from nuggets.racing.work_list import ShardWork, Worklist
+from nuggets.steps.block_writer import BLOCK_CANDIDATES
 from nuggets.steps.score_cells import Scorer, score_worklist
 from nuggets.store.parquet import table_bytes
 from nuggets.store.store import Store
@@ -339,7 +340,9 @@ def test_cells_are_committed_every_so_many_candidates_and_joined_in_the_end(stor
 
     assert score(store, SummingModel(), work, should_stop=look) == 150
     # A block is written while the next one is computed, and stored before that one is written in its turn.
-    assert all(place // 64 - 1 <= blocks <= place // 64 for place, blocks in enumerate(seen)), seen
+    assert all(
+        done // BLOCK_CANDIDATES - 1 <= blocks <= done // BLOCK_CANDIDATES for done, blocks in enumerate(seen)
+    ), seen
     assert len(objects(store)) == 1
     assert stored(store, names, ("a1",)) == [[-(100.0 * number + 1)] for number in range(1, 151)]
 
