@@ -158,7 +158,7 @@ def test_a_cluster_that_is_not_there_is_named_before_anything_is_computed(
 
 
 @pytest.mark.parametrize("cluster", [local, dask, ray])
-def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
+def test_a_worker_that_dies_costs_two_blocks_at_most_and_changes_nothing(
     cluster: Callable[..., Iterator[list[str]]],
     tmp_path: Path,
     noting: dict[str, str],
@@ -184,7 +184,8 @@ def test_a_worker_that_dies_costs_the_block_in_flight_and_changes_nothing(
     assert len({row.process for row in noted_rows(file)}) >= 2
     computed = sum(len(row.anchors) for row in noted_rows(file))
     needed = CANDIDATES * ANCHORS
-    assert needed <= computed <= needed + COMMIT * ANCHORS, output
+    # One block is written while the next one fills.
+    assert needed <= computed <= needed + 2 * COMMIT * ANCHORS, output
     manifest = json.loads((store / "runs/r/manifest.json").read_text())
     assert manifest["state"] == "complete" and manifest["counts"]["cells"] == needed
 
