@@ -45,20 +45,20 @@ def read_workload(
     profile = _released(files, context)
     pool = pool or _present(_REAL_POOL)
     anchors = anchors or _present(_REAL_ANCHORS)
-    examples = {profile.anchor(example): example for example in _read(anchors)}
+    examples = {profile.anchor(example).continuation: example for example in _read(anchors)}
     chosen = spread_over_lengths(list(examples), anchor_count)
     taken = {examples[item] for item in chosen}
     candidates = [example for example in _read(pool) if example not in taken]
     random.Random(_SEED).shuffle(candidates)
     source = f"candidates from {Path(pool).name}, anchors from {Path(anchors).name}"
-    return Workload(source, tuple(profile.demonstration(example) for example in candidates), tuple(chosen))
+    return Workload(source, tuple(profile.demonstration(example).ids for example in candidates), tuple(chosen))
 
 
 def write_anchor_lengths(path: Path) -> None:
     """Write how long the paper's anchors are under profile `released`, for models of a shape without a tokenizer."""
     files = find_language_model(None)
     profile = _released(files, context=8192)
-    anchors = [profile.anchor(example) for example in _read(str(_REAL_ANCHORS))]
+    anchors = [profile.anchor(example).continuation for example in _read(str(_REAL_ANCHORS))]
     lines = ",\n".join(_four_a_line([[len(item.ids), item.response_start] for item in anchors]))
     path.write_text(
         '{"what": "[tokens, index at which the response starts] of the 100 anchors of the NUGGETS paper, cut at 200",\n'

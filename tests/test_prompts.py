@@ -51,9 +51,9 @@ def test_labelled_prompt_is_the_text_of_the_authors_program(example: Example, pr
 def test_released_demonstration_is_one_text_tokenised_with_special_tokens(tokenizer: Any) -> None:
     profile = bind_profile("released", tokenizer, RELEASED_LIMITS)
     whole = SUM_PROMPT + "The sum of the numbers is 6."
-    assert profile.demonstration(SUM) == profile.demonstration(UNTIDY) == tuple(tokenizer(whole)["input_ids"])
-    assert (profile.demonstration(SUM)[0] == BOS) is (tokenizer is WITH_BOS)
-    assert tokenizer.decode(profile.demonstration(SUM), skip_special_tokens=True) == whole
+    assert profile.demonstration(SUM).ids == profile.demonstration(UNTIDY).ids == tuple(tokenizer(whole)["input_ids"])
+    assert (profile.demonstration(SUM).ids[0] == BOS) is (tokenizer is WITH_BOS)
+    assert tokenizer.decode(profile.demonstration(SUM).ids, skip_special_tokens=True) == whole
     assert profile.opening == ()
 
 
@@ -91,7 +91,7 @@ def test_released_anchor_whose_prompt_alone_exceeds_the_cut_has_no_response_toke
 
 def test_released_demonstration_is_cut_at_its_limit() -> None:
     profile = bind_profile("released", WITH_BOS, TokenLimits(demonstration=9, anchor=200))
-    assert profile.demonstration(SUM) == tuple(WITH_BOS(SUM_PROMPT + SUM.output)["input_ids"][:9])
+    assert profile.demonstration(SUM).ids == tuple(WITH_BOS(SUM_PROMPT + SUM.output)["input_ids"][:9])
 
 
 # --- plain ------------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_plain_layout_of_zero_shot_and_one_shot(tokenizer: Any) -> None:
     opening = (BOS,) if tokenizer is WITH_BOS else ()
     assert profile.opening == opening
     parts = [ids_of(tokenizer, text) for text in (SUM_PROMPT, "The sum of the numbers is 6.", "\n\n")]
-    assert profile.demonstration(UNTIDY) == (*opening, *parts[0], *parts[1], *parts[2])
+    assert profile.demonstration(UNTIDY).ids == (*opening, *parts[0], *parts[1], *parts[2])
     anchor = profile.anchor(UNTIDY)
     assert anchor.ids == (*parts[0], *parts[1])
     assert anchor.response_start == len(parts[0])
@@ -112,7 +112,7 @@ def test_plain_layout_of_zero_shot_and_one_shot(tokenizer: Any) -> None:
 @TOKENIZERS
 def test_plain_one_shot_reads_as_two_texts_with_a_blank_line_between(tokenizer: Any) -> None:
     profile = bind_profile("plain", tokenizer, LIMITS)
-    text = tokenizer.decode((*profile.demonstration(FRANCE), *profile.anchor(SUM).ids), skip_special_tokens=True)
+    text = tokenizer.decode((*profile.demonstration(FRANCE).ids, *profile.anchor(SUM).ids), skip_special_tokens=True)
     assert text == f"{FRANCE_PROMPT}The capital of France is Paris.\n\n{SUM_PROMPT}The sum of the numbers is 6."
 
 
@@ -123,7 +123,7 @@ def test_plain_opening_leaves_out_what_the_tokenizer_puts_behind_a_text() -> Non
     assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
     profile = bind_profile("plain", tokenizer, LIMITS)
     assert profile.opening == (tokenizer.bos_token_id,)
-    assert tokenizer.eos_token_id not in (*profile.demonstration(SUM), *profile.anchor(SUM).ids)
+    assert tokenizer.eos_token_id not in (*profile.demonstration(SUM).ids, *profile.anchor(SUM).ids)
 
 
 words = st.text(max_size=20)
@@ -139,17 +139,17 @@ def test_plain_boundary_is_exact_for_any_text(instruction: str, given_input: str
 
 @pytest.mark.parametrize("limit", [3, 10, 20])
 def test_plain_demonstration_that_is_cut_still_ends_with_the_blank_line(limit: int) -> None:
-    whole = bind_profile("plain", WITH_BOS, LIMITS).demonstration(SUM)
+    whole = bind_profile("plain", WITH_BOS, LIMITS).demonstration(SUM).ids
     blank_line = ids_of(WITH_BOS, "\n\n")
     assert len(whole) > 20
-    cut = bind_profile("plain", WITH_BOS, TokenLimits(limit, 512)).demonstration(SUM)
+    cut = bind_profile("plain", WITH_BOS, TokenLimits(limit, 512)).demonstration(SUM).ids
     assert cut == (*whole[: limit - len(blank_line)], *blank_line)
     assert len(cut) == limit
 
 
 def test_plain_demonstration_that_fits_exactly_is_not_cut() -> None:
-    whole = bind_profile("plain", WITH_BOS, LIMITS).demonstration(SUM)
-    assert bind_profile("plain", WITH_BOS, TokenLimits(len(whole), 512)).demonstration(SUM) == whole
+    whole = bind_profile("plain", WITH_BOS, LIMITS).demonstration(SUM).ids
+    assert bind_profile("plain", WITH_BOS, TokenLimits(len(whole), 512)).demonstration(SUM).ids == whole
 
 
 def test_plain_anchor_is_cut_from_its_end_and_unscorable_when_no_response_is_left() -> None:
@@ -230,9 +230,9 @@ def test_chat_zero_shot_is_the_template_s_rendering_of_the_question_and_the_resp
 def test_chat_one_shot_is_the_template_s_rendering_of_two_exchanges(tokenizer: Any) -> None:
     profile = bind_profile("chat", tokenizer, LIMITS)
     anchor = profile.anchor(UNTIDY)
-    one_shot = tokenizer.decode((*profile.demonstration(FRANCE), *anchor.ids[: anchor.response_start]))
+    one_shot = tokenizer.decode((*profile.demonstration(FRANCE).ids, *anchor.ids[: anchor.response_start]))
     assert one_shot == rendered(tokenizer, FRANCE.instruction, FRANCE.output, SUM_QUESTION)
-    one_shot = tokenizer.decode((*profile.demonstration(UNTIDY), *anchor.ids[: anchor.response_start]))
+    one_shot = tokenizer.decode((*profile.demonstration(UNTIDY).ids, *anchor.ids[: anchor.response_start]))
     assert one_shot == rendered(tokenizer, SUM_QUESTION, SUM.output, SUM_QUESTION)
 
 
@@ -250,7 +250,7 @@ def test_chat_special_tokens_stay_whole_where_the_parts_meet(tokenizer: Any) -> 
     alone = rendered(tokenizer, SUM_QUESTION)
     behind = rendered(tokenizer, FRANCE.instruction, FRANCE.output, SUM_QUESTION)
     assert specials((*profile.opening, *prompt)) == specials(ids_of(tokenizer, alone))
-    assert specials((*profile.demonstration(FRANCE), *prompt)) == specials(ids_of(tokenizer, behind))
+    assert specials((*profile.demonstration(FRANCE).ids, *prompt)) == specials(ids_of(tokenizer, behind))
 
 
 @CHAT
@@ -281,8 +281,8 @@ def test_chat_opening_holds_the_default_system_prompt_and_the_turns_are_not_in_i
 @pytest.mark.parametrize("name", ["chatml", "llama2", "llama3", "mistral"])
 def test_chat_demonstration_is_cut_at_its_limit(name: str) -> None:
     tokenizer = CHAT_TOKENIZERS[name, True]
-    whole = bind_profile("chat", tokenizer, LIMITS).demonstration(SUM)
-    assert bind_profile("chat", tokenizer, TokenLimits(20, 512)).demonstration(SUM) == whole[:20]
+    whole = bind_profile("chat", tokenizer, LIMITS).demonstration(SUM).ids
+    assert bind_profile("chat", tokenizer, TokenLimits(20, 512)).demonstration(SUM).ids == whole[:20]
 
 
 FIRST_TURN_ONLY = "[INST] {{ messages[0]['content'] }} [/INST]"
@@ -317,7 +317,7 @@ def bound(name: Any) -> PromptProfile:
 def test_a_profile_knows_its_name_and_spaces_around_fields_change_nothing(name: Any) -> None:
     profile = bound(name)
     assert profile.name == name
-    assert profile.demonstration(UNTIDY) == profile.demonstration(SUM)
+    assert profile.demonstration(UNTIDY).ids == profile.demonstration(SUM).ids
     assert profile.anchor(UNTIDY) == profile.anchor(SUM)
 
 

@@ -54,8 +54,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Sums:
     card = describe_model(Store(str(tmp_path_factory.mktemp("store"))), files)
     limits = token_limits("released", context=card.context, demonstration=None, anchor=None)
     profile = bind_profile("released", load_tokenizer(files), limits)
-    anchors = [profile.anchor(example) for example in examples_in("anchors.json")]
-    prefixes = [profile.opening, *(profile.demonstration(example) for example in examples_in("pool.json")[:CANDIDATES])]
+    anchors = [profile.anchor(example).continuation for example in examples_in("anchors.json")]
+    prefixes = [
+        profile.opening,
+        *(profile.demonstration(example).ids for example in examples_in("pool.json")[:CANDIDATES]),
+    ]
     zero_shot, *one_shot = load_language_model(files, dtype="float32").log_prob_sums(prefixes, anchors)
     return Sums(zero_shot, np.array(one_shot))
 

@@ -266,7 +266,7 @@ def test_a_candidate_without_finite_numbers_is_recorded_as_unscorable_counted_an
     def poison(setup: Any) -> Poisoned:
         demonstration = open_profile(setup).demonstration
         example = EXAMPLES[12]
-        poisoned.add(tuple(demonstration(Example(example["instruction"], example["input"], example["output"]))))
+        poisoned.add(demonstration(Example(example["instruction"], example["input"], example["output"])).ids)
         return Poisoned(open_model(setup), poisoned)
 
     monkeypatch.setattr(nuggets.steps.score_cells, "open_model", poison)

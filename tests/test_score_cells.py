@@ -20,6 +20,7 @@ from nuggets.cells.unscorable import read_unscorable
 from nuggets.engine.interface import Continuation
 from nuggets.errors import InputError, Interrupted, StoreError
 from nuggets.examples import Example
+from nuggets.models.prompt_tokens import AnchorPrompt, PromptTokens
 from nuggets.models.prompts import PromptProfile
 from nuggets.pools.shards import Candidate, read_candidates
 from nuggets.racing.work_list import ShardWork, Worklist
@@ -38,8 +39,8 @@ PAIRS = [(100 * row, column) for row in (1, 2, 3, 4, 5) for column in (1, 2, 3)]
 PROFILE = PromptProfile(
     "plain",
     (0,),
-    demonstration=lambda example: (100 * int(example.output),),
-    anchor=lambda example: Continuation((0, int(example.output)), 1),
+    demonstration=lambda example: PromptTokens((100 * int(example.output),)),
+    anchor=lambda example: AnchorPrompt((0, int(example.output)), response_start=1),
 )
 
 

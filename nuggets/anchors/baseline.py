@@ -26,7 +26,7 @@ class Baseline:
 
 def measure_baseline(anchors: Sequence[Anchor], profile: PromptProfile, model: LanguageModel) -> Baseline:
     """The baseline of some anchors. Raises InputError that names an anchor whose sum is not finite."""
-    continuations = [profile.anchor(anchor.example) for anchor in anchors]
+    continuations = [profile.anchor(anchor.example).continuation for anchor in anchors]
     (sums,) = model.log_prob_sums([profile.opening], continuations)
     broken = [anchor.id for anchor, is_finite in zip(anchors, np.isfinite(sums), strict=True) if not is_finite]
     if broken:

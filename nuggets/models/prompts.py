@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol
 
 from jinja2.exceptions import TemplateError
 
-from nuggets.engine.interface import Continuation
 from nuggets.errors import InputError
 from nuggets.examples import Example
+from nuggets.models.prompt_tokens import AnchorPrompt, PromptTokens
 
 Profile = Literal["released", "plain", "chat"]
 
@@ -57,14 +57,13 @@ class TokenLimits:
 class PromptProfile:
     """A profile bound to a tokenizer and limits.
 
-    `opening`: ids in front of an anchor when there is no demonstration. `anchor` gives a continuation without
-    response tokens for an example that can't be scored within the limits.
+    `opening`: ids in front of an anchor when there is no demonstration.
     """
 
     name: Profile
     opening: tuple[int, ...]
-    demonstration: Callable[[Example], tuple[int, ...]]
-    anchor: Callable[[Example], Continuation]
+    demonstration: Callable[[Example], PromptTokens]
+    anchor: Callable[[Example], AnchorPrompt]
 
 
 def default_profile(tokenizer: Tokenizer) -> Profile:
@@ -95,10 +94,10 @@ def bind_profile(name: Profile, tokenizer: Tokenizer, limits: TokenLimits) -> Pr
     """
     profile = {"released": _released, "plain": _plain, "chat": _chat}[name](tokenizer, limits)
 
-    def demonstration(example: Example) -> tuple[int, ...]:
+    def demonstration(example: Example) -> PromptTokens:
         return profile.demonstration(example.stripped)
 
-    def anchor(example: Example) -> Continuation:
+    def anchor(example: Example) -> AnchorPrompt:
         return profile.anchor(example.stripped)
 
     return PromptProfile(profile.name, profile.opening, demonstration, anchor)
@@ -113,15 +112,15 @@ def labelled_prompt(example: Example) -> str:
 def _released(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
     """Exactly the prompts of the authors' released program, its flaws included, so that results can be compared."""
 
-    def demonstration(example: Example) -> tuple[int, ...]:
+    def demonstration(example: Example) -> PromptTokens:
         text = labelled_prompt(example) + example.output
-        return _ids(tokenizer, text, special=True)[: limits.demonstration]
+        return PromptTokens(_ids(tokenizer, text, special=True)[: limits.demonstration])
 
-    def anchor(example: Example) -> Continuation:
+    def anchor(example: Example) -> AnchorPrompt:
         prompt = labelled_prompt(example)
         ids = _ids(tokenizer, prompt + example.output)[: limits.anchor]
         # Flaw kept: the prompt tokenised alone may end in another token than in the whole text.
-        return Continuation(ids, max(1, len(_ids(tokenizer, prompt))))
+        return AnchorPrompt(ids, response_start=max(1, len(_ids(tokenizer, prompt))))
 
     return PromptProfile("released", (), demonstration, anchor)
 
@@ -131,12 +130,12 @@ def _plain(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
     opening = _leading_special_ids(tokenizer)
     blank_line = _ids(tokenizer, "\n\n")
 
-    def demonstration(example: Example) -> tuple[int, ...]:
+    def demonstration(example: Example) -> PromptTokens:
         ids = (*opening, *_ids(tokenizer, labelled_prompt(example)), *_ids(tokenizer, example.output))
         # Cut before the blank line, not after it: without it the anchor would continue the demonstration's response.
-        return ids[: max(0, limits.demonstration - len(blank_line))] + blank_line
+        return PromptTokens(ids[: max(0, limits.demonstration - len(blank_line))] + blank_line)
 
-    def anchor(example: Example) -> Continuation:
+    def anchor(example: Example) -> AnchorPrompt:
         return _continuation(tokenizer, labelled_prompt(example), example.output, limits)
 
     return PromptProfile("plain", opening, demonstration, anchor)
@@ -171,11 +170,11 @@ def _chat(tokenizer: Tokenizer, limits: TokenLimits) -> PromptProfile:
     if _SENTINEL not in ending or behind[0] == behind[1]:  # equal: the demonstration's answer is not in them
         raise InputError(f"{_ONE_EXCHANGE}: use profile plain")
 
-    def demonstration(example: Example) -> tuple[int, ...]:
+    def demonstration(example: Example) -> PromptTokens:
         text = render(("user", _question(example)), ("assistant", example.output), ("user", _SENTINEL))
-        return _ids(tokenizer, text.removesuffix(ending))[: limits.demonstration]
+        return PromptTokens(_ids(tokenizer, text.removesuffix(ending))[: limits.demonstration])
 
-    def anchor(example: Example) -> Continuation:
+    def anchor(example: Example) -> AnchorPrompt:
         prompt = render(("user", _question(example))).removeprefix(opening)
         return _continuation(tokenizer, prompt, example.output, limits)
 
@@ -186,10 +185,10 @@ def _question(example: Example) -> str:
     return example.instruction + (f"\n\n{example.input}" if example.input else "")
 
 
-def _continuation(tokenizer: Tokenizer, prompt: str, response: str, limits: TokenLimits) -> Continuation:
+def _continuation(tokenizer: Tokenizer, prompt: str, response: str, limits: TokenLimits) -> AnchorPrompt:
     # Tokenised separately, so that no token spans the boundary and the prompt reveals no letter of the response.
     before = _ids(tokenizer, prompt)
-    return Continuation((before + _ids(tokenizer, response))[: limits.anchor], max(1, len(before)))
+    return AnchorPrompt((before + _ids(tokenizer, response))[: limits.anchor], response_start=max(1, len(before)))
 
 
 def _ids(tokenizer: Tokenizer, text: str, *, special: bool = False) -> tuple[int, ...]:

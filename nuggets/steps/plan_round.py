@@ -170,7 +170,7 @@ def _tokens(profile: PromptProfile, anchors: Sequence[Anchor]) -> NDArray[np.flo
 
 def _min_cells(profile: PromptProfile, candidates: Sequence[Candidate], tokens: NDArray[np.float64]) -> int:
     """The fewest cells of a candidate in a round, so that its demonstration is at most about a fifth of the tokens."""
-    lengths = [len(profile.demonstration(candidate.example)) for candidate in candidates[:_MEASURED]]
+    lengths = [len(profile.demonstration(candidate.example).ids) for candidate in candidates[:_MEASURED]]
     return max(1, round(4 * float(np.mean(lengths)) / float(tokens.mean())))
 
 

@@ -107,8 +107,8 @@ def _missing(
 def _score(scorer: Scorer, missing: Sequence[_Missing], anchors: Sequence[Anchor]) -> None:
     broken: list[BrokenRow] = []
     sums = scorer.model.log_prob_sums(
-        (scorer.profile.demonstration(example) for example in _examples(scorer.store, missing)),
-        [scorer.profile.anchor(anchor.example) for anchor in anchors],
+        (scorer.profile.demonstration(example).ids for example in _examples(scorer.store, missing)),
+        [scorer.profile.anchor(anchor.example).continuation for anchor in anchors],
         wanted=(columns for _, _, columns in missing),
     )
     with BlockWriter(scorer.store, scorer.folder, [anchor.id for anchor in anchors]) as blocks:
