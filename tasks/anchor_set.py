@@ -18,7 +18,8 @@ def look_for_anchor_set(prepared: PreparedRun, config: CurateConfig, pool: Pool)
     if known is not None:
         named = f"of set {config.anchor_set}" if config.anchor_set else "found by an earlier run"
         origin = f"from {config.anchor_file}" if config.anchor_file else named
-        report_stage(f"anchors: {known.anchors} {origin}")
+        encoder = f"; encoder {known.encoder}" if known.encoder else ""
+        report_stage(f"anchors: {known.anchors} {origin}{encoder}")
     return known
 
 

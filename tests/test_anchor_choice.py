@@ -70,7 +70,7 @@ def written_vectors(store: Store, pool: Pool, vector_of: Callable[[Example], Any
         vectors = np.stack([vector_of(item.example) for item in candidates]).astype(np.float16)
         counts = np.full(len(candidates), windows, dtype=np.int32)
         write_embeddings(store, f"embeddings/made-up/{index}.npz", [item.id for item in candidates],
-                         Embeddings(vectors, counts))  # fmt: skip
+                         Embeddings(vectors, counts, "reads 24 tokens at a time"))  # fmt: skip
         paths.append(f"embeddings/made-up/{index}.npz")
     return paths
 
@@ -139,7 +139,9 @@ def test_a_response_that_is_cut_is_passed_over_and_what_was_passed_over_is_count
     assert passed_over == {"Describe the sky.": 1, "Name the sea.": 0}
     assert found.counts == anchor_set.counts == {"long_examples": 4, "anchors_passed_over_truncated": 1}
     assert known_anchors(prepared, config, pool) == found
-    assert caplog.messages[-2:] == [
+    assert found.encoder == f"{prepared.encoder.name} reads 24 tokens at a time"
+    assert caplog.messages[-3:] == [
+        f"encoder: {found.encoder}",
         "anchors: examples longer than the encoder's window, embedded as the mean of several windows: 4",
         "anchors: nearer examples passed over, longer than anchor_tokens: 1",
     ]

@@ -22,7 +22,7 @@ from nuggets.steps.embed_shard import embed_shard
 from nuggets.store.store import Store
 
 VECTORS = np.arange(6, dtype=np.float16).reshape(3, 2)
-EMBEDDINGS = Embeddings(VECTORS, np.array([1, 3, 1], dtype=np.int32))
+EMBEDDINGS = Embeddings(VECTORS, np.array([1, 3, 1], dtype=np.int32), "reads 24 tokens at a time")
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_whatever_byte_is_damaged_the_vectors_are_those_written_or_the_file_is_n
             stored = read_embeddings(store, "a.npz")
             np.testing.assert_array_equal(stored.vectors, VECTORS)
             np.testing.assert_array_equal(stored.windows, [1, 3, 1])
+            assert stored.reading == EMBEDDINGS.reading
         except DamagedTable as error:
             refused += 1
             assert str(error).startswith(f"{store.url}/a.npz is damaged")
@@ -207,6 +208,29 @@ def test_the_default_prompt_of_an_encoder_is_used_and_takes_room_in_every_window
     _, seen = spied(prompted)
     embed_examples(prompted, [Example(words(30), "", "")])
     assert max(len(plain.tokenizer("T: " + window)["input_ids"]) for window in seen) <= 24
+
+
+@pytest.mark.parametrize(
+    ("prompts", "used"),
+    [
+        ({"query": "Q: ", "document": "D: "}, "document"),
+        ({"query": "Q: ", "Clustering": "C: ", "passage": "P: "}, "Clustering"),
+        ({"query": "Q: "}, None),
+        ({"document": ""}, None),
+    ],
+)
+def test_without_a_default_the_prompt_for_clustering_or_for_documents_is_used(
+    tmp_path: Path, prompts: dict[str, str], used: str | None
+) -> None:
+    plain = short_window(tmp_path / "plain")
+    prompted = short_window(tmp_path / "prompted", config_sentence_transformers={"prompts": prompts})
+    embedded = embed_examples(prompted, [Example("Say.", "", "red")])
+    expected = plain.encode([f"{prompts.get(used or '', '')}Say.\nred"], normalize_embeddings=True)[0]
+    np.testing.assert_allclose(embedded.vectors[0], expected, atol=2e-3)
+    others = "".join(f", not with {name}" for name in [", ".join(sorted(set(prompts) - {used}))] if name)
+    others = others if any(prompts.values()) else ""
+    prompt = f"with prompt {used} ({prompts[used]!r})" if used else "without a prompt"
+    assert embedded.reading == f"reads 24 tokens at a time {prompt}{others}"
 
 
 def test_white_space_around_texts_does_not_change_an_embedding(encoder: Path) -> None:

@@ -13,7 +13,7 @@ from nuggets.store.addresses import digest
 from nuggets.store.records import read_record, record_bytes, write_record
 from nuggets.store.store import Store
 
-ANCHOR_VERSION = 2  # raised when the same pool and settings would give other anchors
+ANCHOR_VERSION = 3  # raised when the same pool and settings would give other anchors
 DEFAULT_ANCHORS = 100
 
 
@@ -33,23 +33,25 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class AnchorSet:
-    """The anchors in their order, and how they were chosen: counts for report and manifest."""
+    """The anchors in their order, and how they were chosen: counts, and how the encoder read the examples."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
 
     anchors: tuple[Anchor, ...]
     counts: dict[str, int] = field(default_factory=dict)
+    encoder: str = ""  # empty if no embeddings were needed
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorSetRef:
     """Path of a stored anchor set, its number of anchors, and how they were chosen. A name of a set refers to this."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
 
     path: str
     anchors: int
     counts: dict[str, int] = field(default_factory=dict)
+    encoder: str = ""
 
 
 def default_anchor_count(pool_examples: int) -> int:
@@ -103,7 +105,7 @@ def named_path(name: str) -> str:
 def write_anchor_set(store: Store, path: str, anchor_set: AnchorSet) -> AnchorSetRef:
     """Store an anchor set."""
     write_record(store, path, anchor_set)
-    return AnchorSetRef(path, len(anchor_set.anchors), anchor_set.counts)
+    return AnchorSetRef(path, len(anchor_set.anchors), anchor_set.counts, anchor_set.encoder)
 
 
 def read_anchor_set(store: Store, path: str) -> AnchorSet:

@@ -14,7 +14,7 @@ from nuggets.pools.shards import Candidate
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
 
-EMBEDDING_VERSION = 2  # raised when the same encoder and example would give another embedding
+EMBEDDING_VERSION = 3  # raised when the same encoder and example would give another embedding
 # What np.load raises for bytes that np.savez has not written.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
@@ -30,7 +30,13 @@ def embeddings_path(encoder_digest: str, candidates: Sequence[Candidate]) -> str
 def write_embeddings(store: Store, path: str, ids: Sequence[str], embeddings: Embeddings) -> None:
     """Store a shard's embeddings beside its example ids."""
     buffer = io.BytesIO()
-    np.savez(buffer, ids=np.array(ids, dtype="S32"), embeddings=embeddings.vectors, windows=embeddings.windows)
+    np.savez(
+        buffer,
+        ids=np.array(ids, dtype="S32"),
+        embeddings=embeddings.vectors,
+        windows=embeddings.windows,
+        reading=np.array(embeddings.reading),
+    )
     store.write(path, buffer.getvalue())
 
 
@@ -39,7 +45,8 @@ def read_embeddings(store: Store, path: str) -> Embeddings:
     data = store.read(path)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return Embeddings(np.asarray(arrays["embeddings"]), np.asarray(arrays["windows"]))
+            vectors, windows, reading = (np.asarray(arrays[name]) for name in ("embeddings", "windows", "reading"))
+            return Embeddings(vectors, windows, str(reading))
     except _DAMAGE as error:
         raise DamagedTable(
             f"{store.uri(path)} is damaged and can't be read as embeddings ({error}): run again to compute it again"

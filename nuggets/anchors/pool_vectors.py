@@ -33,6 +33,11 @@ class PoolVectors:
         """How many examples are longer than the encoder's window."""
         return sum(int((read_embeddings(self._store, path).windows > 1).sum()) for path in self._paths)
 
+    @property
+    def reading(self) -> str:
+        """How the encoder read the examples."""
+        return read_embeddings(self._store, self._paths[0]).reading
+
     def candidate(self, position: int) -> Candidate:
         """The example at a position."""
         shard, row = self._locate(position)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nuggets.errors import InputError
 from nuggets.examples import Example
 from nuggets.models.cache import loaded_model, reading_weights
+from nuggets.models.encoder_reading import EncoderReading, encoder_reading
 from nuggets.models.files import ModelFiles, files_digest
 from nuggets.progress import report_step
 
@@ -47,66 +48,66 @@ def _load(files: ModelFiles, trust_remote_code: bool) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Unit vectors `(examples, width)`, and in how many windows each example was read: 1 unless it is long."""
+    """Unit vectors `(examples, width)`, in how many windows each example was read (1 unless it is long), and how."""
 
     vectors: NDArray[np.float16]
     windows: NDArray[np.int32]
+    reading: str  # of an EncoderReading
 
 
 def embed_examples(encoder: Any, examples: Sequence[Example]) -> Embeddings:
-    """Embeddings of instruction, input and output together, after the encoder's default prompt if it has one.
+    """Embeddings of instruction, input and output together, after the prompt that `encoder_reading` chooses.
 
     An encoder drops what follows its `max_seq_length` tokens. A longer text is therefore split into windows; its vector
     is their mean, weighted by tokens, at unit length. float16 halves the size in the store; clustering computes in
     float32.
     """
     texts = ["\n".join(part for part in astuple(item.stripped) if part) for item in examples]
-    windows = [
-        _windows(encoder, text, tokens) for text, tokens in zip(texts, _token_counts(encoder, texts), strict=True)
-    ]
+    reading = encoder_reading(encoder)
+    counted = zip(texts, _token_counts(encoder, reading, texts), strict=True)
+    windows = [_windows(encoder, reading, text, tokens) for text, tokens in counted]
     counts = np.array([len(parts) for parts in windows], dtype=np.int32)
     pieces = [text for parts in windows for text, _ in parts]
     weights = np.array([tokens for parts in windows for _, tokens in parts], dtype=np.float32)
-    vectors = _encode(encoder, pieces)
+    vectors = _encode(encoder, reading, pieces)
     sums = np.add.reduceat(vectors * weights[:, None], np.cumsum(counts) - counts, axis=0)
     lengths = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return Embeddings((sums / lengths).astype(np.float16), counts)
+    return Embeddings((sums / lengths).astype(np.float16), counts, str(reading))
 
 
-def _encode(encoder: Any, texts: Sequence[str]) -> NDArray[np.float32]:
+def _encode(encoder: Any, reading: EncoderReading, texts: Sequence[str]) -> NDArray[np.float32]:
     """Unit vectors of texts, in their order. Progress is reported per batch: a large shard takes longer than a hang.
 
     The longest texts come first, as sentence-transformers sorts them: a batch pads its texts to the longest one.
     """
     order = np.argsort([-len(text) for text in texts])
     vectors = []
+    options = {"batch_size": BATCH, "normalize_embeddings": True, "show_progress_bar": False}
     for start in range(0, len(order), BATCH):
         batch = [texts[row] for row in order[start : start + BATCH]]
-        encoded = encoder.encode(batch, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
+        encoded = encoder.encode(batch, prompt_name=reading.prompt_name, **options)
         vectors.append(np.asarray(encoded, dtype=np.float32))
         report_step()
     return np.concatenate(vectors)[np.argsort(order)]
 
 
-def _windows(encoder: Any, text: str, tokens: int) -> list[tuple[str, int]]:
+def _windows(encoder: Any, reading: EncoderReading, text: str, tokens: int) -> list[tuple[str, int]]:
     """The text in parts that fit the encoder's window, each with its number of tokens: halved until short enough.
 
     The split is at the space nearest to the middle; a text without spaces is split at its middle.
     """
-    limit = encoder.max_seq_length
-    if limit is None or tokens <= limit or len(text) < _SHORTEST_SPLIT:
+    if reading.window is None or tokens <= reading.window or len(text) < _SHORTEST_SPLIT:
         return [(text, tokens)]
     middle = len(text) // 2
     before, after = text.rfind(" ", 1, middle), text.find(" ", middle, -1)
     spaces = [space for space in (before, after) if space > 0]
     split = min(spaces, key=lambda space: abs(space - middle), default=middle)
     halves = [half for half in (text[:split].strip(), text[split:].strip()) if half]
-    counts = _token_counts(encoder, halves)
-    return [window for half, count in zip(halves, counts, strict=True) for window in _windows(encoder, half, count)]
+    counted = zip(halves, _token_counts(encoder, reading, halves), strict=True)
+    return [window for half, count in counted for window in _windows(encoder, reading, half, count)]
 
 
-def _token_counts(encoder: Any, texts: Sequence[str]) -> list[int]:
+def _token_counts(encoder: Any, reading: EncoderReading, texts: Sequence[str]) -> list[int]:
     """How many tokens the encoder reads of each text if nothing is cut, its prompt and special tokens included."""
-    prompt = encoder.prompts.get(encoder.default_prompt_name) or ""
-    ids = encoder.tokenizer([prompt + text for text in texts], verbose=False)["input_ids"]
+    ids = encoder.tokenizer([reading.prompt + text for text in texts], verbose=False)["input_ids"]
     return [len(item) for item in ids]

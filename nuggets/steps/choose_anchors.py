@@ -54,7 +54,10 @@ def known_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool) -> An
         named = read_named(store, config.anchor_set)
         return named if named is None else _checked(store, prepared, config, named)
     path, count = anchor_set_address(prepared, config, pool)
-    return AnchorSetRef(path, count, read_anchor_set(store, path).counts) if store.exists(path) else None
+    if not store.exists(path):
+        return None
+    stored = read_anchor_set(store, path)
+    return AnchorSetRef(path, count, stored.counts, stored.encoder)
 
 
 def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embeddings: Sequence[str]) -> AnchorSetRef:
@@ -70,7 +73,9 @@ def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embedd
         )
     vectors = PoolVectors(store, pool, embeddings)
     anchor_set = _find(vectors, prepared.setup, rows=pool.examples, count=count, seed=config.seed)
-    reference = write_anchor_set(store, path, anchor_set)
+    encoder = f"{prepared.encoder.name} {anchor_set.encoder}" if prepared.encoder else ""
+    reference = write_anchor_set(store, path, replace(anchor_set, encoder=encoder))
+    report_stage(f"encoder: {reference.encoder}")
     _log_counts(reference.counts)
     if config.anchor_set is None:
         return reference
@@ -149,7 +154,8 @@ def _find(vectors: PoolVectors, setup: ScoringSetup, *, rows: int, count: int, s
         for member in members
         for item in [vectors.candidate(member.row)]
     ]
-    return AnchorSet(tuple(anchors), {"long_examples": vectors.count_long(), **passed_over, **tolerated})
+    counts = {"long_examples": vectors.count_long(), **passed_over, **tolerated}
+    return AnchorSet(tuple(anchors), counts, vectors.reading)
 
 
 def _log_counts(counts: Mapping[str, int]) -> None:
