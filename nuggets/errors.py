@@ -1,8 +1,16 @@
 """Errors for users: each message names what is wrong, the value, and what to change."""
 
+from typing import ClassVar
+
 
 class NuggetsError(Exception):
-    """Root of the errors that are shown as a message without a traceback."""
+    """Root of the errors that are shown as a message without a traceback.
+
+    `retry_can_help`: whether the same may succeed later although the user changes nothing. Prefect's retries and the
+    advice that the user reads follow from it.
+    """
+
+    retry_can_help: ClassVar[bool] = False
 
 
 class UsageError(NuggetsError, ValueError):
@@ -16,16 +24,17 @@ class InputError(NuggetsError, ValueError):
 class OutOfMemory(InputError):
     """A device has no memory for a single pair: the pair is too large, or another program uses the memory."""
 
+    retry_can_help = True
+
 
 class StoreError(NuggetsError, OSError):
-    """The store could not be read or written; what it already holds is untouched.
+    """The store could not be read or written; what it already holds is untouched."""
 
-    `is_transient`: whether the same may succeed later, because a server was unreachable or a disk full.
-    """
 
-    def __init__(self, message: str, *, is_transient: bool = False) -> None:
-        super().__init__(message)
-        self.is_transient = is_transient
+class StoreUnavailable(StoreError):
+    """The store could not be read or written for now: a server does not answer, or a disk is full."""
+
+    retry_can_help = True
 
 
 class DamagedTable(StoreError):

@@ -7,7 +7,7 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from nuggets.errors import NuggetsError, OutOfMemory, StoreError
+from nuggets.errors import NuggetsError
 from nuggets.progress import report_stage
 from nuggets.stopping import stop_requested
 
@@ -15,13 +15,13 @@ _PAUSES = (5.0, 20.0, 60.0)  # seconds, plus or minus a random half: tasks that 
 
 
 def can_help(error: object) -> bool:
-    """Whether a retry may succeed: not if data, parameters or the program are wrong.
+    """Whether a retry may succeed: not if data, parameters or the program are wrong. Nuggets' own errors say so.
 
     A store or server may answer again, a full disk may get room, memory that another process holds may be freed, and a
     lost device may be replaced. A retry finds the computed cells in the store, so it is cheap.
     """
     if isinstance(error, NuggetsError):
-        return isinstance(error, OutOfMemory) or (isinstance(error, StoreError) and error.is_transient)
+        return error.retry_can_help
     return isinstance(error, (RuntimeError, MemoryError, OSError, httpx.TransportError)) and not isinstance(
         error, (FileNotFoundError, PermissionError, NotImplementedError, RecursionError)
     )

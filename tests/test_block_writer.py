@@ -10,7 +10,7 @@ import pytest
 
 import nuggets.steps.block_writer
 from nuggets.cells.folders import list_blocks, read_cells
-from nuggets.errors import Interrupted, StoreError
+from nuggets.errors import Interrupted, StoreError, StoreUnavailable
 from nuggets.steps.block_writer import BlockWriter
 from nuggets.store.store import Store
 
@@ -38,7 +38,7 @@ class GatedStore:
             assert self.gate.acquire(timeout=SECONDS), "no one opened the gate"
             if self.failures:
                 self.failures -= 1
-                raise StoreError(f"could not write {path}: the server is away", is_transient=True)
+                raise StoreUnavailable(f"could not write {path}: the server is away")
             self.behind.write(path, content)
         finally:
             self.at_once -= 1

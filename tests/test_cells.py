@@ -86,7 +86,7 @@ for mebibytes in (12, 16, 24, 4096):
     try:
         print("read" if read_block(store, path) else "given up")
     except StoreError as error:
-        print(error.is_transient, error)
+        print(error.retry_can_help, error)
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 # Writes one row of a table at a time and joins the folder after each.
@@ -249,7 +249,7 @@ def test_a_listed_block_that_cannot_be_opened_is_an_error_after_two_listings(gho
     ghosts[address] = 1000
     with pytest.raises(StoreError) as refused:
         cells(store, "x", "A")
-    assert refused.value.is_transient
+    assert refused.value.retry_can_help
     assert str(refused.value).startswith(f"could not read {store.uri(ghost)}: two listings of its folder show it, and ")
     assert ghosts[address] == 998
     assert list_blocks(store, "cells") == [ghost, path]
@@ -511,7 +511,7 @@ def test_a_block_is_not_damaged_because_the_disk_does_not_answer(store, caplog):
         StoreError, match=f"^could not read {path}: .+\\. The file is unchanged: run again, "
     ) as refused:
         read_block(store, f"{FOLDER}/block.parquet")
-    assert refused.value.is_transient and refused.value.__cause__.errno
+    assert refused.value.retry_can_help and refused.value.__cause__.errno
     assert (caplog.records, path.is_symlink()) == ([], True)
 
 

@@ -21,7 +21,8 @@ from nuggets.errors import InputError
 from nuggets.models.cache import loaded_model
 from nuggets.models.encoder import load_encoder
 from nuggets.models.files import find_encoder, find_language_model
-from nuggets.models.language_model import describe_model, load_language_model
+from nuggets.models.language_model import load_language_model
+from nuggets.models.model_card import describe_model
 from nuggets.store.store import Store
 from tasks.retry_policy import can_help
 
@@ -33,7 +34,7 @@ import resource, sys
 from pathlib import Path
 
 from nuggets.errors import OutOfMemory
-from nuggets.models.language_model import describe_model, load_language_model
+from nuggets.models.language_model import load_language_model
 from nuggets.models.files import ModelFiles
 
 folder, tiny, megabytes = sys.argv[1], sys.argv[2], int(sys.argv[3])

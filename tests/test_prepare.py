@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import EXAMPLES
+from tiny_models import save_tiny_encoder
 
 from nuggets.config.configs import CurateConfig
 from nuggets.errors import InputError
@@ -46,19 +47,19 @@ def test_an_anchor_file_that_changes_before_it_is_read_is_refused(config):
     assert known_anchors(prepared, config, pool).anchors == 8
 
 
-def test_a_run_with_a_relative_model_is_reopened_from_another_folder(config, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tiny_model.parent)
-    for given in (tiny_model.name, f"./{tiny_model.name}"):
+def test_a_run_with_a_relative_model_is_reopened_from_another_folder(config, tmp_path, monkeypatch):
+    model = save_tiny_encoder(tmp_path / "models/both")  # a language model that can embed as well
+    for given in (model.name, f"./{model.name}"):
         config = replace(config, run=None, model=given, encoder=given, anchor_file=None, trust_remote_code=given)
-        monkeypatch.chdir(tiny_model.parent)
+        monkeypatch.chdir(model.parent)
         prepared = prepare_run(config)
         store = open_store(config.store)
         kept = read_run(store, prepared.name).config
-        assert {kept[name] for name in ("model", "encoder", "trust_remote_code")} == {str(tiny_model)}
+        assert {kept[name] for name in ("model", "encoder", "trust_remote_code")} == {str(model)}
         record_state(store, prepared.name, RunState.INTERRUPTED, references={"scoring_key": prepared.setup.key})
         monkeypatch.chdir(tmp_path)
         reopened = resume_run(store, prepared.name).setup
-        assert (reopened.files.folder, reopened.key) == (str(tiny_model), prepared.setup.key)
+        assert (reopened.files.folder, reopened.key) == (str(model), prepared.setup.key)
         assert reopened.trust_remote_code
 
 

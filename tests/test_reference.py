@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from nuggets.examples import Example
 from nuggets.models.files import find_language_model
-from nuggets.models.language_model import describe_model, load_language_model, load_tokenizer
+from nuggets.models.language_model import load_language_model, load_tokenizer
+from nuggets.models.model_card import describe_model
 from nuggets.models.prompts import bind_profile, token_limits
 from nuggets.store.store import Store
 

@@ -23,9 +23,19 @@ import nuggets.steps.score_cells
 import tasks.ingest
 import tasks.plan
 import tasks.score
+from flows.execution.futures import failure
 from nuggets.config.configs import CurateConfig
 from nuggets.devices.devices import Device
-from nuggets.errors import DamagedTable, InputError, Interrupted, NuggetsError, OutOfMemory, StoreError, UsageError
+from nuggets.errors import (
+    DamagedTable,
+    InputError,
+    Interrupted,
+    NuggetsError,
+    OutOfMemory,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
 from nuggets.examples import Example
 from nuggets.steps.plan_round import plan_round
 from nuggets.steps.publish import Selection
@@ -37,7 +47,7 @@ from tasks.retry_policy import can_help
 @pytest.mark.parametrize(
     ("error", "helps"),
     [
-        (StoreError("the server is away", is_transient=True), True),
+        (StoreUnavailable("the server is away"), True),
         (StoreError("no permission"), False),
         (DamagedTable("not a table"), False),
         (InputError("no finite log-probability"), False),
@@ -62,6 +72,14 @@ from tasks.retry_policy import can_help
 )
 def test_trying_again_helps_against_what_may_pass(error: Exception, helps: bool) -> None:
     assert can_help(error) is helps
+
+
+def test_the_error_of_a_stage_advises_to_run_again_only_where_that_can_help() -> None:
+    wrong, lost = InputError("model='m' has no tokenizer: give one"), RuntimeError("CUDA error: device lost.")
+    stored = "What was computed is stored"
+    assert str(failure("1 of 2 tasks failed", [wrong])) == f"1 of 2 tasks failed, first: {wrong}. {stored}"
+    expected = f"2 of 2 tasks failed, first: CUDA error: device lost. {stored}; run again to do the rest"
+    assert str(failure("2 of 2 tasks failed", [lost, wrong])) == expected
 
 
 @pytest.fixture
@@ -112,7 +130,7 @@ class Failing:
 @pytest.mark.usefixtures("prefect_server", "short_pauses")
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), StoreError("the disk is full", is_transient=True)],
+    [torch.OutOfMemoryError("CUDA out of memory"), StoreUnavailable("the disk is full")],
     ids=["out of memory", "disk full"],
 )
 def test_a_shard_that_fails_for_a_while_is_tried_again_and_the_run_ends_well(

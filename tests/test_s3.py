@@ -428,7 +428,7 @@ def test_a_server_that_stays_away_is_a_transient_error_and_no_damage(
     for act in (lambda: list(rows), lambda: source_digest(source), lambda: find_source(address)):
         with pytest.raises(StoreError, match=rf"could not read {address} \(endpoint {mortal_s3.endpoint}\)") as refused:
             act()
-        assert refused.value.is_transient
+        assert refused.value.retry_can_help
     mortal_s3.start()
     assert find_source(address) == source
 

@@ -20,7 +20,7 @@ from deployments.processes import lives
 from nuggets.devices.devices import Device, find_devices
 from nuggets.devices.worker_handle import ProcessLost
 from nuggets.devices.worker_pool import WorkerPool, run_on_device, worker_pool
-from nuggets.errors import InputError, Interrupted, StoreError, UsageError
+from nuggets.errors import InputError, Interrupted, StoreUnavailable, UsageError
 from nuggets.stopping import clear_stop, request_stop
 
 HERE = str(Path(__file__).parent)
@@ -147,9 +147,9 @@ def test_errors_come_as_they_are_and_only_those_of_the_device_cost_its_process(o
     first, _ = one.call(jobs.where)
     with pytest.raises(InputError, match="bad pool"):
         one.call(jobs.fail, InputError("bad pool"))
-    with pytest.raises(StoreError) as away:
-        one.call(jobs.fail, StoreError("away", is_transient=True))
-    assert away.value.is_transient and "device_jobs.py" in away.value.__notes__[0]
+    with pytest.raises(StoreUnavailable) as away:
+        one.call(jobs.fail, StoreUnavailable("away"))
+    assert away.value.retry_can_help and "device_jobs.py" in away.value.__notes__[0]
     assert one.call(jobs.where)[0] == first
     with pytest.raises(RuntimeError, match="illegal memory access"):
         one.call(jobs.fail, RuntimeError("CUDA error: an illegal memory access"))

@@ -62,9 +62,12 @@ def _score_in_parts(scoring: Scoring) -> None:
             raise
     if failed := [(run, state) for run, state in ended if not state.is_completed()]:
         run, state = failed[0]
+        # The message of a run that failed has its own advice; one that was lost or cancelled has none.
+        was_lost = any(not state.is_failed() for _, state in failed)
         raise NuggetsError(
             f"{len(failed)} of {count} flow runs of {deployment} did not complete, first: {run.name}: "
-            f"{state.name}: {state.message}. What they computed is stored; run again to do the rest"
+            f"{state.name}: {state.message}. What they computed is stored"
+            + ("; run again to do the rest" if was_lost else "")
         )
 
 

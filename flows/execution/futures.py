@@ -12,6 +12,7 @@ from flows.execution.progress_artifact import shown
 from flows.execution.stopping import notify_remote_tasks
 from nuggets.errors import Interrupted, NuggetsError
 from nuggets.stopping import check_stop, stop_requested
+from tasks.retry_policy import can_help
 
 T = TypeVar("T")
 _POLL_SECONDS = 1.0  # between two checks of the stop flag
@@ -92,10 +93,14 @@ def cause_of(future: PrefectFuture[Any]) -> Any:
 
 
 def failure(summary: str, causes: Sequence[Any]) -> NuggetsError:
-    """The error of a stage with failed tasks; Interrupted if a task was interrupted."""
+    """The error of a stage with failed tasks; Interrupted if a task was interrupted.
+
+    It advises to run again only where that can help: the text of the first cause names what to change elsewhere.
+    """
     for cause in causes:
         if isinstance(cause, Interrupted):
             return cause
-    error = NuggetsError(f"{summary}, first: {causes[0]}. What the others computed is stored; run again to do the rest")
+    advice = "; run again to do the rest" if any(map(can_help, causes)) else ""
+    error = NuggetsError(f"{summary}, first: {str(causes[0]).rstrip('.')}. What was computed is stored{advice}")
     error.__cause__ = causes[0] if isinstance(causes[0], BaseException) else None
     return error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nuggets.cells.blocks import CellBlock, read_block, write_block
 from nuggets.cells.conflicts import conflicting, join_cells
-from nuggets.errors import StoreError
+from nuggets.errors import StoreError, StoreUnavailable
 from nuggets.store.store import Store
 
 _ID_DIGITS = 8  # of an id in a folder's name
@@ -163,10 +163,9 @@ def _positions(ids: Iterable[Sequence[str]]) -> dict[str, int]:
     return {key: position for position, key in enumerate(dict.fromkeys(chain.from_iterable(ids)))}
 
 
-def listed_but_missing(store: Store, path: str) -> StoreError:
+def listed_but_missing(store: Store, path: str) -> StoreUnavailable:
     """The error for a block that two listings show and that cannot be opened."""
-    return StoreError(
+    return StoreUnavailable(
         f"could not read {store.uri(path)}: two listings of its folder show it, and it cannot be opened. Wait until "
-        "the server's listings are consistent and run again, or delete this entry; only its cells are computed again",
-        is_transient=True,
+        "the server's listings are consistent and run again, or delete this entry; only its cells are computed again"
     )

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nuggets.devices.devices import has_gpu
 from nuggets.errors import InputError
 from nuggets.examples import Example
-from nuggets.models.cache import loaded_model, reading_weights
+from nuggets.models.cache import loaded_model
 from nuggets.models.encoder_reading import EncoderReading, encoder_reading
 from nuggets.models.files import ModelFiles, files_digest
+from nuggets.models.library_errors import LIBRARY_ERRORS, one_line
+from nuggets.models.loading_report import reading_weights
 from nuggets.progress import report_step
 
 BATCH = 64  # texts that are encoded between two progress reports
@@ -25,23 +28,36 @@ def load_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> Any:
     return loaded_model(key, lambda: _load(files, trust_remote_code))
 
 
-def _load(files: ModelFiles, trust_remote_code: bool) -> Any:
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as library_logging
+def try_encoder(files: ModelFiles, *, trust_remote_code: bool = False) -> None:
+    """Load the encoder and embed a probe. Raises InputError if that fails.
 
-    library_logging.disable_progress_bar()
+    On a machine with a GPU the trial runs on the CPU and keeps nothing: the GPU belongs to the scoring processes.
+    """
+    if has_gpu():
+        _load(files, trust_remote_code, device="cpu")
+    else:
+        load_encoder(files, trust_remote_code=trust_remote_code)
+
+
+def _load(files: ModelFiles, trust_remote_code: bool, device: str | None = None) -> Any:
+    from sentence_transformers import SentenceTransformer
+
     try:
         with reading_weights(f"encoder='{files.name}'"):
             encoder = SentenceTransformer(
-                files.folder, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True}
+                files.folder,
+                device=device,
+                trust_remote_code=trust_remote_code,
+                model_kwargs={"use_safetensors": True},
             )
             embed_examples(encoder, _PROBE)
     except InputError:
         raise
-    except (AttributeError, ImportError, IndexError, LookupError, OSError, TypeError, ValueError) as error:
+    except LIBRARY_ERRORS as error:
         raise InputError(
-            f"encoder='{files.name}' is not a sentence-transformers model that can embed ({error}): give the folder or "
-            "hub id of one, such as sentence-transformers/all-MiniLM-L6-v2, or leave it out for the packaged one"
+            f"encoder='{files.name}' is not a sentence-transformers model that can embed ({one_line(error)}): give the "
+            "folder or hub id of one, such as sentence-transformers/all-MiniLM-L6-v2, or leave it out for the packaged "
+            "one"
         ) from error
     return encoder
 

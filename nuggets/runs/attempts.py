@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from nuggets.errors import StoreError
+from nuggets.errors import StoreError, StoreUnavailable
 from nuggets.runs.manifest import Run, RunState, read_run, run_folder, start_attempt
 from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
@@ -85,9 +85,9 @@ def _last_heartbeat(store: Store, name: str) -> str:
         return read_record(store, _heartbeat_path(name), Heartbeat).at
     except FileNotFoundError:
         return ""
-    except StoreError as error:
-        if error.is_transient:
-            raise
+    except StoreUnavailable:
+        raise
+    except StoreError:
         return ""  # damaged or of another format; the next heartbeat replaces it
 
 

@@ -23,7 +23,7 @@ from enum import StrEnum
 from importlib import metadata
 from typing import Any, ClassVar
 
-from nuggets.errors import StoreError, UsageError
+from nuggets.errors import StoreError, StoreUnavailable, UsageError
 from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
 
@@ -142,9 +142,9 @@ def list_runs(store: Store) -> list[Run]:
     for name in names:
         try:
             runs.append(read_run(store, name))
+        except StoreUnavailable:  # the manifest may be sound
+            raise
         except StoreError as error:
-            if error.is_transient:  # the store does not answer; the manifest may be sound
-                raise
             logger.warning("run '%s' is left out: %s", name, error)
     return runs
 

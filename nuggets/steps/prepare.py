@@ -6,11 +6,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nuggets.config.configs import CUTS, DEFAULT_CUT, CurateConfig, config_as_mapping
+from nuggets.devices.capacity import device_capacities
 from nuggets.errors import UsageError
-from nuggets.models.files import files_digest, find_encoder, find_language_model, with_digest
-from nuggets.models.language_model import ModelCard, describe_model, resolve_dtype
+from nuggets.models.files import ModelFiles, files_digest, find_encoder, find_language_model, with_digest
+from nuggets.models.language_model import resolve_dtype
+from nuggets.models.model_card import ModelCard, check_encoder, check_memory, describe_model
 from nuggets.models.prompts import Profile, token_limits
 from nuggets.models.scoring_setup import ScoringSetup
+from nuggets.models.weight_files import check_weight_files
 from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.runs.manifest import Run, open_run, read_run
 from nuggets.runs.prepared import PreparedRun
@@ -20,10 +23,14 @@ from nuggets.store.store import Store, open_store
 
 
 def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
-    """The scoring setup of a configuration on this machine; the model provides the defaults."""
+    """The scoring setup of a configuration on this machine; the model provides the defaults.
+
+    Raises UsageError or InputError if the model fails a check.
+    """
     trusted = config.model is not None and config.trust_remote_code == config.model
-    files = with_digest(find_language_model(config.model), trust_remote_code=trusted)
+    files = find_language_model(config.model)
     card = describe_model(store, files, trust_remote_code=trusted)
+    files = with_digest(files, trust_remote_code=trusted)
     profile = config.profile or _profile(card)
     limits = token_limits(
         profile, context=card.context, demonstration=config.demonstration_tokens, anchor=config.anchor_tokens
@@ -33,18 +40,46 @@ def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
     )
 
 
+def check_models(store: Store, config: CurateConfig) -> tuple[ScoringSetup, ModelFiles | None]:
+    """The scoring setup and the encoder of a configuration, both tried without a row of the pool.
+
+    Raises UsageError or InputError if one of them fails. The encoder is None if the anchors come from a file. What
+    depends on files only is tried once per store and model; what depends on the machine, each time.
+    """
+    setup = resolve_scoring(store, config)
+    if config.executor == "local":  # the machines of other executors may have more memory
+        card = describe_model(store, setup.files, trust_remote_code=setup.trust_remote_code)
+        check_memory(card, setup.dtype, device_capacities(config.devices, config.workers))
+    if config.anchor_file is not None:
+        return setup, None
+    trusted = _trusts_encoder(config)
+    encoder = with_digest(find_encoder(config.encoder), trust_remote_code=trusted)
+    check_encoder(store, encoder, trust_remote_code=trusted)
+    return setup, encoder
+
+
+def _trusts_encoder(config: CurateConfig) -> bool:
+    return config.encoder is not None and config.trust_remote_code == config.encoder
+
+
 def _profile(card: ModelCard) -> Profile:
     return "chat" if card.default_profile == "chat" else "plain"
 
 
 def check_config(config: CurateConfig) -> None:
-    """Raise if a pool, model, encoder, anchor file or store of the configuration is missing. Takes about a second."""
-    find_source(config.pool, config.s3_endpoint)
+    """Raise if a pool, model, encoder, anchor file or store of the configuration is missing. Takes about a second.
+
+    Of models, this looks at the names, headers and configuration of files, without heavy libraries.
+    """
+    model = find_language_model(config.model)
+    if model.gguf is None:
+        check_weight_files(f"model='{model.name}'", Path(model.folder))
     if config.anchor_file is None:
-        find_encoder(config.encoder)
+        encoder = find_encoder(config.encoder)
+        check_weight_files(f"encoder='{encoder.name}'", Path(encoder.folder))
     else:
         find_source(config.anchor_file, config.s3_endpoint)
-    find_language_model(config.model)
+    find_source(config.pool, config.s3_endpoint)
     open_store(config.store, config.s3_endpoint).check_writable()
 
 
@@ -52,11 +87,9 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     """Compute the digests of the run's inputs and open the run in the store, as a new one or to continue it."""
     store = open_store(config.store, config.s3_endpoint)
     store.check_writable()
-    setup = resolve_scoring(store, config)
+    setup, encoder = check_models(store, config)
+    trust_encoder_code = _trusts_encoder(config)
     pool_digest = source_digest(find_source(config.pool, config.s3_endpoint))
-    trust_encoder_code = config.encoder is not None and config.trust_remote_code == config.encoder
-    encoder = None if config.anchor_file else find_encoder(config.encoder)
-    encoder = encoder and with_digest(encoder, trust_remote_code=trust_encoder_code)
     encoder_digest = files_digest(encoder, trust_remote_code=trust_encoder_code) if encoder else ""
     anchor_file_digest = (
         source_digest(find_source(config.anchor_file, config.s3_endpoint)) if config.anchor_file else None
@@ -88,7 +121,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         pool_digest=pool_digest,
         encoder=encoder,
         encoder_digest=encoder_digest,
-        trust_encoder_code=config.encoder is not None and config.trust_remote_code == config.encoder,
+        trust_encoder_code=trust_encoder_code,
         anchor_file_digest=anchor_file_digest,
         max_bad_candidates=config.max_bad_candidates,
         attempt=run.attempt,

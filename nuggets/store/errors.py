@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-from nuggets.errors import StoreError
+from nuggets.errors import StoreError, StoreUnavailable
 from nuggets.store.retries import is_transient
 
 _CONFLICT, _PRECONDITION_FAILED = 409, 412  # HTTP
@@ -16,7 +16,8 @@ def store_error(error: Exception, action: str, address: str, *, server: str | No
     cause = str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
     message = f"{advice} ({cause})" if advice else f"{cause}; fix this and run again: what is stored already is kept"
     shown = f"{address} (endpoint {server})" if server else address
-    return StoreError(f"could not {action} {shown}: {message}", is_transient=may_pass or is_transient(error))
+    kind = StoreUnavailable if may_pass or is_transient(error) else StoreError
+    return kind(f"could not {action} {shown}: {message}")
 
 
 def exists_already(error: Exception) -> bool:

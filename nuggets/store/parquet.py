@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nuggets.errors import DamagedTable, StoreError
+from nuggets.errors import DamagedTable, StoreError, StoreUnavailable
 from nuggets.store.store import Store
 
 
@@ -116,10 +116,9 @@ def _errors_named(store: Store, path: str) -> Iterator[None]:
         if "bad_alloc" in str(error):  # a lack of memory while Arrow parses a footer
             raise _out_of_memory(store, path) from error
         if isinstance(error, OSError) and error.errno is not None:  # from the operating system: the bytes are unknown
-            raise StoreError(
+            raise StoreUnavailable(
                 f"could not read {store.uri(path)}: {error.strerror}. The file is unchanged: run again, and check the "
-                "disk or network of the store if it fails in the same way",
-                is_transient=True,
+                "disk or network of the store if it fails in the same way"
             ) from error
         raise DamagedTable(
             f"{store.uri(path)} is damaged and can't be read as Parquet ({error}): delete this file and run again; "
@@ -127,9 +126,8 @@ def _errors_named(store: Store, path: str) -> Iterator[None]:
         ) from error
 
 
-def _out_of_memory(store: Store, path: str) -> StoreError:
-    return StoreError(
+def _out_of_memory(store: Store, path: str) -> StoreUnavailable:
+    return StoreUnavailable(
         f"could not read {store.uri(path)}: out of memory. Run fewer tasks or other programs at a time on this "
-        "machine; if it fails with enough memory, this file is damaged: delete it; only its content is computed again",
-        is_transient=True,
+        "machine; if it fails with enough memory, this file is damaged: delete it; only its content is computed again"
     )

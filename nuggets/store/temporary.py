@@ -7,20 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nuggets.errors import StoreError
+from nuggets.errors import StoreUnavailable
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is deleted afterwards. Raises StoreError with advice if its disk is full."""
+    """A folder that is deleted afterwards. Raises StoreUnavailable with advice if its disk is full."""
     with tempfile.TemporaryDirectory(prefix="nuggets-") as name:
         try:
             yield Path(name)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise StoreError(
+            raise StoreUnavailable(
                 f"no space left for temporary files in {Path(name).parent}: free some, or set TMPDIR to a folder on "
-                f"another disk ({os.strerror(error.errno)})",
-                is_transient=True,
+                f"another disk ({os.strerror(error.errno)})"
             ) from error

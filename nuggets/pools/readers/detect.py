@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nuggets.errors import InputError, StoreError, UsageError
+from nuggets.errors import InputError, StoreError, StoreUnavailable, UsageError
 from nuggets.pools.readers.remote_file import GZIP_ERRORS, ContentDigest, StoredFile, sha256_of, uncompressed
 from nuggets.store.file_systems import call_file_system, locate
 
@@ -33,15 +33,15 @@ class PoolSource:
 def find_source(url: str, endpoint: str | None = None) -> PoolSource:
     """The pool at a local path or URL. Raises UsageError if there is none or its format is not known.
 
-    Raises a transient StoreError where a server does not answer.
+    Raises StoreUnavailable where a server does not answer.
     """
     try:
         return _source_at(url, endpoint)
     except GZIP_ERRORS as error:
         raise UsageError(f"'{url}' ends in .gz but is not valid gzip ({error}). Rename or compress it again") from error
+    except StoreUnavailable:
+        raise
     except StoreError as error:
-        if error.is_transient:
-            raise
         raise UsageError(
             f"'{url}' can't be read: {_cause(error)}. Check address, credentials and permissions"
         ) from error
