@@ -11,7 +11,7 @@
 # make clean  delete .venv and everything that the other targets created
 #
 # Every target but down and clean first creates .venv if it is missing or out of date.
-# Variables: PYTHON, the interpreter for .venv (default python3.11); WORKERS, the number of test processes (default 2).
+# Variables: PYTHON, the interpreter for .venv (default python3.11); WORKERS, the number of test processes (default 3).
 #
 # A test's tier follows from the servers that it uses (tests/conftest.py):
 #   unit   no server; make unit runs only these
@@ -23,11 +23,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 PYTHON ?= python3.11
-WORKERS ?= 2
+# One more than cores: tests wait for servers and for other processes during a quarter of their time.
+WORKERS ?= 3
 BIN := .venv/bin
 # loadfile: a file's tests run in one process, so that fixtures of a module are made once; tests/conftest.py puts the
 # files that use the Prefect server into one process.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Prefect, the hub client and matplotlib keep their files in this folder instead of the home directory.
 export PREFECT_HOME := $(CURDIR)/.prefect
 export HF_HOME := $(CURDIR)/.cache/huggingface
@@ -37,21 +38,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 OPTIONS ?=
 
-.PHONY: setup demo test unit slow bench up down check fix clean
+.PHONY: setup demo test fast unit slow bench up down check fix clean
 
 setup: .venv/ready
 
 demo: .venv/ready
 	$(BIN)/python demo/run.py
 
-test: check
+# The type checker needs one core for half a minute, while tests wait for servers.
+test: .venv/ready
+	$(MAKE) --no-print-directory --jobs=2 check fast
+
+fast: .venv/ready
 	$(PYTEST)
 
 unit: .venv/ready
 	$(PYTEST) -m "not slow and not flow and not s3"
 
 slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) --numprocesses 2 -m slow
 	$(PYTEST) -m hypothesis --hypothesis-profile thorough
 
 bench: .venv/ready

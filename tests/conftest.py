@@ -44,13 +44,22 @@ TIERS = {"running_stack": "stack", "prefect_server": "flow", "s3_server": "s3", 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, and run unit tests first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with its tier. Unit tests run first; with several test processes, the files that take longest."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         for tier in {tier for fixture, tier in TIERS.items() if fixture in fixtures}:
             item.add_marker(tier)
     items.sort(key=lambda item: [item.get_closest_marker(tier) is not None for tier in ("stack", "flow", "s3")])
+    if hasattr(config, "workerinput"):  # a process of xdist, which takes files in this order as it becomes free
+        waits = {path: _waits(path) for path in {item.path for item in items}}
+        items.sort(key=lambda item: -waits[item.path])
+
+
+def _waits(file: Path) -> int:
+    """How much a test file waits for other processes: a long one that starts last would keep one core idle."""
+    text = file.read_text()
+    return sum(name in text for name in ("prefect_server", "s3_server", "subprocess", "WorkerPool"))
 
 
 EXAMPLES = [
@@ -81,17 +90,19 @@ EXAMPLES = [
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run all files that use the Prefect server in one test process, so that the server starts once."""
+    """Run all files that use one server in one test process, so that each server starts once."""
     from xdist.scheduler import LoadFileScheduling
 
-    sharing = {path.name for path in Path(__file__).parent.glob("test_*.py") if "prefect_server" in path.read_text()}
+    texts = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
+    fixtures = ("prefect_server", "stack")
+    server_of = {file: fixture for file, text in texts.items() for fixture in fixtures if fixture in text}
 
-    class OneServer(LoadFileScheduling):
+    class OneProcessPerServer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "files that share a server" if Path(file).name in sharing else file
+            return server_of.get(Path(file).name, file)
 
-    return OneServer(config, log)
+    return OneProcessPerServer(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +149,48 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
     server.stop()
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def anchor_file(tmp_path: Path) -> Path:
+    path = tmp_path / "anchors.json"
+    path.write_text(json.dumps(EXAMPLES[:8]))
+    return path
+
+
+@pytest.fixture
+def address(s3_server: LocalS3, pool_file: Path, anchor_file: Path) -> str:
+    """A separate prefix on S3 with a pool and anchors."""
+    import s3fs
+
+    prefix = f"pools/{uuid.uuid4()}"
+    client = s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=s3_server.endpoint)
+    client.pipe_file(f"{prefix}/pool.jsonl", pool_file.read_bytes())
+    client.pipe_file(f"{prefix}/anchors.json", anchor_file.read_bytes())
+    return f"s3://{prefix}"
+
+
+@pytest.fixture
+def mortal_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
+    """A separate server, to be killed."""
+    import s3fs
+    from s3_jobs import environment
+
+    server = LocalS3(tmp_path / "s3", free_port())
+    server.start()
+    with environment(server.environment(), monkeypatch):
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("pools")
+        yield server
+    server.kill()
+
+
+@pytest.fixture
+def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stalls are noticed after half a second, so that a test can afford some."""
+    from nuggets.store.file_systems import S3_OPTIONS
+
+    config = S3_OPTIONS["config_kwargs"] | {"connect_timeout": 0.5, "read_timeout": 0.5}
+    monkeypatch.setattr("nuggets.store.file_systems.S3_OPTIONS", S3_OPTIONS | {"config_kwargs": config})
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
-from nuggets.engine.memory import is_out_of_memory
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits its address space as Linux does")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="limits its address space as Linux does"),
+]
 
 _PROGRAM = """
 import json, logging, resource, sys
@@ -199,28 +199,3 @@ def test_a_self_check_without_room_is_an_error_and_not_a_model_that_cannot_be_pa
         "OutOfMemory: the memory of cpu has no room to check packed scoring of LlamaForCausalLM, and none to score it"
     )
     assert found["self-check with room"] == "packed (by_equal_lengths)"
-
-
-def test_other_errors_are_not_taken_for_exhausted_memory() -> None:
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_out_of_memory(ValueError("can't allocate memory"))
-
-
-@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
-@pytest.mark.parametrize(
-    "message",
-    [
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
-        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
-    ],
-)
-def test_memory_that_a_library_or_the_driver_found_exhausted(kind: type[RuntimeError], message: str) -> None:
-    assert is_out_of_memory(kind(message))
-
-
-@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
-def test_a_gpu_that_has_failed_otherwise_is_not_out_of_memory(kind: type[RuntimeError]) -> None:
-    assert not is_out_of_memory(kind("CUDA error: an illegal memory access was encountered"))
-    assert not is_out_of_memory(kind("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"))

@@ -1,6 +1,5 @@
 """Everything on S3: a real server that stores durably, one that goes wrong now and then, one that dies."""
 
-import contextlib
 import gzip
 import json
 import logging
@@ -9,143 +8,30 @@ import pickle
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import job
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-from conftest import EXAMPLES
 from fault_proxy import FAULTS, FaultProxy, fault_proxy
-from selections import selection_path
+from s3_jobs import configured, configured_on_s3, environment, on_disk, selected
 
-import tasks.plan
-import tasks.score
-from deployments.local_s3 import LocalS3, free_port
-from nuggets.cells.blocks import read_block
-from nuggets.cells.folders import list_blocks
+from deployments.local_s3 import LocalS3
 from nuggets.config.configs import CurateConfig, ReselectConfig
-from nuggets.errors import InputError, NuggetsError, StoreError, UsageError
+from nuggets.errors import InputError, StoreError, UsageError
 from nuggets.examples import PoolRow
 from nuggets.pools.readers.detect import find_source, source_digest
 from nuggets.pools.readers.rows import read_pool
-from nuggets.steps.publish import Selection
-from nuggets.store.file_systems import S3_OPTIONS, locate
-from nuggets.store.store import Store, open_store
+from nuggets.store.file_systems import locate
+from nuggets.store.store import open_store
 
 NUGGETS = str(Path(sys.executable).with_name("nuggets"))
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def anchor_file(tmp_path: Path) -> Path:
-    path = tmp_path / "anchors.json"
-    path.write_text(json.dumps(EXAMPLES[:8]))
-    return path
-
-
-@pytest.fixture
-def address(s3_server: LocalS3, pool_file: Path, anchor_file: Path) -> str:
-    """A separate prefix with a pool and anchors."""
-    prefix = f"pools/{uuid.uuid4()}"
-    client = s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=s3_server.endpoint)
-    client.pipe_file(f"{prefix}/pool.jsonl", pool_file.read_bytes())
-    client.pipe_file(f"{prefix}/anchors.json", anchor_file.read_bytes())
-    return f"s3://{prefix}"
-
-
-def configured(pool: str, anchors: str, store: str, model: Path, **options: Any) -> CurateConfig:
-    given = {"run": "r", "shard_size": 8, "top_k": 5, "racing": "off"} | options
-    return CurateConfig(pool=pool, anchor_file=anchors, store=store, model=str(model), **given)
-
-
-def configured_on_s3(address: str, model: Path, **options: Any) -> CurateConfig:
-    return configured(f"{address}/pool.jsonl", f"{address}/anchors.json", f"{address}/store", model, **options)
-
-
-def on_disk(pool: Path, anchors: Path, store: Path, model: Path) -> bytes:
-    """What the same run chooses where nothing goes wrong."""
-    selection = job.curate(configured(str(pool), str(anchors), str(store), model))
-    return Path(selection.folder, "selected.jsonl").read_bytes()
-
-
-def selected(selection: Selection) -> bytes:
-    return Store(selection.folder).read("selected.jsonl")
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_every_command_works_on_s3_and_stores_no_secret(
-    tmp_path: Path,
-    address: str,
-    s3_server: LocalS3,
-    pool_file: Path,
-    anchor_file: Path,
-    tiny_model: Path,
-    cli: Cli,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
-    store = f"{address}/store"
-    place = Store(store)
-    outputs: list[str] = []
-
-    def command(*arguments: str) -> str:
-        done = cli(*arguments)
-        assert done.returncode == 0, done.stderr
-        outputs.extend([done.stdout, done.stderr])
-        return done.stdout
-
-    options = ["--store", store, "--anchor-file", f"{address}/anchors.json", "--run", "r", "--shard-size", "8"]
-    curate = ["curate", f"{address}/pool.jsonl", "--model", str(tiny_model), "--top-k", "5", *options]
-    done = subprocess.run([NUGGETS, *curate], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    outputs += [done.stdout, done.stderr]
-    selection = selection_path(store, "r", "top-k-5")
-    assert f"{store}/{selection}" in done.stdout
-    assert place.read(f"{selection}/selected.jsonl") == kept
-    assert "kept 3 of 20" in command("reselect", "r", "--store", store, "--top-k", "3")
-    assert "complete" in command("runs", "--store", store)
-    command("cells", "r", "--store", store, "--out", str(tmp_path / "cells.parquet"))
-    cells = pd.read_parquet(tmp_path / "cells.parquet")
-    assert 0 < len(cells) <= 20 * 8 and cells["one_shot"].notna().all()
-    command("scores", "r", "--store", store, "--out", str(tmp_path / "scores.parquet"))
-    assert len(pd.read_parquet(tmp_path / "scores.parquet")) == 20
-    assert command("gc", "--store", store).startswith("0 files of killed writers")
-
-    # Not in the store, nor with Prefect (parameters, artifacts, logs), nor in what commands say, of errors too.
-    with environment({"AWS_SECRET_ACCESS_KEY": "wrong-" + s3_server.secret}, monkeypatch):
-        refused = cli(*curate)
-    assert refused.returncode == 2 and "Check address, credentials and permissions" in refused.stderr
-    texts = [place.read(path) for path in place.list("")]
-    texts += [path.read_bytes() for path in Path(os.environ["PREFECT_HOME"]).rglob("*") if path.is_file()]
-    texts += [text.encode() for text in (*outputs, refused.stdout, refused.stderr)]
-    assert b"top_k" in b"".join(texts)
-    assert not [text for text in texts if s3_server.secret.encode() in text]
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_an_endpoint_can_be_given_where_the_environment_names_none(
-    address: str, s3_server: LocalS3, tiny_model: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from flows.curate import curate
-
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-    s3fs.S3FileSystem.clear_instance_cache()
-    endpoint = s3_server.endpoint
-    first = curate(configured_on_s3(address, tiny_model, s3_endpoint=endpoint))
-    store = f"{address}/store"
-    assert "AWS_ENDPOINT_URL_S3" not in os.environ
-    given = ["--store", store, "--s3-endpoint", endpoint]
-    assert "kept 2 of 20" in cli("reselect", "r", "--top-k", 2, *given).stdout
-    assert "best 5: 5; best 2: 2" in cli("runs", *given).stdout
-    assert first.kept == 5
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_two_stores_of_one_process_have_endpoints_independently(
@@ -227,24 +113,6 @@ store.write("a/two", b"22")
     assert store.list("a") == ["a/two"] and store.read("a/two") == b"333" and not store.exists("a/one")
 
 
-@contextlib.contextmanager
-def environment(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Clients that are made anew, with these variables."""
-    with monkeypatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture
-def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stalls are noticed after half a second, so that a test can afford some."""
-    config = S3_OPTIONS["config_kwargs"] | {"connect_timeout": 0.5, "read_timeout": 0.5}
-    monkeypatch.setattr("nuggets.store.file_systems.S3_OPTIONS", S3_OPTIONS | {"config_kwargs": config})
-
-
 @pytest.fixture
 def proxy(s3_server: LocalS3, quick_timeouts: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     with fault_proxy(s3_server.endpoint, share=0.1, stall_seconds=1.0) as proxy:
@@ -282,17 +150,6 @@ def test_objects_are_whole_behind_a_server_that_fails_one_request_in_ten(
     assert proxy.faults.total() >= 10
 
 
-@pytest.fixture
-def mortal_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
-    """A separate server, to be killed."""
-    server = LocalS3(tmp_path / "s3", free_port())
-    server.start()
-    with environment(server.environment(), monkeypatch):
-        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("pools")
-        yield server
-    server.kill()
-
-
 def test_requests_are_retried_until_a_killed_server_is_back(
     tmp_path: Path,
     mortal_s3: LocalS3,
@@ -323,51 +180,7 @@ def test_requests_are_retried_until_a_killed_server_is_back(
     assert waited and "s3://pools/store/" in waited[0] and "Retry" in waited[0]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("prefect_server")
-def test_a_server_that_stays_away_fails_the_run_by_name_and_a_later_run_continues(
-    tmp_path: Path,
-    mortal_s3: LocalS3,
-    quick_timeouts: None,
-    pool_file: Path,
-    anchor_file: Path,
-    tiny_model: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import nuggets.steps.block_writer
-    from flows.curate import curate
-
-    wanted = configured(str(pool_file), str(anchor_file), "s3://pools/store", tiny_model)
-    kept = on_disk(pool_file, anchor_file, tmp_path / "store", tiny_model)
-    scored: list[str] = []
-    died: list[str] = []
-    add = nuggets.steps.block_writer.BlockWriter.add
-
-    def die_at_the_tenth(blocks: Any, candidate: str, values: Any) -> None:
-        scored.append(candidate)
-        add(blocks, candidate, values)
-        if len(scored) == 10 and not died:
-            died.append(candidate)
-            mortal_s3.kill()
-
-    monkeypatch.setattr(nuggets.steps.block_writer.BlockWriter, "add", die_at_the_tenth)
-    monkeypatch.setattr("nuggets.store.retries.RETRY_SECONDS", 1.0)
-    monkeypatch.setattr(tasks.score.score, "retry_delay_seconds", [0.1])
-    monkeypatch.setattr(tasks.plan.plan, "retry_delay_seconds", [0.1])
-    with pytest.raises(NuggetsError, match=rf"could not \w+ s3://pools/store/.*\(endpoint {mortal_s3.endpoint}\)"):
-        curate(wanted)
-    mortal_s3.start()
-    first = set(scored)
-    scored.clear()
-    store = Store("s3://pools/store")
-    blocks = [read_block(store, path) for path in list_blocks(store, "cells")]
-    stored = {candidate for block in blocks if block is not None for candidate in block.candidate_ids}
-    assert selected(curate(wanted)) == kept
-    # What was stored when the server died is not computed again: the shard that was done by then.
-    assert 0 < len(stored) < len(first) < 20 and len(scored) == 20 - len(stored)
-
-
-FORMS = ("pool.jsonl", "pool.jsonl.gz", "pool.parquet")
+SLOW = pytest.mark.slow  # other forms of a pool in a test that one form runs in make test
 
 
 def large_pool(folder: Path, form: str) -> Path:
@@ -386,7 +199,9 @@ def rows_of(address: str) -> list[object]:
     return list(read_pool(find_source(address), max_row_bytes=100_000))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param("pool.jsonl", marks=SLOW), pytest.param("pool.jsonl.gz", marks=SLOW), "pool.parquet"]
+)
 def test_a_pool_is_read_whole_behind_a_server_that_fails_often(
     form: str, address: str, proxy: FaultProxy, tmp_path: Path
 ) -> None:
@@ -398,7 +213,7 @@ def test_a_pool_is_read_whole_behind_a_server_that_fails_often(
     assert proxy.faults.total() >= 5
 
 
-@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("form", ["pool.jsonl.gz", pytest.param("pool.parquet", marks=SLOW)])
 def test_reading_a_pool_resumes_after_the_server_was_away(
     form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path
 ) -> None:
@@ -414,7 +229,7 @@ def test_reading_a_pool_resumes_after_the_server_was_away(
     assert rows == rows_of(str(file)) and all(isinstance(row, PoolRow) for _, row in rows)
 
 
-@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("form", [pytest.param("pool.jsonl.gz", marks=SLOW), "pool.parquet"])
 def test_a_server_that_stays_away_is_a_transient_error_and_no_damage(
     form: str, mortal_s3: LocalS3, quick_timeouts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

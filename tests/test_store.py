@@ -127,7 +127,7 @@ def test_of_writers_that_race_to_create_an_object_one_wins_and_all_read_its_cont
     if store.url.startswith("memory:"):
         pytest.skip("a file system of one process, which locks nothing")
     writers = 8
-    for attempt in range(5):
+    for attempt in range(3):
         path = f"names/{attempt}.json"
         barrier = threading.Barrier(writers)
 
