@@ -94,8 +94,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadFileScheduling
 
     texts = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
-    fixtures = ("prefect_server", "stack")
-    server_of = {file: fixture for file, text in texts.items() for fixture in fixtures if fixture in text}
+    servers = ("prefect_server", "LocalStack")
+    server_of = {file: server for file, text in texts.items() for server in servers if server in text}
 
     class OneProcessPerServer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
