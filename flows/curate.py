@@ -45,7 +45,12 @@ class Stopwatch:
         check_stop()
 
 
-@flow(name="curate", flow_run_name="curate {config.pool}", persist_result=False, on_cancellation=[finish_cancellation])
+@flow(
+    name="curate",
+    flow_run_name="curate {config.pool_name}",
+    persist_result=False,
+    on_cancellation=[finish_cancellation],
+)
 def curate(config: CurateConfig) -> Selection:
     """Choose the examples of a pool that help a frozen language model most, and publish them.
 

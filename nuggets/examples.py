@@ -13,8 +13,11 @@ class RejectReason(StrEnum):
 
     NOT_AN_OBJECT = "not_an_object"
     UNDECODABLE = "undecodable"
+    UNKNOWN_FIELDS = "unknown_fields"  # no field has a usual name, or several could be meant
     MISSING_INSTRUCTION = "missing_instruction"
     MISSING_OUTPUT = "missing_output"
+    NO_EXCHANGE = "no_exchange"  # a conversation without a user turn that an assistant turn follows directly
+    TOOL_CALL = "tool_call"  # the assistant calls a tool, and its turn has no text
     NOT_TEXT = "not_text"
     TOO_LARGE = "too_large"
 
@@ -79,6 +82,7 @@ class PoolRow:
     original: dict[str, object]
     dropped_turns: int = 0  # turns of a conversation beyond its first user/assistant exchange
     system_messages: int = 0  # not used: no prompt profile has a place for them
+    dropped_instances: int = 0  # inputs and outputs of an instruction beyond its first
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +97,18 @@ class Reject:
 class Position:
     """Where a row is in its pool: its 0-based number, and in a format that has lines the 1-based line it begins in.
 
-    Blank lines are no rows. The line is not compared: the same row of another format is at the same position.
+    `file`: the name of its file in a pool of several. Blank lines are no rows. Only the number is compared: the same
+    row of another format is at the same position.
     """
 
     row: int
     line: int | None = field(default=None, compare=False)
+    file: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"row {self.row}" if self.line is None else f"row {self.row} (line {self.line})"
+        line = None if self.line is None else f"line {self.line}"
+        inside = " of ".join(part for part in (line, self.file) if part)
+        return f"row {self.row} ({inside})" if inside else f"row {self.row}"
 
 
 DETAIL_LENGTH = 200  # characters: a line in a report, not the row itself, which may be megabytes

@@ -9,7 +9,7 @@ from nuggets.steps.prepare import prepare_run
 from tasks.retry_policy import RETRYING
 
 
-@task(task_run_name="prepare {config.pool}", **RETRYING)
+@task(task_run_name="prepare {config.pool_name}", **RETRYING)
 def prepare(config: CurateConfig) -> PreparedRun:
     """Hash pool, model and encoder, and open the run in its store."""
     prepared = prepare_run(config)

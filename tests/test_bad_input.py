@@ -43,6 +43,11 @@ def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(
     (tmp_path / "not-a-model").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "lists.json").write_text('{"train": [{"a": 1}], "test": [{"a": 1}]}')
+    for split in ("dev", "test"):
+        (tmp_path / "splits").mkdir(exist_ok=True)
+        (tmp_path / "splits" / f"{split}.jsonl").write_text('{"instruction": "Q", "output": "A"}\n')
+    (tmp_path / "several.yaml").write_text(f"pool: [{pool_file}, {tmp_path}/gone.jsonl]\n")
     (tmp_path / "unknown.yaml").write_text("pool: p.json\nanchor: 5\n")
     (tmp_path / "broken.yaml").write_text("pool: [")
     (tmp_path / "list.yaml").write_text("- 1\n")
@@ -52,6 +57,12 @@ def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(
         ("curate", tmp_path / "nowhere.json", *common): "no file or folder at",
         ("curate", tmp_path / "empty.jsonl", *common): "is an empty file",
         ("curate", tmp_path / "notes.txt", *common): "the format of",
+        ("curate", pool_file, tmp_path / "gone.jsonl", *common): f"no file or folder at '{tmp_path}/gone.jsonl'",
+        ("curate", f"{tmp_path}/gone*", *common): f"no file matches '{tmp_path}/gone*'",
+        ("curate", "--config", tmp_path / "several.yaml", *common): f"no file or folder at '{tmp_path}/gone.jsonl'",
+        ("curate", tmp_path / "lists.json", *common): "lists of objects in 'train', 'test': name the one",
+        ("curate", tmp_path / "splits", *common): "has the splits 'dev', 'test', and none of them is named train",
+        ("curate", tmp_path / "splits", "--split", "val", *common): "and 'val' is none of them: name one with --split",
         ("curate", pool_file, "--threshold", "1.5"): "threshold=1.5 is out of range: allowed is 0 to 1",
         (
             "curate",
@@ -67,7 +78,7 @@ def test_wrong_usage_is_refused_in_a_moment_with_exit_code_2(
         ("curate", pool_file, "--model", tmp_path / "none"): "there is no such folder or file",
         ("curate", pool_file, "--encoder", tmp_path / "not-a-model"): "is not a model: there is no config.json",
         ("curate", pool_file, "--anchor-file", tmp_path / "no.json", *common): "no file or folder at",
-        ("curate", "--config", tmp_path / "unknown.yaml"): "unknown key anchor. Known keys: pool, store",
+        ("curate", "--config", tmp_path / "unknown.yaml"): "unknown key anchor. Known keys: pool, split, store",
         ("curate", "--config", tmp_path / "broken.yaml"): "is not YAML",
         ("curate", "--config", tmp_path / "list.yaml"): "holds list",
         ("curate", "--config", tmp_path / "none.yaml"): "can't be read",
@@ -104,7 +115,7 @@ def test_a_pool_that_can_not_be_used_fails_with_counts_and_exit_code_1(
     assert code == 1 and "has no rows" in output
     code, output = nuggets("curate", tmp_path / "useless.jsonl", *common)
     assert code == 1 and "3 of 3 rows" in output
-    assert "undecodable 1" in output and "missing_output 1" in output and "not_an_object 1" in output
+    assert "undecodable 1" in output and "unknown_fields 1" in output and "not_an_object 1" in output
     rejects = [path.read_text().splitlines() for path in (tmp_path / "store" / "pools").glob("*/rejects.jsonl")]
     assert sorted(map(len, rejects)) == [0, 3]
 

@@ -156,7 +156,7 @@ def test_options_are_named_alike_in_help_and_files(tmp_path: Path, cli: Any, mon
     for command in ("reselect", "score-shards", "cells", "scores", "show", "import-scores", "curate"):
         code, printed, _ = cli(command, "--help")
         (usage,) = [line for line in printed if "Usage:" in line]
-        name = "FOLDER" if command == "import-scores" else "[POOL]" if command == "curate" else "RUN"
+        name = "FOLDER" if command == "import-scores" else "[POOL...]" if command == "curate" else "RUN"
         assert code == 0 and name in usage.split("[OPTIONS]")[1]
     code, printed, _ = cli("gc", "--help")
     assert not any("bool" in line for line in printed if "--damaged" in line or "--dry-run" in line)

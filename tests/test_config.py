@@ -22,7 +22,7 @@ from nuggets.examples import FieldNames
 from nuggets.scores.cuts import Threshold, TopFraction, TopK
 
 FIELDS = [
-    "pool", "store", "run", "model", "encoder", "anchors", "anchor_file", "anchor_set", "instruction_field",
+    "pool", "split", "store", "run", "model", "encoder", "anchors", "anchor_file", "anchor_set", "instruction_field",
     "input_field", "output_field", "profile", "threshold", "top_k", "top_fraction", "racing", "shard_size", "seed",
     "anchor_tokens", "demonstration_tokens", "dtype", "kv_iter",
     "max_row_bytes", "max_rejected_share", "max_bad_candidates", "memory_mib", "s3_endpoint", "devices", "workers",
@@ -38,7 +38,8 @@ def refusal(**options: Any) -> str:
 
 def test_a_pool_is_all_that_has_to_be_given():
     assert config_as_mapping(CurateConfig(pool="pool.jsonl")) == {
-        "pool": "pool.jsonl",
+        "pool": ("pool.jsonl",),
+        "split": None,
         "store": "./nuggets-store",
         "run": None,
         "model": None,
@@ -72,6 +73,18 @@ def test_a_pool_is_all_that_has_to_be_given():
         "stalled_after": 900,
         "trust_remote_code": None,
     }
+
+
+def test_a_pool_is_one_address_or_several():
+    assert CurateConfig(pool="a.jsonl") == CurateConfig(pool=["a.jsonl"])
+    several = CurateConfig(pool=["a.jsonl", "s3://bucket/b.jsonl", "c"])
+    assert (several.pool, several.pool_name) == (("a.jsonl", "s3://bucket/b.jsonl", "c"), "a.jsonl and 2 more")
+    assert config_from_mapping({"pool": ["a.jsonl", "b.jsonl"]}, source="run.yaml").pool == ("a.jsonl", "b.jsonl")
+    assert "holds credentials" in refusal(pool=["a.jsonl", "s3://me:secret@bucket/b.jsonl"])
+    assert TypeAdapter(CurateConfig).json_schema()["properties"]["pool"]["anyOf"] == [
+        {"type": "string"},
+        {"items": {"type": "string"}, "type": "array"},
+    ]
 
 
 def test_the_default_cut_is_the_best_twentieth():
@@ -126,8 +139,11 @@ def test_an_invalid_cut_is_refused_by_both_configurations(options: dict[str, Any
     ("options", "message"),
     [
         ({"pool": ""}, "pool is empty: name the file or folder with the examples to choose from"),
-        ({"pool": 5}, "pool=5 is int; it has to be str"),
-        ({"pool": None}, "pool=None is NoneType; it has to be str"),
+        ({"pool": []}, "pool is empty: name the file or folder with the examples to choose from"),
+        ({"pool": ["a.jsonl", ""]}, "pool is empty: name the file or folder with the examples to choose from"),
+        ({"pool": 5}, "pool=5 is int; it has to be str or list"),
+        ({"pool": ["a.jsonl", 5]}, "pool=5 is int; it has to be str"),
+        ({"pool": None}, "pool=None is NoneType; it has to be str or list"),
         ({"store": None}, "store=None is NoneType; it has to be str"),
         ({"seed": None}, "seed=None is NoneType; it has to be int"),
         ({"max_rejected_share": None}, "max_rejected_share=None is NoneType; it has to be float"),
@@ -264,7 +280,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
     with pytest.raises(UsageError) as refused:
         config_from_mapping({"pool": "p.jsonl", "treshold": 0.5, "Anchors": 3, 7: "x"}, source="run.yaml")
     assert str(refused.value) == (
-        "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, store, run, model, encoder, anchors, "
+        "run.yaml: unknown key 7, Anchors, treshold. Known keys: pool, split, store, run, model, encoder, anchors, "
         "anchor_file, anchor_set, instruction_field, input_field, output_field, profile, threshold, top_k, "
         "top_fraction, racing, shard_size, seed, anchor_tokens, demonstration_tokens, dtype, kv_iter, max_row_bytes, "
         "max_rejected_share, max_bad_candidates, memory_mib, s3_endpoint, devices, workers, executor, "

@@ -313,10 +313,11 @@ def test_too_many_unusable_rows_are_refused_after_the_rejects_are_written_each_t
             ingested(store, path, share=0.5)
         (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
         assert str(refused.value) == (
-            f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, missing_instruction 1; the first "
+            f"3 of 5 rows of pool '{path}' can't be used (not_an_object 2, unknown_fields 1; the first "
             "not_an_object is row 2 (line 3): the row is a text ('a'), wanted an object with fields), more than "
-            f"max_rejected_share=0.5 allows: see {store.url}/{rejects}, fix the pool, or name its fields with "
-            "--instruction-field, --input-field and --output-field, or raise the share"
+            "max_rejected_share=0.5 allows: make each row an object with fields, name the fields with "
+            "--instruction-field, --input-field and --output-field, or raise the share; all of them are in "
+            f"{store.url}/{rejects}"
         )
         assert len(store.read(rejects).splitlines()) == 3
     assert ingested(store, path, share=0.6).examples == 2
@@ -346,9 +347,10 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_share_is_allowed(store,
         ingested(store, path, share=1.0)
     (rejects,) = (name for name in store.list("") if name.endswith("rejects.jsonl"))
     assert str(refused.value) == (
-        f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, missing_output 1; the first not_an_object is "
-        f"row 0 (line 1): the row is a text ('a'), wanted an object with fields): see {store.url}/{rejects}, fix the "
-        "pool, or name its fields with --instruction-field, --input-field and --output-field"
+        f"2 of 2 rows of pool '{path}' can't be used (not_an_object 1, unknown_fields 1; the first not_an_object is "
+        "row 0 (line 1): the row is a text ('a'), wanted an object with fields): make each row an object with fields, "
+        "name the fields with --instruction-field, --input-field and --output-field; all of them are in "
+        f"{store.url}/{rejects}"
     )
     assert len(store.read(rejects).splitlines()) == 2
 
@@ -361,7 +363,9 @@ def test_the_error_for_misspelt_fields_names_those_of_the_rows_and_those_wanted(
     )
     with pytest.raises(InputError) as refused:
         ingested(store, path)
-    assert f"9 of 9 rows of pool '{path}' can't be used (missing_instruction 9; {found}): see " in str(refused.value)
+    assert f"9 of 9 rows of pool '{path}' can't be used (unknown_fields 9; {found}): name the fields with " in str(
+        refused.value
+    )
     pool = ingested(store, path, names=FieldNames("instrution", None, "ouput"))
     assert (pool.examples, pool.rejects, described_rejects(store, pool)) == (9, {}, "0 rejected")
     assert pool.first_rejects == {}
@@ -384,7 +388,7 @@ def test_other_fields_are_another_pool_and_without_any_the_address_is_what_it_wa
         {item.example.output for shard in of.shards for item in read_candidates(store, shard)} for of in (pool, other)
     ]
     assert outputs == [{"1"}, {"one"}]
-    named = {"version": POOL_VERSION, "kind": "jsonl", "shard_size": 2, "max_row_bytes": 10_000}
+    named = {"version": POOL_VERSION, "formats": ["json"], "rows_key": None, "shard_size": 2, "max_row_bytes": 10_000}
     assert pool.id == digest({**named, "source": source_digest(find_source(str(path)))})
 
 

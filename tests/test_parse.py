@@ -61,7 +61,27 @@ USABLE = [
     (openai(("function", "S"), ("user", "Q"), ("tool", "T"), ("user", "R"), ("model", "A")), Example("R", "", "A"), 3),
     ({"conversations": openai(("user", "Q"), ("assistant", "A"))["messages"]}, Example("Q", "", "A"), 0),
     (openai(("user", "Q"), ("assistant", "A")) | {"instruction": None}, Example("Q", "", "A"), 0),
-]
+    # An empty field is none where another one is filled.
+    (openai(("user", "Q"), ("assistant", "A")) | alpaca("", "", ""), Example("Q", "", "A"), 0),
+    (openai(("user", "Q"), ("assistant", "A")) | alpaca("I", "", ""), Example("Q", "", "A"), 0),
+    (openai(("user", "Q"), ("assistant", "A")) | {"conversations": []}, Example("Q", "", "A"), 0),
+    (openai(("user", "Q"), ("assistant", "A")) | {"conversations": " ", "prompt": ""}, Example("Q", "", "A"), 0),
+    (alpaca("Q", "", "A") | {"messages": [], "prompt": ""}, Example("Q", "", "A"), 0),
+    ({"instruction": "", "prompt": "Q", "output": "", "completion": "A"}, Example("Q", "", "A"), 0),
+    ({"prompt": "Q", "question": " ", "response": "", "answer": "A"}, Example("Q", "", "A"), 0),
+    ({"instruction": "Q", "output": "", "response": "A"}, Example("Q", "", "A"), 0),
+    ({"prompt": [], "completion": [], "question": "Q", "answer": "A"}, Example("Q", "", "A"), 0),
+    ({"conversations": [{"from": "human", "value": "", "content": "Q"}, {"from": "gpt", "value": "A"}]},
+     Example("Q", "", "A"), 0),
+    # Texts in turn, and turns as the text of a cell.
+    ({"conversations": ["Q", "A"]}, Example("Q", "", "A"), 0),
+    ({"conversations": ["Q", "A", "R", "B", "S"]}, Example("Q", "", "A"), 3),
+    ({"messages": '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]'},
+     Example("Q", "", "A"), 0),
+    ({"messages": " [{'role': 'user', 'content': \"Q's\"}, {'role': 'assistant', 'content': 'A'}]\n"},
+     Example("Q's", "", "A"), 0),
+    ({"conversations": '["Q", "A"]'}, Example("Q", "", "A"), 0),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("value", "example", "dropped_turns"), USABLE)
@@ -72,6 +92,16 @@ def test_example_of_a_usable_row(value: dict[str, object], example: Example, dro
 @pytest.mark.parametrize("role", ["gpt", "assistant", "chatgpt", "bing", "bard", "model"])
 def test_all_names_of_the_assistant(role: str) -> None:
     value = sharegpt(("human", "Q"), (role, "A"))
+    assert parse_row(value) == PoolRow(Example("Q", "", "A"), value)
+
+
+def test_of_an_instruction_with_instances_the_first_is_used_and_the_others_are_counted() -> None:
+    instances = [{"input": "I", "output": "O"}, {"input": "J", "output": "P"}, {"input": "", "output": "R"}]
+    value: dict[str, object] = {"id": "seed_1", "instruction": "Q", "instances": instances, "is_classification": False}
+    assert parse_row(value) == PoolRow(Example("Q", "I", "O"), value, dropped_instances=2)
+    value = {"instruction": "Q", "instances": [{"output": "O"}]}
+    assert parse_row(value) == PoolRow(Example("Q", "", "O"), value)
+    value = {"instruction": "Q", "output": "A", "instances": instances}
     assert parse_row(value) == PoolRow(Example("Q", "", "A"), value)
 
 
@@ -91,6 +121,7 @@ def test_system_messages_are_no_turns(value: dict[str, object], dropped_turns: i
 
 NO_OBJECT, MISSING_INSTRUCTION = RejectReason.NOT_AN_OBJECT, RejectReason.MISSING_INSTRUCTION
 MISSING_OUTPUT, NOT_TEXT, UNDECODABLE = RejectReason.MISSING_OUTPUT, RejectReason.NOT_TEXT, RejectReason.UNDECODABLE
+UNKNOWN_FIELDS, NO_EXCHANGE, TOOL_CALL = RejectReason.UNKNOWN_FIELDS, RejectReason.NO_EXCHANGE, RejectReason.TOOL_CALL
 
 WANTED = "no 'instruction', 'prompt', 'question', 'query', 'conversations' or 'messages'"
 
@@ -100,35 +131,35 @@ UNUSABLE: list[tuple[object, RejectReason, str]] = [
     ([1, 2], NO_OBJECT, "the row is a list ([1, 2]), wanted an object with fields"),
     (4.5, NO_OBJECT, "the row is a number (4.5), wanted an object with fields"),
     (True, NO_OBJECT, "the row is a boolean (True), wanted an object with fields"),
-    ({}, MISSING_INSTRUCTION, f"{WANTED}; the row's fields: none"),
+    ({}, UNKNOWN_FIELDS, f"{WANTED}; the row's fields: none"),
     (
         {"instrution": "Q", "output": "A"},
-        MISSING_INSTRUCTION,
+        UNKNOWN_FIELDS,
         f"{WANTED}; the row's fields: 'instrution', 'output'",
     ),
-    (alpaca(instruction=None), MISSING_INSTRUCTION, "'instruction' is missing"),
+    (alpaca(instruction=None), MISSING_INSTRUCTION, "'instruction' is null"),
     (alpaca(instruction=NAN), MISSING_INSTRUCTION, "'instruction' is NaN"),
     (alpaca(instruction=""), MISSING_INSTRUCTION, "'instruction' is empty"),
     (alpaca(instruction=" \n\u3000"), MISSING_INSTRUCTION, "'instruction' is only whitespace"),
     (
         {"instruction": "Q", "ouput": "A"},
-        MISSING_OUTPUT,
+        UNKNOWN_FIELDS,
         "no 'output', 'response', 'completion' or 'answer'; the row's fields: 'instruction', 'ouput'",
     ),
     (
         {"prompt": "Q", "question": "Q", "answer": "A"},
-        MISSING_INSTRUCTION,
+        UNKNOWN_FIELDS,
         "'prompt' and 'question' could each be meant: name one with --instruction-field",
     ),
     (
         {"question": "Q", "response": "R", "answer": "A"},
-        MISSING_OUTPUT,
+        UNKNOWN_FIELDS,
         "'response' and 'answer' could each be meant: name one with --output-field",
     ),
     ({"prompt": "Q", "completion": ""}, MISSING_OUTPUT, "'completion' is empty"),
-    ({"prompt": None, "completion": "A"}, MISSING_INSTRUCTION, "'prompt' is missing"),
+    ({"prompt": None, "completion": "A"}, MISSING_INSTRUCTION, "'prompt' is null"),
     ({"prompt": 5, "completion": "A"}, NOT_TEXT, "'prompt' is a number (5), wanted text"),
-    (alpaca(output=None), MISSING_OUTPUT, "'output' is missing"),
+    (alpaca(output=None), MISSING_OUTPUT, "'output' is null"),
     (alpaca(output=NAN), MISSING_OUTPUT, "'output' is NaN"),
     (alpaca(output=""), MISSING_OUTPUT, "'output' is empty"),
     (alpaca(output="\t"), MISSING_OUTPUT, "'output' is only whitespace"),
@@ -145,24 +176,84 @@ UNUSABLE: list[tuple[object, RejectReason, str]] = [
         UNDECODABLE,
         "'tags' holds half of a surrogate pair, which is not a character",
     ),
-    ({"conversations": []}, MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: none"),
+    ({"conversations": []}, MISSING_INSTRUCTION, "'conversations' is empty"),
+    ({"conversations": [], "messages": None}, MISSING_INSTRUCTION, "'conversations' is empty"),
     (
         {"conversations": "Q: hello"},
-        MISSING_INSTRUCTION,
+        NO_EXCHANGE,
         "'conversations' is a text ('Q: hello'), wanted a list of turns",
     ),
-    ({"conversations": ["Q", "A"]}, MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: '', ''"),
-    (sharegpt(("gpt", "A")), MISSING_INSTRUCTION, "'conversations' has no user turn; its roles: 'gpt'"),
+    (
+        {"messages": "[not a list"},
+        NO_EXCHANGE,
+        "'messages' is a text ('[not a list'), wanted a list of turns",
+    ),
+    ({"conversations": ["Q"]}, NO_EXCHANGE, "'conversations' has one text, the user's, and no answer to it"),
+    ({"conversations": ["Q", " "]}, MISSING_OUTPUT, "'conversations[1]' is only whitespace"),
+    (
+        {"conversations": ["Q", {"from": "gpt", "value": "A"}]},
+        NO_EXCHANGE,
+        "'conversations[0]' is a text ('Q'), wanted an object with a role and a text",
+    ),
+    (
+        {"messages": [{"speaker": "user", "text": "Q"}, {"speaker": "bot", "text": "A"}]},
+        NO_EXCHANGE,
+        "'messages[0]' has no role in 'from' or 'role'; its fields: 'speaker', 'text'",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "reply": "A"}]},
+        MISSING_OUTPUT,
+        "'messages[1]' has no text in 'value' or 'content'; its fields: 'role', 'reply'",
+    ),
+    *(
+        (
+            {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", **call}]},
+            TOOL_CALL,
+            f"'messages[1]' has '{field}' and no text",
+        )
+        for field, call in [
+            ("tool_calls", {"content": None, "tool_calls": [{"id": "1"}]}),
+            ("tool_calls", {"content": "", "tool_calls": [{"id": "1"}]}),
+            ("tool_calls", {"tool_calls": [{"id": "1"}]}),
+            ("function_call", {"content": None, "function_call": {"name": "f"}}),
+        ]
+    ),
+    (
+        {"prompt": openai(("user", "Q"))["messages"], "completion": openai(("assistant", ""))["messages"]},
+        MISSING_OUTPUT,
+        "'completion[0].content' is empty",
+    ),
+    (
+        {"prompt": openai(("user", "Q"))["messages"], "completion": openai(("user", "A"))["messages"]},
+        NO_EXCHANGE,
+        "'prompt' and 'completion' have no user turn directly followed by an assistant turn; its roles: 'user', 'user'",
+    ),
+    (
+        {"instruction": "Q", "instances": [{"input": "", "output": ""}]},
+        MISSING_OUTPUT,
+        "'instances[0].output' is empty",
+    ),
+    (
+        {"instruction": "Q", "instances": ["A"]},
+        MISSING_OUTPUT,
+        "'instances[0]' is a text ('A'), wanted an object with 'input' and 'output'",
+    ),
+    (sharegpt(("gpt", "A")), NO_EXCHANGE, "'conversations' has no user turn; its roles: 'gpt'"),
     (
         sharegpt(("gpt", "A"), ("human", "Q")),
-        MISSING_OUTPUT,
+        NO_EXCHANGE,
         "'conversations' has no user turn directly followed by an assistant turn; its roles: 'gpt', 'human'",
     ),
     (sharegpt(("human", " "), ("gpt", "A")), MISSING_INSTRUCTION, "'conversations[0].value' is only whitespace"),
-    (sharegpt(("human", "Q"), ("gpt", None)), MISSING_OUTPUT, "'conversations[1].value' is missing"),
+    (sharegpt(("human", "Q"), ("gpt", None)), MISSING_OUTPUT, "'conversations[1].value' is null"),
     (sharegpt(("human", 3), ("gpt", "A")), NOT_TEXT, "'conversations[0].value' is a number (3), wanted text"),
     (openai(("user", "Q"), ("assistant", text())), MISSING_OUTPUT, "'messages[1].content' is empty"),
-    (openai(("user", "Q"), ("assistant", {})), NOT_TEXT, "'messages[1].content' is an object ({}), wanted text"),
+    (openai(("user", "Q"), ("assistant", {})), MISSING_OUTPUT, "'messages[1].content' is empty"),
+    (
+        openai(("user", "Q"), ("assistant", {"a": 1})),
+        NOT_TEXT,
+        "'messages[1].content' is an object ({'a': 1}), wanted text",
+    ),
     (
         openai(("user", [*text("Look"), {"type": "image"}]), ("assistant", "A")),
         NOT_TEXT,
@@ -207,9 +298,9 @@ def test_named_fields_come_before_those_that_are_recognised(names: FieldNames, v
 def test_the_reject_for_a_missing_named_field_lists_the_fields_of_the_row() -> None:
     names = FieldNames("q", "more", "a")
     assert parse_row(alpaca(), names) == Reject(
-        MISSING_INSTRUCTION, "no 'q'; the row's fields: 'instruction', 'input', 'output'"
+        UNKNOWN_FIELDS, "no 'q'; the row's fields: 'instruction', 'input', 'output'"
     )
-    assert parse_row({"q": "Q", "A": "A"}, names) == Reject(MISSING_OUTPUT, "no 'a'; the row's fields: 'q', 'A'")
+    assert parse_row({"q": "Q", "A": "A"}, names) == Reject(UNKNOWN_FIELDS, "no 'a'; the row's fields: 'q', 'A'")
 
 
 JSON = st.recursive(
@@ -217,7 +308,9 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["instruction", "input", "output", "conversations", "messages", "from", "value", "\ud800"])
+            st.sampled_from(
+                ["instruction", "input", "output", "conversations", "messages", "from", "value", "\ud800", "instances"]
+            )
             | st.sampled_from(["prompt", "completion", "answer", "role", "content"])
             | st.text(),
             inner,

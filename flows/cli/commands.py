@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 def curate(config: Path | None = None, **options: Any) -> None:
     """Score a pool and publish the examples that help most. Cells that are in the store are not computed again."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
     in_file = read_options_file(config) if config else {}
     checked = config_from_mapping(overridden(in_file, given), source=str(config or "command line"))
 

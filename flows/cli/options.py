@@ -71,10 +71,13 @@ def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 
 def _argument(name: str, kind: Any, field: FieldInfo, *, required: bool) -> inspect.Parameter:
-    marker = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)
+    is_list = get_origin(kind) is tuple
+    metavar = f"{name.upper()}..." if is_list else name.upper()
+    marker = typer.Argument(help=field.description, metavar=metavar, show_default=False)
     default = inspect.Parameter.empty if required else None
+    accepted = list[str] if is_list else kind
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind | None, marker], default=default
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[accepted | None, marker], default=default
     )
 
 

@@ -68,12 +68,12 @@ def anchors_from_file(source: PoolSource, *, max_row_bytes: int, names: FieldNam
     for position, item in read_pool(source, max_row_bytes=max_row_bytes, names=names):
         if isinstance(item, Reject):
             raise InputError(
-                f"anchor_file '{source.url}', {position}: {item.reason} ({item.detail}). Anchors are not "
+                f"anchor_file '{source.name}', {position}: {item.reason} ({item.detail}). Anchors are not "
                 "filtered, so every row has to be usable: fix or remove this one"
             )
         anchors.append(Anchor(example_id(item.example), None, item.example))
     if not anchors:
-        raise InputError(f"anchor_file '{source.url}' has no rows: give at least one anchor")
+        raise InputError(f"anchor_file '{source.name}' has no rows: give at least one anchor")
     return anchors
 
 

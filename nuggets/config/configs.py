@@ -15,7 +15,9 @@ from nuggets.config.fields import (
     ExecutorName,
     MemoryMib,
     Name,
+    PoolAddresses,
     S3Endpoint,
+    Split,
     StalledAfter,
     StoreAddress,
     ThresholdOption,
@@ -33,6 +35,7 @@ from nuggets.config.rules import (
 from nuggets.errors import UsageError
 from nuggets.examples import FieldNames
 from nuggets.models.prompts import Profile
+from nuggets.pools.names import pool_name
 from nuggets.scores.cuts import CUT_BOUNDS, Cut, TopFraction, cut_from_options
 
 CUTS = tuple(CUT_BOUNDS)
@@ -50,13 +53,8 @@ _FIELD = "Field of the pool's rows, and of the anchor file's, that holds the {}.
 class CurateConfig:
     """What to curate, and how."""
 
-    pool: Annotated[
-        Address,
-        Field(
-            description="The examples to choose from: Alpaca, ShareGPT or OpenAI-messages JSON or JSONL, CSV, Parquet, "
-            "or a folder saved by Hugging Face datasets; a local path or s3:// URL."
-        ),
-    ]
+    pool: PoolAddresses
+    split: Split = None
     store: StoreAddress = DEFAULT_STORE
     run: Annotated[
         Name | None,
@@ -180,7 +178,7 @@ class CurateConfig:
     ] = None
 
     def __post_init__(self) -> None:
-        if not self.pool:
+        if not self.pool or not all(self.pool):
             raise UsageError("pool is empty: name the file or folder with the examples to choose from")
         check_field_names(self.field_names)
         check_placing(self.executor, self.executor_address, self.devices)
@@ -193,6 +191,11 @@ class CurateConfig:
         check_profile_options(self.profile, anchor_tokens=self.anchor_tokens, kv_iter=self.kv_iter)
         check_trusted(self.trust_remote_code, model=self.model, encoder=self.encoder)
         cut_from_options(_cut_fields(self))
+
+    @property
+    def pool_name(self) -> str:
+        """The pool in names and messages."""
+        return pool_name(self.pool)
 
     @property
     def field_names(self) -> FieldNames:

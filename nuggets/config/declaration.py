@@ -18,7 +18,7 @@ from nuggets.checks import out_of_range
 from nuggets.errors import UsageError
 
 _Config = TypeVar("_Config")
-_TYPES = {"int_type": "int", "float_type": "float", "string_type": "str"}
+_TYPES = {"int_type": "int", "float_type": "float", "string_type": "str", "tuple_type": "str or list"}
 _BOUNDS = ("ge", "gt", "le", "lt")
 
 

@@ -6,7 +6,7 @@ Numbers are StrictInt and StrictFloat: "5" and True are refused instead of read 
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, ValidationInfo
 
 from nuggets.config.rules import check_address, check_devices, check_endpoint, check_name
 from nuggets.scores.cuts import CUT_BOUNDS
@@ -24,6 +24,28 @@ def _followed(check: Callable[[str, str], None]) -> AfterValidator:
 
 Name = Annotated[str, _followed(check_name)]
 Address = Annotated[str, _followed(check_address)]
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+PoolAddresses = Annotated[
+    tuple[Address, ...],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    Field(
+        description="The examples to choose from: JSON, JSON Lines, CSV or Parquet with rows like Alpaca's, ShareGPT's "
+        "or OpenAI's; files, quoted globs, folders of files, or a folder saved by Hugging Face datasets; local paths "
+        "or s3:// URLs. Several are one pool."
+    ),
+]
+Split = Annotated[
+    str | None,
+    Field(
+        description="Split of the pool to read, where its files or folders name splits; all reads every split. Of a "
+        "JSON object with several lists: the key of the one to read. Default: train, where there are splits."
+    ),
+]
 
 StoreAddress = Annotated[Address, Field(description="Where runs live: a local folder or s3://bucket/prefix.")]
 S3Endpoint = Annotated[

@@ -12,8 +12,8 @@ from dataclasses import replace
 from nuggets.errors import InputError
 from nuggets.examples import RECOGNISED, FieldNames, PoolRow, Position, Reject, RejectReason
 from nuggets.pools.distinct_rows import ID_SPLITS, DistinctRows
+from nuggets.pools.readers.content_digest import ContentDigest
 from nuggets.pools.readers.detect import PoolSource, check_unchanged
-from nuggets.pools.readers.remote_file import ContentDigest
 from nuggets.pools.readers.rows import read_pool
 from nuggets.pools.shards import Pool, pool_record_path, read_pool_record
 from nuggets.store.addresses import digest
@@ -23,8 +23,18 @@ from nuggets.store.records import write_record
 from nuggets.store.store import Store
 from nuggets.store.temporary import temporary_folder
 
-POOL_VERSION = 4  # raised when the same source would give other shards
-_NOT_RECOGNISED = {str(RejectReason.MISSING_INSTRUCTION), str(RejectReason.MISSING_OUTPUT)}
+POOL_VERSION = 5  # raised when the same source would give other shards
+_ADVICE = {
+    RejectReason.NOT_AN_OBJECT: "make each row an object with fields",
+    RejectReason.UNDECODABLE: "repair the rows that can't be decoded",
+    RejectReason.UNKNOWN_FIELDS: "name the fields with --instruction-field, --input-field and --output-field",
+    RejectReason.MISSING_INSTRUCTION: "fill or remove rows without an instruction",
+    RejectReason.MISSING_OUTPUT: "fill or remove rows without an output",
+    RejectReason.NO_EXCHANGE: "remove conversations without an exchange of user and assistant",
+    RejectReason.TOOL_CALL: "remove conversations that begin with a tool call",
+    RejectReason.NOT_TEXT: "make the fields texts",
+    RejectReason.TOO_LARGE: "raise --max-row-bytes",
+}
 
 
 def ingest_pool(
@@ -48,7 +58,8 @@ def ingest_pool(
         {
             "version": POOL_VERSION,
             "source": source_digest,
-            "kind": source.kind,
+            "formats": [file.format for file in source.files],
+            "rows_key": source.rows_key,
             "shard_size": shard_size,
             "max_row_bytes": max_row_bytes,
             **names.identity,
@@ -59,9 +70,9 @@ def ingest_pool(
         rows = _rows(source, source_digest, max_row_bytes=max_row_bytes, names=names)
         pool = _ingest(store, f"pools/{pool_id}", rows, shard_size=shard_size, memory=memory)
         # Last, because its presence means that all shards are stored.
-        write_record(store, pool_record_path(pool_id), replace(pool, source=source.url))
+        write_record(store, pool_record_path(pool_id), replace(pool, source=source.name))
     # The same content may have been ingested from another address; messages name the current one.
-    pool = replace(pool, source=source.url)
+    pool = replace(pool, source=source.name)
     _check_usable(store, pool, max_rejected_share)
     return pool
 
@@ -104,7 +115,7 @@ def _ingest(
 ) -> Pool:
     rejects: Counter[str] = Counter()
     first_rejects: dict[str, str] = {}
-    rows = usable = dropped_turns = system_messages = 0
+    rows = usable = dropped_turns = system_messages = dropped_instances = 0
     shards: list[str] = []
     sizes: list[int] = []
     rejects_path = f"{folder}/rejects.jsonl"
@@ -125,6 +136,7 @@ def _ingest(
                 usable += 1
                 dropped_turns += item.dropped_turns
                 system_messages += item.system_messages
+                dropped_instances += item.dropped_instances
                 distinct.add(position.row, item)
         store.write_file(rejects_path, rejects_file)
         for table in distinct.shards(shard_size):
@@ -144,12 +156,14 @@ def _ingest(
         shard_examples=tuple(sizes),
         first_rejects=first_rejects,
         system_messages=system_messages,
+        dropped_instances=dropped_instances,
     )
 
 
 def _reject_line(position: Position, reject: Reject) -> bytes:
     fields = {"row": position.row, "reason": reject.reason, "detail": reject.detail}
-    return json.dumps(fields if position.line is None else {**fields, "line": position.line}).encode()
+    inside = {"line": position.line, "file": position.file}
+    return json.dumps(fields | {name: value for name, value in inside.items() if value is not None}).encode()
 
 
 def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
@@ -158,14 +172,13 @@ def _check_usable(store: Store, pool: Pool, max_rejected_share: float) -> None:
     rejected = sum(pool.rejects.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in pool.rejects.items())
     problem = f"{rejected} of {pool.rows} rows of pool '{pool.source}' can't be used ({reasons}{_first_reject(pool)})"
-    advice = ["fix the pool"]
-    if _NOT_RECOGNISED & set(pool.rejects):
-        advice.append("name its fields with --instruction-field, --input-field and --output-field")
-    where = f"see {store.uri(pool.rejects_path)}"
+    most = sorted(pool.rejects, key=lambda reason: -pool.rejects[reason])
+    advice = [_ADVICE[RejectReason(reason)] for reason in most]
+    where = f"all of them are in {store.uri(pool.rejects_path)}"
     if pool.examples == 0:
-        raise InputError(f"{problem}: {where}, {', or '.join(advice)}")
+        raise InputError(f"{problem}: {', '.join(advice)}; {where}")
     if rejected > max_rejected_share * pool.rows:
         raise InputError(
-            f"{problem}, more than max_rejected_share={max_rejected_share} allows: {where}, "
-            f"{', or '.join([*advice, 'raise the share'])}"
+            f"{problem}, more than max_rejected_share={max_rejected_share} allows: {', '.join(advice)}, or raise the "
+            f"share; {where}"
         )

@@ -28,6 +28,7 @@ class Pool:
     shard_examples: tuple[int, ...]
     first_rejects: dict[str, str] = field(default_factory=dict)  # reason -> position and detail of the first such row
     system_messages: int = 0  # no prompt profile has a place for them
+    dropped_instances: int = 0  # inputs and outputs of an instruction beyond its first
 
 
 @dataclass(frozen=True, slots=True)

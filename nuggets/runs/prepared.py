@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nuggets.models.files import ModelFiles
 from nuggets.models.scoring_setup import ScoringSetup
+from nuggets.pools.left_out import LeftOut
 from nuggets.store.store import Store
 
 
@@ -21,3 +22,4 @@ class PreparedRun:
     anchor_file_digest: str | None = None
     max_bad_candidates: int = 0
     attempt: str = ""  # the attempt that owns the run; empty for a flow that does not
+    not_used: tuple[LeftOut, ...] = ()  # files and splits of the pool and the anchor file that are not read

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,11 @@ def import_scores(store: Store, folder: Path, *, pool: str, anchor_file: str, ru
         "imported": digest([[row, rate, scores.sums.get(row)] for row, rate in sorted(scores.win_rates.items())]),
     }
     inputs = {
-        "pool": {"source": pool, "digest": pool_digest},
+        "pool": {
+            "source": pool,
+            "digest": pool_digest,
+            "not_used": [asdict(item) for item in (*source.left_out, *anchor_source.left_out)],
+        },
         "model": {"name": "of the authors' program, not recorded in its files", "digest": None},
         "score_files": list(scores.files),
         "mean_gain_unit": "nats per anchor: the score files hold no token counts",

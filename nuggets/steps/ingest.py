@@ -13,7 +13,7 @@ def ingest_run_pool(prepared: PreparedRun, config: CurateConfig) -> Pool:
     store = prepared.store
     pool = ingest_pool(
         store,
-        find_source(config.pool, config.s3_endpoint),
+        find_source(config.pool, config.s3_endpoint, split=config.split),
         prepared.pool_digest,
         shard_size=config.shard_size,
         max_row_bytes=config.max_row_bytes,
@@ -26,5 +26,8 @@ def ingest_run_pool(prepared: PreparedRun, config: CurateConfig) -> Pool:
         f"{pluralize(pool.duplicates, 'duplicate')} merged, {described_rejects(store, pool)}, "
         f"{pluralize(pool.dropped_turns, 'later turn')} dropped, "
         f"{pluralize(pool.system_messages, 'system message')} not used"
+        + (f", {pluralize(pool.dropped_instances, 'further instance')} dropped" if pool.dropped_instances else "")
     )
+    for item in prepared.not_used:
+        report_stage(f"not used: {item}")
     return pool

@@ -1,7 +1,7 @@
 """Before a run: check that everything in its configuration exists, and open the run with the digests of its inputs."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,9 @@ from nuggets.models.model_card import ModelCard, check_encoder, check_memory, de
 from nuggets.models.prompts import Profile, token_limits
 from nuggets.models.scoring_setup import ScoringSetup
 from nuggets.models.weight_files import check_weight_files
-from nuggets.pools.readers.detect import find_source, source_digest
+from nuggets.pools.left_out import LeftOut
+from nuggets.pools.readers.content_digest import combined_digest
+from nuggets.pools.readers.detect import copied_files, file_digests, find_source, source_digest
 from nuggets.runs.manifest import Run, open_run, read_run
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut, cut_from_options
@@ -79,7 +81,7 @@ def check_config(config: CurateConfig) -> None:
         check_weight_files(f"encoder='{encoder.name}'", Path(encoder.folder))
     else:
         find_source(config.anchor_file, config.s3_endpoint)
-    find_source(config.pool, config.s3_endpoint)
+    find_source(config.pool, config.s3_endpoint, split=config.split)
     open_store(config.store, config.s3_endpoint).check_writable()
 
 
@@ -89,13 +91,19 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
     store.check_writable()
     setup, encoder = check_models(store, config)
     trust_encoder_code = _trusts_encoder(config)
-    pool_digest = source_digest(find_source(config.pool, config.s3_endpoint))
+    source = find_source(config.pool, config.s3_endpoint, split=config.split)
+    digests = file_digests(source)
+    pool_digest = combined_digest(digests)
+    not_used: tuple[LeftOut, ...] = (*source.left_out, *copied_files(source, digests))
     encoder_digest = files_digest(encoder, trust_remote_code=trust_encoder_code) if encoder else ""
-    anchor_file_digest = (
-        source_digest(find_source(config.anchor_file, config.s3_endpoint)) if config.anchor_file else None
-    )
+    anchor_file_digest = None
+    if config.anchor_file:
+        anchor_source = find_source(config.anchor_file, config.s3_endpoint)
+        anchor_file_digest = source_digest(anchor_source)
+        not_used += anchor_source.left_out
     identity = {
         "pool": pool_digest,
+        **({"rows_key": source.rows_key} if source.rows_key else {}),
         "max_row_bytes": config.max_row_bytes,
         **config.field_names.identity,
         "model": setup.model_digest,
@@ -106,9 +114,9 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         **({"kv_iter": setup.kv_iter} if setup.kv_iter > 1 else {}),
         "anchors": _anchors_identity(config, encoder_digest, anchor_file_digest),
     }
-    name = config.run or f"{_stem(config.pool)}-{digest(identity)[:8]}"
+    name = config.run or f"{_stem(config.pool[0])}-{digest(identity)[:8]}"
     inputs = {
-        "pool": {"source": config.pool, "digest": pool_digest},
+        "pool": {"source": source.name, "digest": pool_digest, "not_used": [asdict(item) for item in not_used]},
         "model": {"name": setup.files.name, "digest": setup.model_digest},
         "encoder": {"name": encoder.name, "digest": encoder_digest} if encoder else None,
         "anchor_file": config.anchor_file,
@@ -125,6 +133,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         anchor_file_digest=anchor_file_digest,
         max_bad_candidates=config.max_bad_candidates,
         attempt=run.attempt,
+        not_used=not_used,
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from nuggets.errors import InputError, StoreError
 from nuggets.examples import row_too_large, undecodable
-from nuggets.pools.readers.remote_file import StoredFile
+from nuggets.pools.readers.stored_file import StoredFile
 
 # Raised for damaged bytes, among them a column name that isn't UTF-8 and a length that exceeds memory.
 _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)

@@ -1,24 +1,29 @@
 """Rows of CSV and TSV: the first row names the fields, and every value is a text.
 
+Cells are separated by the mark that gives the header most cells: spreadsheets write semicolons in some languages.
+
 A missing quote can hide any number of good rows, and nothing later in the file shows it. Reading therefore stops with
 an error at the first malformed quote.
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from nuggets.errors import InputError
 from nuggets.examples import Reject, row_too_large, undecodable
 
-_TEXT = re.compile(rb'[^",\t\r\n]+')
+_DELIMITERS = ",\t;|"
+_TEXT = re.compile(rb'[^",;|\t\r\n]+')
 
 
-def read_csv(
-    pieces: Iterable[bytes], max_row_bytes: int, *, address: str, delimiter: str
-) -> Iterator[tuple[int, object]]:
+def read_csv(pieces: Iterator[bytes], max_row_bytes: int, *, address: str) -> Iterator[tuple[int, object]]:
     """Each row with the number of its first line, from 1. Raises InputError for malformed quoting or a bad header."""
     header: list[str] | None = None
+    first = next(pieces, b"")
+    pieces, delimiter = chain([first], pieces), _delimiter(first.decode(errors="replace"))
     for line, cells in _records(pieces, max_row_bytes, address=address, delimiter=delimiter):
         if header is None:
             header = _header(cells, address)
@@ -28,6 +33,18 @@ def read_csv(
             yield line, undecodable(f"the row has {len(cells)} cells, wanted {len(header)} as in the header")
         else:
             yield line, dict(zip(header, cells, strict=True))
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that gives the first row of a text most cells; the usual ones come first where that is equal."""
+
+    def cells(delimiter: str) -> int:
+        try:
+            return len(next(filter(None, csv.reader(io.StringIO(text), delimiter=delimiter)), []))
+        except csv.Error:
+            return 0
+
+    return max(_DELIMITERS, key=cells)
 
 
 def _header(cells: list[str] | Reject, address: str) -> list[str]:

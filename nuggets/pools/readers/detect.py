@@ -1,52 +1,63 @@
-"""The format and the files of the pool at an address, found by names and first bytes."""
+"""The pool at one or several addresses: its files in reading order, and the digest of their content."""
 
-import codecs
-import json
+import os
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from nuggets.errors import InputError, StoreError, StoreUnavailable, UsageError
-from nuggets.pools.readers.remote_file import GZIP_ERRORS, ContentDigest, StoredFile, sha256_of, uncompressed
-from nuggets.store.file_systems import call_file_system, locate
+from nuggets.pools.left_out import LeftOut
+from nuggets.pools.names import pool_name
+from nuggets.pools.readers.content_digest import ContentDigest, combined_digest
+from nuggets.pools.readers.folders import SplitFile, folder_files, is_data_name
+from nuggets.pools.readers.formats import KNOWN_FORMATS, PoolFile, format_of
+from nuggets.pools.readers.json_layout import find_layout
+from nuggets.pools.readers.json_tokens import SPACE
+from nuggets.pools.readers.splits import ALL, choose_split, split_of
+from nuggets.pools.readers.stored_file import StoredFile
+from nuggets.pools.readers.text_pieces import read_pieces
+from nuggets.store.file_systems import call_file_system
 
-Kind = Literal["json_array", "jsonl", "csv", "tsv", "parquet", "arrow_folder"]
-KNOWN_FORMATS = (
-    ".json, .jsonl, .ndjson, .csv or .tsv (each also with .gz), .parquet, a folder of .parquet files, "
-    "or a folder saved by Hugging Face datasets (save_to_disk)"
-)
-_PIECE_BYTES = 64 << 10
-_JSON_SPACE = b" \t\r\n"
-_FOREIGN_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts like UTF-16-LE
+_WILD = "*?["
+_SHOWN = 5
+_HASH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSource:
-    """An existing pool: the address that the user gave, its format, and its files in reading order."""
+    """An existing pool: how messages name it, its files in reading order, and what is left out.
 
-    url: str
-    kind: Kind
-    files: tuple[str, ...]  # full addresses; local ones are absolute paths, so that every task means the same file
+    `rows_key`: the key of the list to read in a JSON object that holds several.
+    """
+
+    name: str
+    files: tuple[PoolFile, ...]
     endpoint: str | None = None  # URL of the S3 server of s3:// addresses; None leaves it to the AWS environment
+    left_out: tuple[LeftOut, ...] = ()
+    rows_key: str | None = None
 
 
-def find_source(url: str, endpoint: str | None = None) -> PoolSource:
-    """The pool at a local path or URL. Raises UsageError if there is none or its format is not known.
+def find_source(addresses: str | Sequence[str], endpoint: str | None = None, *, split: str | None = None) -> PoolSource:
+    """The pool of the files at local paths, URLs and globs, which may name folders; its files are sorted by address.
 
+    `split`: the split to read of files and folders that name splits, or the key of the list in an object with several.
+    Raises UsageError if there is nothing to read, its format is not known, or it is not clear which split is meant.
     Raises StoreUnavailable where a server does not answer.
     """
+    addresses = (addresses,) if isinstance(addresses, str) else tuple(addresses)
     try:
-        return _source_at(url, endpoint)
-    except GZIP_ERRORS as error:
-        raise UsageError(f"'{url}' ends in .gz but is not valid gzip ({error}). Rename or compress it again") from error
+        return _source(addresses, endpoint, split)
     except StoreUnavailable:
         raise
     except StoreError as error:
         raise UsageError(
-            f"'{url}' can't be read: {_cause(error)}. Check address, credentials and permissions"
+            f"'{pool_name(addresses)}' can't be read: {_cause(error)}. Check address, credentials and permissions"
         ) from error
     except OSError as error:
-        raise UsageError(f"'{url}' can't be read: {error}. Check address, credentials and permissions") from error
+        raise UsageError(
+            f"'{pool_name(addresses)}' can't be read: {error}. Check address, credentials and permissions"
+        ) from error
 
 
 def _cause(error: StoreError) -> object:
@@ -54,98 +65,126 @@ def _cause(error: StoreError) -> object:
     return getattr(cause, "strerror", None) or cause or error
 
 
-def _source_at(url: str, endpoint: str | None) -> PoolSource:
-    def names_below(filesystem: Any, path: str) -> list[str] | None:
-        """The names in a folder, None for a file."""
-        if not filesystem.exists(path):
-            raise UsageError(f"no file or folder at '{url}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
-        if not filesystem.isdir(path):
-            return None
-        return sorted(posixpath.basename(name.rstrip("/")) for name in filesystem.ls(path, detail=False))
-
-    names = call_file_system("read", url, endpoint, names_below)
-    is_url = "://" in url and not url.startswith("file://")
-    address = url.rstrip("/") if is_url else locate(url)[1]
-    return _file_source(address, endpoint) if names is None else _folder_source(address, endpoint, names)
-
-
-def _file_source(address: str, endpoint: str | None) -> PoolSource:
-    if call_file_system("read", address, endpoint, lambda filesystem, path: filesystem.size(path)) == 0:
-        raise UsageError(f"'{address}' is an empty file. Give a file with at least one row")
-    name = address.lower()
-    if name.endswith(".parquet"):
-        return PoolSource(address, "parquet", (address,), endpoint)
-    plain = name.removesuffix(".gz")
-    if not plain.endswith((".json", ".jsonl", ".ndjson", ".csv", ".tsv")):
-        raise UsageError(f"the format of '{address}' is not known. Known formats: {KNOWN_FORMATS}")
-    first = _first_character(address, endpoint)
-    if plain.endswith((".csv", ".tsv")):
-        return PoolSource(address, "csv" if plain.endswith(".csv") else "tsv", (address,), endpoint)
-    is_array = plain.endswith(".json") and first == b"["
-    return PoolSource(address, "json_array" if is_array else "jsonl", (address,), endpoint)
+def _source(addresses: Sequence[str], endpoint: str | None, split: str | None) -> PoolSource:
+    name = pool_name(addresses)
+    expanded = [item for address in addresses for item in _expanded(address, endpoint)]
+    listed, left_out = _listed(expanded, endpoint)
+    is_one_file = len(expanded) == 1 and not expanded[0].is_folder
+    if is_one_file and listed[0][1] != split:  # who names a single file means it, whatever its name
+        listed = [(listed[0][0], None)]
+    unique = sorted(dict(listed).items(), key=lambda item: item[0].address)
+    if again := len(listed) - len(unique):
+        left_out.append(LeftOut("addresses that name a file again", again, f"each file of pool '{name}' is read once"))
+    splits = [of_file for _, of_file in unique]
+    chosen = choose_split(splits, split, pool=name)
+    files = tuple(unique[position][0] for position in chosen.positions)
+    rows_key = None if any(splits) or split == ALL else split
+    _check_first(files, endpoint, rows_key=rows_key)
+    return PoolSource(name, files, endpoint, (*left_out, *chosen.left_out), rows_key)
 
 
-def _first_character(address: str, endpoint: str | None) -> bytes:
-    with StoredFile(address, endpoint) as file:
-        text = uncompressed(file)
-        piece: bytes = text.read(_PIECE_BYTES)
-        if piece.startswith(_FOREIGN_BOMS):
-            raise UsageError(f"'{address}' is UTF-16 or UTF-32. Convert it to UTF-8, for example with iconv")
-        piece = piece.removeprefix(codecs.BOM_UTF8)
-        while piece and not piece.lstrip(_JSON_SPACE):
-            piece = text.read(_PIECE_BYTES)
-    if not piece:
-        raise UsageError(f"'{address}' has no rows. Give a file with at least one row")
-    return piece.lstrip(_JSON_SPACE)[:1]
+@dataclass(frozen=True, slots=True)
+class _Existing:
+    address: str
+    is_folder: bool
 
 
-def _folder_source(address: str, endpoint: str | None, names: list[str]) -> PoolSource:
-    if "dataset_dict.json" in names:
-        splits = [str(split) for split in _read_json(f"{address}/dataset_dict.json", endpoint).get("splits", [])]
-        if "train" not in splits and len(splits) != 1:
-            choices = ", ".join(f"{address}/{split}" for split in splits) or "none"
-            raise UsageError(f"'{address}' has several splits, and none of them is named train. Give one of: {choices}")
-        split = "train" if "train" in splits else splits[0]
-        return find_source(f"{address}/{split}", endpoint)
-    if "state.json" in names:
-        return _saved_dataset(address, endpoint)
-    parquet = [name for name in names if name.lower().endswith(".parquet") and not name.startswith((".", "_"))]
-    if not parquet:
-        raise UsageError(f"no pool in the folder '{address}'. Known formats: {KNOWN_FORMATS}")
-    return PoolSource(address, "parquet", tuple(f"{address}/{name}" for name in parquet), endpoint)
+def _expanded(address: str, endpoint: str | None) -> list[_Existing]:
+    """The file or folder at an address, or those that match it as a pattern."""
+    is_url = "://" in address and not address.startswith("file://")
+    scheme = address.partition("://")[0]
+
+    def look(filesystem: Any, path: str) -> list[_Existing]:
+        if filesystem.exists(path):
+            return [_Existing(address.rstrip("/") if is_url else path, filesystem.isdir(path))]
+        matching = filesystem.glob(path, detail=True) if any(mark in path for mark in _WILD) else {}
+        data = {match: details for match, details in matching.items() if is_data_name(posixpath.basename(match))}
+        matching = data or matching  # a pattern such as data/* also matches a README.md
+        return [
+            _Existing(f"{scheme}://{match.lstrip('/')}" if is_url else match, details["type"] == "directory")
+            for match, details in sorted(matching.items())
+        ]
+
+    existing = call_file_system("read", address, endpoint, look)
+    if not existing:
+        what = "no file matches" if any(mark in address for mark in _WILD) else "no file or folder at"
+        raise UsageError(f"{what} '{address}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
+    # A pattern that matches files means these; folders beside them are not read.
+    return [item for item in existing if not item.is_folder] or existing
 
 
-def _saved_dataset(address: str, endpoint: str | None) -> PoolSource:
-    state = _read_json(f"{address}/state.json", endpoint)
-    if state.get("_indices_data_files"):  # only datasets 1.x: the data set is a selection of the files' rows
-        raise UsageError(f"'{address}' was saved with an indices mapping. Call flatten_indices() and save it again")
-    try:
-        files = tuple(f"{address}/{entry['filename']}" for entry in state["_data_files"])
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"'{address}/state.json' names no _data_files. Save the dataset again") from error
-    if not files:
-        raise UsageError(f"'{address}' is an empty dataset. Give one with at least one row")
-    for file in files:
-        if not call_file_system("read", file, endpoint, lambda filesystem, path: filesystem.exists(path)):
-            raise UsageError(f"'{file}' is named in state.json but missing. Copy or save the whole folder again")
-    return PoolSource(address, "arrow_folder", files, endpoint)
+def _listed(expanded: Sequence[_Existing], endpoint: str | None) -> tuple[list[SplitFile], list[LeftOut]]:
+    """The files with the splits that they name, each in its folder or, if they are given one by one, together."""
+    files: list[SplitFile] = []
+    left_out: list[LeftOut] = []
+    alone = [item.address for item in expanded if not item.is_folder]
+    own = dict(zip(alone, map(split_of, _relative(alone)), strict=True))
+    for item in expanded:
+        if item.is_folder:
+            of_folder, not_read = folder_files(item.address, endpoint)
+            files += of_folder
+            left_out += not_read
+        else:
+            files.append((PoolFile(item.address, format_of(item.address, endpoint)), own[item.address]))
+    return files, left_out
 
 
-def _read_json(address: str, endpoint: str | None) -> dict[str, Any]:
-    try:
-        content = json.loads(
-            call_file_system("read", address, endpoint, lambda filesystem, path: filesystem.cat_file(path))
-        )
-    except ValueError as error:
-        raise UsageError(f"'{address}' is not JSON ({error}). Save the dataset again") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"'{address}' is not a JSON object. Save the dataset again")
-    return content
+def _relative(addresses: Sequence[str]) -> list[str]:
+    """The addresses without the folders that all of them have in common."""
+    parts = [address.split("/") for address in addresses]
+    common = len(os.path.commonprefix([item[:-1] for item in parts]))
+    return ["/".join(item[common:]) for item in parts]
+
+
+def _check_first(files: Sequence[PoolFile], endpoint: str | None, *, rows_key: str | None) -> None:
+    """Raise UsageError if the only file has no rows, or if it is not clear which rows of the first file are meant.
+
+    Files after the first are checked when they are read: a pool may have thousands.
+    """
+    first = files[0]
+    if len(files) == 1 and not call_file_system(
+        "read", first.address, endpoint, lambda system, path: system.size(path)
+    ):
+        raise UsageError(f"'{first.address}' is an empty file. Give a file with at least one row")
+    other = next((file.address for file in files if file.format != "json"), None)
+    if rows_key is not None and other is not None:
+        raise UsageError(f"split='{rows_key}': '{other}' has no splits; leave split out")
+    if first.format not in ("json", "csv"):
+        return
+    with StoredFile(first.address, endpoint) as file:
+        if first.format == "json":
+            is_empty = find_layout(read_pieces(file), rows_key=rows_key, address=first.address).form == "empty"
+        else:
+            is_empty = not any(piece.strip(SPACE) for piece in read_pieces(file))
+    if is_empty and len(files) == 1:
+        raise UsageError(f"'{first.address}' has no rows. Give a file with at least one row")
 
 
 def source_digest(source: PoolSource) -> str:
-    """SHA-256, in hex, of the stored bytes of the files in order; it does not depend on their address."""
-    return sha256_of(source.files, source.endpoint)
+    """SHA-256, in hex, of the stored bytes of the files in order; it does not depend on their addresses."""
+    return combined_digest(file_digests(source))
+
+
+def file_digests(source: PoolSource) -> list[str]:
+    """SHA-256, in hex, of the stored bytes of each file."""
+    content = ContentDigest()
+    for item in source.files:
+        with StoredFile(item.address, source.endpoint, content) as file:
+            while file.read(_HASH_BYTES):
+                pass
+    return content.files
+
+
+def copied_files(source: PoolSource, digests: Sequence[str]) -> tuple[LeftOut, ...]:
+    """Files that have the same content as an earlier one, given the digest of each; their rows are duplicates."""
+    first: dict[str, str] = {}
+    copies = [
+        f"'{item.address}' of '{first[digest]}'"
+        for item, digest in zip(source.files, digests, strict=True)
+        if first.setdefault(digest, item.address) != item.address
+    ]
+    shown = ", ".join(copies[:_SHOWN]) + (", ..." if len(copies) > _SHOWN else "")
+    return (LeftOut("copies of files", len(copies), f"their rows are duplicates: {shown}"),) if copies else ()
 
 
 def check_unchanged(source: PoolSource, expected: str, content: ContentDigest | None = None) -> None:
@@ -154,9 +193,9 @@ def check_unchanged(source: PoolSource, expected: str, content: ContentDigest | 
     Without this check, what was read would be stored under the address of other content. `content` is the digest of
     what was read; where it is not whole, the files are read once more.
     """
-    digest = content.hexdigest() if content is not None and content.is_whole else source_digest(source)
+    digest = combined_digest(content.files) if content is not None and content.is_whole else source_digest(source)
     if digest != expected:
         raise InputError(
-            f"'{source.url}' was changed while it was read (SHA-256 {expected} before, {digest} now): stop other "
+            f"'{source.name}' was changed while it was read (SHA-256 {expected} before, {digest} now): stop other "
             "programs from writing to it and run again"
         )

@@ -1,16 +1,10 @@
-"""Where the elements of a JSON array begin and end, found without decoding them and without holding the array.
+"""Where the elements of a JSON array begin and end, and where values that follow one another do."""
 
-Only quotes, brackets and commas matter for that, and in UTF-8 no byte of another character looks like one of
-them. So bad bytes, NaN or a row of gigabytes can't derail the search, as they would derail a streaming parser.
-"""
-
-import re
 from collections.abc import Iterable, Iterator
 
+from nuggets.pools.readers.json_tokens import COMMA, OPENING, QUOTE, TOKEN, joined, whole_escapes
+
 NEXT_ELEMENT, ARRAY_END, CUT_OFF, AFTER_ARRAY = ",", "]", "", "after"  # what ended an element
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[\[{\]},]', re.DOTALL)  # a string and its end, if seen; or a mark
-_QUOTE, _COMMA = ord('"'), ord(",")
-_OPENING = b"[{"
 
 
 def split_array(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[bytes, str]]:
@@ -21,35 +15,56 @@ def split_array(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[bytes, st
     follows the array, if anything, comes as one more item, AFTER_ARRAY.
     """
     element, depth, in_string = b"", 0, False
-    whole = _whole_escapes(pieces)
+    whole = whole_escapes(pieces)
     for piece in whole:
         start = 0  # in this piece, of what belongs to the element
         if in_string:
             piece, start = b'"' + piece, 1  # as if the string began here; the added quote stays outside the element
-        for token in _TOKEN.finditer(piece):
+        for token in TOKEN.finditer(piece):
             mark = piece[token.start()]
-            if mark == _QUOTE:
+            if mark == QUOTE:
                 in_string = not token[1]  # without its closing quote, it is the last token of the piece
-            elif mark in _OPENING:
+            elif mark in OPENING:
                 depth += 1
                 if depth == 1:
                     element, start = b"", token.end()
             else:
-                depth -= mark != _COMMA
-                if depth == 0 or (depth == 1 and mark == _COMMA):
-                    yield _joined(element, piece[start : token.start()], limit).rstrip(), chr(mark)
+                depth -= mark != COMMA
+                if depth == 0 or (depth == 1 and mark == COMMA):
+                    yield joined(element, piece[start : token.start()], limit).rstrip(), chr(mark)
                     element, start = b"", token.end()
                 if depth == 0:
                     yield from _after_array(piece[start:], whole)
                     return
-        element = _joined(element, piece[start:], limit)
+        element = joined(element, piece[start:], limit)
     yield element, CUT_OFF
 
 
-def _joined(element: bytes, part: bytes, limit: int) -> bytes:
-    if not element:
-        part = part.lstrip()
-    return element + part[: limit + 1 - len(element)]
+def split_objects(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Each of the objects that follow one another, from one bracket to the one that closes it.
+
+    An object of more than `limit` bytes comes out as its first `limit` + 1. What lies between objects comes out as the
+    start of the next one, and what follows the last one, or is cut off, as one more item.
+    """
+    element, depth, in_string = b"", 0, False
+    for piece in whole_escapes(pieces):
+        start = 0
+        if in_string:
+            piece, start = b'"' + piece, 1
+        for token in TOKEN.finditer(piece):
+            mark = piece[token.start()]
+            if mark == QUOTE:
+                in_string = not token[1]
+            elif mark in OPENING:
+                depth += 1
+            elif mark != COMMA:
+                depth -= 1
+                if depth <= 0:
+                    yield joined(element, piece[start : token.end()], limit)
+                    element, start, depth = b"", token.end(), 0
+        element = joined(element, piece[start:], limit)
+    if element:
+        yield element
 
 
 def _after_array(rest: bytes, pieces: Iterator[bytes]) -> Iterator[tuple[bytes, str]]:
@@ -59,14 +74,3 @@ def _after_array(rest: bytes, pieces: Iterator[bytes]) -> Iterator[tuple[bytes, 
             return
         rest = following
     yield rest, AFTER_ARRAY
-
-
-def _whole_escapes(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    # Moves a backslash at the end of a piece to the next one, so that it is next to the quote it may escape.
-    held = b""
-    for piece in pieces:
-        whole = held + piece
-        backslashes = len(whole) - len(whole.rstrip(b"\\"))
-        held = b"\\" * (backslashes % 2)
-        yield whole[: len(whole) - len(held)]
-    yield held

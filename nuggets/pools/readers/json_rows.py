@@ -1,6 +1,6 @@
-"""Rows of JSON Lines and JSON arrays: cut out of the byte stream one at a time, then decoded on their own.
+"""Rows of JSON in every layout: cut out of the byte stream one at a time, then decoded on their own.
 
-Both formats share one decoder, so that a row decodes to the same value in either. It accepts what Python's json module
+All layouts share one decoder, so that a row decodes to the same value in each. It accepts what Python's json module
 writes (NaN, Infinity, and pairs of escaped surrogates) and literal tabs and line ends inside strings.
 """
 
@@ -9,10 +9,43 @@ from collections.abc import Iterable, Iterator
 
 from nuggets.errors import InputError
 from nuggets.examples import row_too_large, undecodable
-from nuggets.pools.readers.json_array import ARRAY_END, CUT_OFF, NEXT_ELEMENT, split_array
+from nuggets.pools.readers.json_array import ARRAY_END, CUT_OFF, NEXT_ELEMENT, split_array, split_objects
+from nuggets.pools.readers.json_layout import find_layout, is_cut
+from nuggets.pools.readers.json_tokens import SPACE
+from nuggets.pools.readers.stored_file import StoredFile
+from nuggets.pools.readers.text_pieces import read_pieces
 
 _DECODER = json.JSONDecoder(strict=False)
-_LONGEST_TOKEN = len("-Infinity")
+
+
+def read_json(file: StoredFile, max_row_bytes: int, rows_key: str | None) -> Iterator[tuple[int | None, object]]:
+    """The rows of a file in any layout, with the line of each in JSON Lines.
+
+    `rows_key`: see find_layout. Raises UsageError as find_layout does, InputError as the reader of the layout does.
+    """
+    layout = find_layout(read_pieces(file), rows_key=rows_key, address=file.address)
+    file.seek(0)
+    pieces = read_pieces(file)
+    if layout.form in ("empty", "lines"):
+        yield from read_lines(pieces, max_row_bytes)
+        return
+    rows: Iterator[object]
+    if layout.form == "objects":
+        rows = read_objects(pieces, max_row_bytes, address=file.address)
+    elif layout.form == "array":
+        rows = read_array(pieces, max_row_bytes, address=file.address)
+    else:
+        rows = read_array(_from(pieces, layout.start), max_row_bytes, address=file.address, is_inside_object=True)
+    for row in rows:
+        yield None, row
+
+
+def _from(pieces: Iterator[bytes], start: int) -> Iterator[bytes]:
+    """The text from a position on."""
+    for piece in pieces:
+        if rest := piece[start:]:
+            yield rest
+        start = max(0, start - len(piece))
 
 
 def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[int, object]]:
@@ -28,8 +61,13 @@ def read_lines(pieces: Iterable[bytes], max_row_bytes: int) -> Iterator[tuple[in
             yield number, row
 
 
-def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> Iterator[object]:
-    """The row of each element. Raises InputError at a syntax error: the elements after it can't be separated."""
+def read_array(
+    pieces: Iterator[bytes], max_row_bytes: int, *, address: str, is_inside_object: bool = False
+) -> Iterator[object]:
+    """The row of each element. Raises InputError at a syntax error: the elements after it can't be separated.
+
+    What follows an array inside an object is read, but not checked.
+    """
     for row, (raw, ended_by) in enumerate(split_array(pieces, max_row_bytes)):
         if ended_by in (NEXT_ELEMENT, ARRAY_END) and 0 < len(raw) <= max_row_bytes:
             try:
@@ -44,8 +82,28 @@ def read_array(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> 
         elif ended_by in (NEXT_ELEMENT, ARRAY_END, CUT_OFF):
             _check_start(raw, address, row)
             yield undecodable("the file ends inside the array") if ended_by == CUT_OFF else row_too_large(max_row_bytes)
+        elif is_inside_object:
+            for _ in pieces:  # so that the digest of the file is whole
+                pass
         else:
             raise InputError(f"'{address}' has content after the end of its array. Remove it")
+
+
+def read_objects(pieces: Iterable[bytes], max_row_bytes: int, *, address: str) -> Iterator[object]:
+    """The row of each of the objects that follow one another. Raises InputError at a syntax error, as read_array."""
+    for row, raw in enumerate(split_objects(pieces, max_row_bytes)):
+        if not raw.strip(SPACE):
+            continue
+        if len(raw) > max_row_bytes:
+            _check_start(raw, address, row)
+            yield row_too_large(max_row_bytes)
+            continue
+        try:
+            yield _decode(raw)
+        except json.JSONDecodeError as error:
+            if not is_cut(raw.decode(errors="replace"), error) or raw.endswith(b"}"):
+                raise _broken(address, row, raw, error) from error
+            yield undecodable("the file ends inside the object")
 
 
 def _split_lines(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
@@ -88,7 +146,7 @@ def _check_start(raw: bytes, address: str, row: int) -> None:
     try:
         _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        if not error.msg.startswith("Unterminated string") and len(text) - error.pos > _LONGEST_TOKEN:
+        if not is_cut(text, error):
             raise _broken(address, row, raw, error) from error
     except (RecursionError, ValueError):  # nested too deeply, or a number too long: no syntax error up to here
         return
@@ -97,6 +155,6 @@ def _check_start(raw: bytes, address: str, row: int) -> None:
 def _broken(address: str, row: int, raw: bytes, error: json.JSONDecodeError) -> InputError:
     excerpt = ascii(raw.decode(errors="replace")[max(0, error.pos - 30) : error.pos + 30])
     return InputError(
-        f"'{address}', row {row} breaks the JSON array: {error.msg} near {excerpt}. "
+        f"'{address}', row {row} is not JSON: {error.msg} near {excerpt}. "
         "Fix it, or write the pool as JSON Lines, where a broken row costs only itself"
     )

@@ -1,15 +1,12 @@
 """A file of a pool, local or remote: reading resumes at the same byte after a server was unavailable."""
 
-import codecs
 import contextlib
-import gzip
-import hashlib
 import io
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nuggets.errors import InputError
+from nuggets.pools.readers.content_digest import ContentDigest
 from nuggets.store.file_systems import call_file_system
 
 T = TypeVar("T")
@@ -19,7 +16,7 @@ _BLOCK_BYTES = 4 << 20  # per request to an object store: s3fs on its own would 
 class StoredFile(io.RawIOBase):
     """The stored bytes of a file, readable and seekable. Raises StoreError, and InputError if the file was changed."""
 
-    def __init__(self, address: str, endpoint: str | None, content: "ContentDigest | None" = None) -> None:
+    def __init__(self, address: str, endpoint: str | None, content: ContentDigest | None = None) -> None:
         super().__init__()
         self.address = address
         self._content = content
@@ -35,7 +32,7 @@ class StoredFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Always; but to seek backwards in a .gz that is read through it is slow."""
+        """Always; but to seek backwards in a compressed text that is read through it is slow."""
         return True
 
     def tell(self) -> int:
@@ -68,6 +65,15 @@ class StoredFile(io.RawIOBase):
         self._at += len(data)
         return data
 
+    def head(self, size: int) -> bytes:
+        """The first bytes. The position of the next read stays as it is, and the digest does not count them."""
+
+        def read(file: Any) -> bytes:
+            file.seek(0)
+            return bytes(file.read(size))
+
+        return self._call(read)
+
     def readinto(self, buffer: Any, /) -> int:
         """Read into a buffer; returns the number of bytes."""
         data = self.read(len(buffer))
@@ -77,7 +83,7 @@ class StoredFile(io.RawIOBase):
     def close(self) -> None:
         """Close the file. Records in the digest whether all of the file is in it."""
         if self._content is not None and not self.closed:
-            self._content.is_whole &= self._is_whole
+            self._content.end_file(is_whole=self._is_whole)
         self._drop()
         super().close()
 
@@ -115,55 +121,3 @@ class StoredFile(io.RawIOBase):
                 f"'{self.address}' was changed while it was read: stop other programs from writing to it and run again"
             )
         self._file, self._version = file, version
-
-
-GZIP_ERRORS = (gzip.BadGzipFile, zlib.error, EOFError)
-_PIECE_BYTES = 256 << 10  # small beside the memory limit, large enough to make Python's work per piece negligible
-_HASH_BYTES = 1 << 20
-
-
-def uncompressed(file: StoredFile) -> Any:
-    """A file of encoded text as readable bytes; a .gz is decompressed."""
-    return gzip.GzipFile(fileobj=file) if file.address.lower().endswith(".gz") else file
-
-
-def read_pieces(file: StoredFile) -> Iterator[bytes]:
-    """The text of a file in pieces, without a leading UTF-8 BOM. Raises InputError where a .gz is damaged."""
-    text = uncompressed(file)
-    try:
-        piece = text.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8) or text.read(_PIECE_BYTES)
-        while piece:
-            yield piece
-            piece = text.read(_PIECE_BYTES)
-    except GZIP_ERRORS as error:
-        raise InputError(f"'{file.address}' is damaged gzip ({error}). Copy or compress it again") from error
-
-
-class ContentDigest:
-    """SHA-256 of the stored bytes of files, computed while the files are read one after the other.
-
-    `is_whole`: whether each file was read in order from its first to its last byte. A Parquet file is not, because its
-    reader starts at the end; such files are read once more for their digest.
-    """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self.is_whole = True
-
-    def update(self, data: bytes) -> None:
-        """Add the next bytes."""
-        self._hash.update(data)
-
-    def hexdigest(self) -> str:
-        """The digest so far, in hex."""
-        return self._hash.hexdigest()
-
-
-def sha256_of(addresses: Iterable[str], endpoint: str | None) -> str:
-    """SHA-256, in hex, of the stored bytes of the files, one after the other."""
-    digest = hashlib.sha256()
-    for address in addresses:
-        with StoredFile(address, endpoint) as file:
-            while piece := file.read(_HASH_BYTES):
-                digest.update(piece)
-    return digest.hexdigest()
