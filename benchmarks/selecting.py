@@ -53,6 +53,7 @@ def make_store(size: Size) -> None:
     from nuggets.anchors.baseline import Baseline, write_baseline
     from nuggets.cells.blocks import CellBlock, write_block
     from nuggets.cells.folders import cells_folder
+    from nuggets.cells.prompt_notes import pool_notes_path, write_notes
     from nuggets.examples import Example, example_id
     from nuggets.pools.shards import Pool, pool_record_path
     from nuggets.runs.manifest import Run, RunState, save_run
@@ -96,6 +97,7 @@ def make_store(size: Size) -> None:
         write_block(store, cells_folder(key, [ids[0], ids[-1]]), CellBlock(tuple(ids), tuple(anchor_ids), values))
     pool = Pool("bench", "synthetic", size.candidates, size.candidates, 0, 0, {}, "", tuple(shards), tuple(sizes))
     write_record(store, pool_record_path("bench"), pool)
+    write_notes(store, pool_notes_path(key, pool.id), [])
     identity = {"profile": "plain", "dtype": "float32"}
     inputs = {"pool": {"source": "synthetic"}, "model": {"name": "none: the cells are drawn at random"}}
     references = {"pool": "bench", "anchors": "anchors/bench.json", "scoring_key": key}

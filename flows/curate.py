@@ -22,6 +22,7 @@ from nuggets.steps.run_cells import kept_cells
 from nuggets.stopping import check_stop
 from tasks.anchor_set import choose_anchor_set, look_for_anchor_set
 from tasks.baseline import measure_baseline
+from tasks.check_prompts import check_anchors, check_prompts, join_checks, look_for_unchecked
 from tasks.embed import embed
 from tasks.ingest import ingest
 from tasks.prepare import prepare
@@ -75,6 +76,12 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
     pool = ingest(prepared, config)
     watch.lap("ingest")
     remote = unmapped(executor.remote)
+    unchecked = look_for_unchecked(prepared, pool)
+    if unchecked:
+        checks = executor.map(check_prompts, prepared=unmapped(prepared), unchecked=unchecked, remote=remote)
+        results_of("prompts", executor, checks)
+    prompts = join_checks(prepared, pool)
+    watch.lap("prompts")
     anchor_set = look_for_anchor_set(prepared, config, pool)
     if anchor_set is None:
         shards = list(pool.shards)
@@ -84,6 +91,7 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
         )
         watch.lap("embed")
         anchor_set = choose_anchor_set(prepared, config, pool, embeddings)
+    anchor_prompts = check_anchors(prepared, anchor_set.path)
     watch.lap("anchors")
     starts = list(range(0, anchor_set.anchors, config.shard_size))
     stops = [min(start + config.shard_size, anchor_set.anchors) for start in starts]
@@ -93,12 +101,15 @@ def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, execu
     watch.lap("baseline")
     cut = config.cut if config.racing == "on" else None
     scoring = Scoring(prepared, pool, anchor_set.path, cut, executor)
-    counts = {"rows": pool.rows, "examples": pool.examples, "anchors": anchor_set.anchors, **anchor_set.counts}
+    counts = {"rows": pool.rows, "examples": pool.examples, "anchors": anchor_set.anchors}
+    counts |= {**anchor_set.counts, **prompts.counts, **anchor_prompts.counts}
     record = partial(record_state, prepared.store, prepared.name, attempt=prepared.attempt)
     with kept_cells(config.memory_mib << 20):
         first = scoring.first_plan()
         counts |= {"cells": first.table, "cells_found": first.stored, "cells_computed": 0, "rounds": 0}
         references = {"pool": pool.id, "anchors": anchor_set.path, "scoring_key": prepared.setup.key}
+        references |= {"prompts": prompts.path, "anchor_prompts": anchor_prompts.path}
+        references |= {"encoder": anchor_set.encoder} if anchor_set.encoder else {}
         # Before scoring, so that the cells of an interrupted run can be exported.
         record(RunState.RUNNING, references=references, counts=counts)
         scored = score_everywhere(scoring, first)

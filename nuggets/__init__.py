@@ -23,9 +23,10 @@ def load_scores(
     """A run's scores, one row per candidate, in the order of example ids.
 
     Columns: candidate_id, candidate_row (row in the pool file, from 0), golden_score, score_low, score_high, wins,
-    cells, anchors, mean_gain (nats per response token), kept. golden_score and mean_gain are NaN where a race left
-    cells out: the score then lies between score_low and score_high. `kept` belongs to the named selection, by default
-    to the newest one; it is None if the run has no selection.
+    cells, anchors, mean_gain (nats per response token), kept, cut_tokens (of the demonstration), unscorable (why the
+    candidate has no score). golden_score and mean_gain are NaN where a race left cells out: the score then lies between
+    score_low and score_high. `kept` belongs to the named selection, by default to the newest one; it is None if the run
+    has no selection. cut_tokens is unknown in an imported run.
 
     >>> scores = nuggets.load_scores("alpaca", selection="threshold-0.85")
     >>> scores.golden_score.describe()

@@ -16,6 +16,7 @@ from nuggets.anchors.anchor_set import Anchor, AnchorSet, write_anchor_set
 from nuggets.anchors.baseline import Baseline, write_baseline
 from nuggets.cells.blocks import CellBlock, write_block
 from nuggets.cells.folders import cells_folder
+from nuggets.cells.prompt_notes import pool_notes_path, write_notes
 from nuggets.errors import StoreError
 from nuggets.examples import Example, example_id
 from nuggets.models.files import ModelFiles
@@ -81,6 +82,7 @@ class Scored:
         self.prepared = PreparedRun(name="r", store=self.store, setup=setup, pool_digest=self.pool.id)
         ids = [item.id for item in ANCHORS]
         write_anchor_set(self.store, "anchors/a.json", AnchorSet(tuple(ANCHORS)))
+        write_notes(self.store, pool_notes_path(setup.key, self.pool.id), [])
         write_baseline(self.store, setup.key, ids, Baseline(ZERO_SHOT, TOKENS))
         inputs = {"pool": {"source": "pool.json"}, "model": {"name": "none"}}
         open_run(self.store, "r", config={}, identity={"profile": "plain", "dtype": "float32"}, inputs=inputs)
@@ -120,7 +122,7 @@ def test_a_report_orders_anchors_by_wins_and_marks_those_without_information(sco
     scored.judge()
     selection = scored.publish(TopK(2))
     report = read_report(scored.store, selection)
-    section = report[report.index("## Anchors") : report.index("## Rows that")]
+    section = report[report.index("## Anchors") : report.index("## Files")]
     assert "1 of 5 are never won, 1 always." in section
     assert "random sample" not in section
     assert section.splitlines()[4:] == [
@@ -226,7 +228,7 @@ def test_a_report_names_the_addresses_of_its_files_and_of_the_rejected_rows(scor
     (rejects,) = re.findall("^Every rejected row with its reason: `(.*)`$", report, re.MULTILINE)
     (reject,) = map(json.loads, Path(rejects).read_text().splitlines())
     assert reject["row"] == 6
-    assert f"| {reject['reason']} | 1 |" in report
+    assert f"| rejected rows: {reject['reason']} | 1 |" in report
 
 
 def test_a_report_has_no_empty_row_of_seconds(scored):

@@ -123,7 +123,8 @@ def test_curate_reselect_and_exports_as_a_user_runs_them(
     assert cli("scores", "first", "--store", store, "--out", tmp_path / "scores.parquet").returncode == 0
     scores = pd.read_parquet(tmp_path / "scores.parquet")
     columns = ["candidate_id", "candidate_row", "golden_score", "score_low", "score_high", "wins", "cells", "anchors"]
-    assert (list(scores.columns), len(scores)) == ([*columns, "mean_gain", "kept"], 20)
+    columns += ["mean_gain", "kept", "cut_tokens", "unscorable"]
+    assert (list(scores.columns), len(scores)) == (columns, 20)
     assert int(scores["kept"].sum()) == 3
     assert (scores["golden_score"] == scores["score_low"]).all() and (scores["cells"] == scores["anchors"]).all()
     assert chosen[0]["example_id"] in set(scores.loc[scores["kept"], "candidate_id"])

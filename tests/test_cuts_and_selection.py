@@ -50,7 +50,7 @@ from nuggets.scores.selection import (
 )
 from nuggets.steps.prepare import own_cut
 from nuggets.steps.publish import Selection, publish_selection, read_report, undecided_candidates
-from nuggets.steps.selection_files import save_scores, save_selected
+from nuggets.steps.selection_files import DecidedScores, save_scores, save_selected
 from nuggets.store.store import Store
 
 NAN = float("nan")
@@ -425,8 +425,9 @@ class Stored:
     def files(self, tables: Sequence[ScoreTable], boundary: Boundary, memory: int) -> tuple[bytes, bytes]:
         with tempfile.TemporaryDirectory() as folder:
             selected, scores = Path(folder, "selected.jsonl"), Path(folder, "scores.parquet")
-            save_selected(selected, self.store, self.pool, lambda: tables, boundary, memory=memory)
-            assert save_scores(scores, lambda: tables, boundary) == len(self.keys)
+            decided = DecidedScores(lambda: tables, boundary)
+            save_selected(selected, self.store, self.pool, decided, memory=memory)
+            assert save_scores(scores, decided) == len(self.keys)
             return selected.read_bytes(), scores.read_bytes()
 
 
@@ -463,6 +464,8 @@ def test_files_hold_kept_examples_best_first_and_all_scores_with_any_memory(stor
             "anchors": row[3],
             "mean_gain": row[4] if row[2] == row[3] > 0 else None,
             "kept": row in expected,
+            "cut_tokens": None,
+            "unscorable": None,
         }
         for place, row in enumerate(rows)
     ]
@@ -494,7 +497,7 @@ def test_a_pool_that_is_curated_again_and_again_loses_no_field(stored, tmp_path)
         ((candidate, _),) = read_records(stored.store, pool.shards)
         tables = partial(iter, [table((candidate.id, score, 4, 0.0))])
         boundary, _ = find_boundary(tables, count_scores(tables()), TopK(1))
-        save_selected(file, stored.store, pool, tables, boundary, memory=ROOMY)
+        save_selected(file, stored.store, pool, DecidedScores(tables, boundary), memory=ROOMY)
         row = json.loads(file.read_text())
     assert {name: value for name, value in row.items() if "golden" in name} == {
         "golden_score": 0.75, "original_golden_score": 0.25, "original_original_golden_score": 0.5

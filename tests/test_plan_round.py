@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import job
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -51,6 +52,7 @@ def planned(tmp_path: Path, pool_file: Path, tiny_model: Path) -> tuple[Prepared
         max_row_bytes=10_000,
         max_rejected_share=0.5,
     )
+    job.check_prompts(prepared, pool)
     anchor_set = known_anchors(prepared, config, pool)
     assert anchor_set is not None
     measure_missing(prepared, anchor_set.path, 0, anchor_set.anchors)

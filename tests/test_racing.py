@@ -127,7 +127,7 @@ def run_race(
         choices = list(found.choices)
         gains = np.where(known, pool.gains, np.float32(NAN))
         is_open = undecided(score_bounds(gains, pool.eligible), cut)
-        assert (found.known, found.undecided) == (known.sum(), is_open.sum())
+        assert (found.known, found.undecided) == (known[pool.eligible.any(axis=1)].sum(), is_open.sum())
         free = np.repeat([shard not in busy for shard in range(len(pool.shards))], pool.shards)
         assert bool(choices) == bool((is_open & free).any())
         for choice in choices:
@@ -217,7 +217,7 @@ def test_without_a_cut_everything_that_is_missing_is_computed(pool, random, shar
     eligible = pool.eligible.any(axis=1)
     missing = ~known & eligible[:, None]
     assert (found.known, found.undecided, found.requested) == (
-        (~missing).sum(),
+        known[eligible].sum(),
         missing.any(axis=1).sum(),
         missing.sum(),
     )
@@ -275,6 +275,17 @@ def test_a_pilot_begins_alone():
     (choice,) = found.choices
     assert (choice.shard.index, choice.cells.sum(axis=1).tolist()) == (0, [25] * 8 + [0] * 42)
     assert (found.known, found.undecided) == (0, 300)
+
+
+def test_the_pilot_consists_of_candidates_that_can_be_scored():
+    pool = made_up(300, 60)
+    pool.eligible[:60] = False
+    pool.eligible[61::2] = False
+    found = next_round(lambda: pool.gains_of_shards(nothing(pool)), TopK(5), np.ones(60), min_cells=4, round_number=0)
+    (choice,) = found.choices
+    asked = choice.cells.sum(axis=1)
+    assert (choice.shard.index, np.flatnonzero(asked).tolist()) == (1, list(range(10, 26, 2)))
+    assert set(asked[asked > 0].tolist()) == {25}
 
 
 def test_busy_shards_count_with_what_they_have_shown():

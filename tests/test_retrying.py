@@ -298,7 +298,9 @@ def test_a_candidate_without_finite_numbers_is_recorded_as_unscorable_counted_an
     scores = pd.read_parquet(Path(selection.folder) / "scores.parquet").set_index("candidate_row")
     assert scores["golden_score"].isna().to_dict() == {row: row == 12 for row in scores.index}
     assert not scores.loc[12, "kept"] and np.isnan(scores.loc[12, "score_high"])
-    named = f"1 candidates for which the model gives no finite number, never kept: {scores.loc[12, 'candidate_id']}"
+    assert scores["unscorable"].dropna().to_dict() == {12: "no_finite_number"}
+    what = "candidates for which the model gives no finite number, never kept"
+    named = f"| {what} | 1 | {scores.loc[12, 'candidate_id']}; column unscorable of scores.parquet |"
     assert named in read_report(open_store(str(store)), selection)
 
     again = job.curate(CurateConfig(**{**options, "run": "again"}, max_bad_candidates=1))

@@ -24,6 +24,7 @@ from nuggets.report.markdown import (
     score_quantiles,
     selections_table,
 )
+from nuggets.report.not_used import NotUsed
 from nuggets.runs.attempts import Heartbeat, claim_run, heartbeat, observed_state
 from nuggets.runs.engine_paths import read_engine_paths, record_engine_path
 from nuggets.runs.manifest import (
@@ -271,7 +272,10 @@ TINY_COUNTS = counts((2, 3, 20, 20), (1, 4, 20, 20), (1, 7, 20, 20))
 TINY = ReportData(
     title="tiny: golden score above 0.3",
     facts={"cut": "golden score above 0.3", "kept": "1 of 4 candidates", "pool": "a|b\n.jsonl: 6 rows"},
-    rejects={"missing_output": 1, "too_large": 1},
+    not_used=[
+        NotUsed("rejected rows: missing_output", 1, "first: row 2 (line 3): no 'output'"),
+        NotUsed("demonstrations with a | bar", 2, "rows 0, 1"),
+    ],
     rejects_file="s3://b/pools/1f/rejects.jsonl",
     counts=TINY_COUNTS,
     bins=score_bins(TINY_COUNTS, np.array([0, 0, 1]), Threshold(0.3)),
@@ -293,6 +297,15 @@ TINY_REPORT = """\
 | cut | golden score above 0.3 |
 | kept | 1 of 4 candidates |
 | pool | a\\|b .jsonl: 6 rows |
+
+## What was not used
+
+| what | how many | which |
+| --- | --- | --- |
+| rejected rows: missing_output | 1 | first: row 2 (line 3): no 'output' |
+| demonstrations with a \\| bar | 2 | rows 0, 1 |
+
+Every rejected row with its reason: `s3://b/pools/1f/rejects.jsonl`
 
 ## Golden scores
 
@@ -327,15 +340,6 @@ cut --------------------------------------------------------
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | 3 | 0.150 | 3 | 20/20 | -0.062 | no | 13 | Add. | a \\| b &lt;i>c&lt;/i> |
 | 4 | 0.150 | 3 | 20/20 | unknown | no | 14 | 'rm' \\\\ it | 3 |
-
-## Rows that could not be used
-
-Every rejected row with its reason: `s3://b/pools/1f/rejects.jsonl`
-
-| reason | rows |
-| --- | --- |
-| missing_output | 1 |
-| too_large | 1 |
 
 ## Files
 
@@ -414,8 +418,9 @@ def test_a_report_of_a_race_shows_bounds_and_counts_of_cells():
 
 def test_a_report_does_not_speak_of_what_is_not_there():
     one = counts((1, 4, 4, 4))
-    clean = ReportData("t", {}, {}, "", one, score_bins(one, np.array([1]), TopK(1)), {4: 1}, [], [], "", "", {})
-    assert "could not be used" not in render_report(clean)
+    clean = ReportData("t", {}, [], "", one, score_bins(one, np.array([1]), TopK(1)), {4: 1}, [], [], "", "", {})
+    assert "## What was not used\n\nNothing was cut, dropped, merged or left out.\n\n## " in render_report(clean)
+    assert "rejected" not in render_report(clean)
     assert "ells per candidate" not in render_report(clean)
 
 

@@ -77,8 +77,9 @@ def scores(
 ) -> None:
     """Write a run's scores, one row per candidate.
 
-    Columns: candidate_id, candidate_row, golden_score, score_low, score_high, wins, cells, anchors, mean_gain, kept.
-    golden_score is empty where a race left cells out; mean_gain is in nats per token.
+    Columns: candidate_id, candidate_row, golden_score, score_low, score_high, wins, cells, anchors, mean_gain, kept,
+    cut_tokens, unscorable. golden_score is empty where a race left cells out; mean_gain is in nats per token;
+    cut_tokens is how many tokens of the demonstration were cut; unscorable is why a candidate has no score.
     """
     from nuggets.steps.export import export_scores
 
@@ -133,7 +134,7 @@ def gc(
         bool, typer.Option("--dry-run", help="Count the garbage without deleting it.", metavar="")
     ] = False,
 ) -> None:
-    """Sweep a store: files that killed writers left, week-old work lists of ended runs, blocks not yet joined.
+    """Sweep a store: files that killed writers left, week-old work lists of ended runs, joined notes, scattered blocks.
 
     Loses no cell.
     """
@@ -145,6 +146,7 @@ def gc(
         typer.echo(
             f"{pluralize(len(garbage.leftovers), 'file')} of killed writers, "
             f"{pluralize(len(garbage.worklists), 'work list')} of ended runs, "
+            f"{pluralize(len(garbage.notes), 'joined file')} of notes on prompts, "
             f"{pluralize(len(garbage.scattered), 'folder')} with several blocks, "
             f"{pluralize(len(garbage.damaged), 'damaged block')}{kept}"
         )

@@ -16,6 +16,8 @@ from nuggets.store.addresses import digest
 from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
 
+NO_FINITE_NUMBER = "no_finite_number"  # the reason; others are the faults of prompts (prompt_notes.py)
+
 
 @dataclass(frozen=True, slots=True)
 class UnscorableNote:

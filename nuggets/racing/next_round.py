@@ -58,7 +58,7 @@ class CellsToCompute:
 class NextCells:
     """How many cells are known, how many candidates are undecided, and which cells to compute next."""
 
-    known: int
+    known: int  # of candidates that have an eligible anchor
     undecided: int
     requested: int  # cells in all choices
     choices: Iterator[CellsToCompute]
@@ -69,7 +69,7 @@ def whole_table(pool: PoolGains) -> NextCells:
     known = incomplete = requested = 0
     for shard in pool():
         missing = _missing(shard)
-        known += missing.size - int(missing.sum())
+        known += int((~np.isnan(_scorable(shard))).sum())
         incomplete += int(missing.any(axis=1).sum())
         requested += int(missing.sum()) if shard.free else 0
     choices = (CellsToCompute(shard, _missing(shard)) for shard in pool() if shard.free)
@@ -90,7 +90,7 @@ def next_round(
     for shard in pool():
         shard_bounds.append(score_bounds(shard.gains, shard.eligible))
         free.append(np.full(len(shard.gains), shard.free))
-        known += sample.add(shard.gains)
+        known += sample.add(_scorable(shard))
     bounds = concatenate_bounds(shard_bounds)
     is_undecided = undecided(bounds, cut)
     if not is_undecided.any():
@@ -155,14 +155,22 @@ def _missing(shard: ShardGains) -> NDArray[np.bool_]:
     return missing
 
 
-def _active_candidates(bounds: ScoreBounds) -> int:
-    """How many candidates take part, counted from the first of the pool.
+def _scorable(shard: ShardGains) -> NDArray[np.float32]:
+    """The gains of a shard's candidates that have an eligible anchor."""
+    scorable = shard.eligible.any(axis=1)
+    return shard.gains if scorable.all() else shard.gains[scorable]
 
-    Ids are hashes, so the first candidates are a random sample of the pool.
+
+def _active_candidates(bounds: ScoreBounds) -> int:
+    """How many candidates, counted from the first of the pool, take part or have no eligible anchor.
+
+    Ids are hashes, so the first candidates are a random sample of the pool. Candidates without an eligible anchor get
+    no cells: if they counted, a pool with many of them would never reach more than the first ones of the others.
     """
-    pool = len(bounds.wins)
+    scorable = np.flatnonzero(bounds.anchors > 0)
     begun = int((bounds.cells > 0).sum())
-    return min(pool, max(_FIRST_CANDIDATES, ceil(pool * _FIRST_SHARE), ceil(begun * _GROWTH)))
+    number = max(_FIRST_CANDIDATES, ceil(len(scorable) * _FIRST_SHARE), ceil(begun * _GROWTH))
+    return int(scorable[number - 1]) + 1 if number < len(scorable) else len(bounds.wins)
 
 
 def _expected_cutoff(

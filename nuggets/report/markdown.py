@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.report.bins import ScoreBins, histogram
+from nuggets.report.not_used import NotUsed
 from nuggets.scores.anchor_wins import ReportedAnchor
 from nuggets.scores.selection import RankedRow, ScoreCounts
 
@@ -41,8 +42,8 @@ class ReportData:
 
     title: str
     facts: Mapping[str, Any]  # shown in this order
-    rejects: Mapping[str, int]  # rows by reason
-    rejects_file: str  # full address
+    not_used: Sequence[NotUsed]
+    rejects_file: str  # full address; empty if no row was rejected
     counts: ScoreCounts
     bins: ScoreBins
     cells: Mapping[int, int]  # candidates by number of cells
@@ -62,6 +63,7 @@ def render_report(data: ReportData) -> str:
     parts = [
         f"# {data.title}",
         _table(("", ""), [(name, _one_line(str(value))) for name, value in data.facts.items()]),
+        *_not_used(data),
         "## Golden scores",
         "The share of anchors that an example makes more probable when the model sees it first. "
         "Compare scores within this run only: their level depends on the model and the anchors.",
@@ -83,12 +85,20 @@ def render_report(data: ReportData) -> str:
     parts += ["## Best", examples_table(data.best, certain=certain), worst, examples_table(data.worst, certain=certain)]
     if data.anchors:
         parts += ["## Anchors", *_anchors(data.anchors, certain=certain)]
-    if data.rejects:
-        rows = [(reason, str(count)) for reason, count in data.rejects.items()]
-        where = f"Every rejected row with its reason: {_address(data.rejects_file)}"
-        parts += ["## Rows that could not be used", where, _table(("reason", "rows"), rows)]
     parts += ["## Files", f"In {_address(data.folder)}", _table(("file", "what it holds"), list(data.files.items()))]
     return "\n\n".join(parts) + "\n"
+
+
+def _not_used(data: ReportData) -> list[str]:
+    """The section on what was cut, dropped or left out; it is never absent."""
+    parts = ["## What was not used"]
+    if not data.not_used:
+        return [*parts, "Nothing was cut, dropped, merged or left out."]
+    rows = [(_one_line(item.what), str(item.count), _one_line(item.which)) for item in data.not_used]
+    parts.append(_table(("what", "how many", "which"), rows))
+    if data.rejects_file:
+        parts.append(f"Every rejected row with its reason: {_address(data.rejects_file)}")
+    return parts
 
 
 def score_quantiles(counts: ScoreCounts) -> dict[str, tuple[float, float]]:

@@ -15,6 +15,7 @@ from nuggets.runs.selections import newest_selections
 from nuggets.scores.cuts import Cut
 from nuggets.scores.score_table import score_tables
 from nuggets.scores.selection import Boundary, count_scores, find_boundary
+from nuggets.steps.candidate_notes import read_candidate_notes
 from nuggets.steps.publish import published_cut
 from nuggets.steps.run_cells import RunCells, read_run_cells
 from nuggets.steps.selection_files import scores_with_kept
@@ -78,11 +79,12 @@ def stored_cells(store: Store, run_name: str) -> StoredCells:
 
 def run_scores(store: Store, run_name: str, cut: Cut | None) -> Iterator[Any]:
     """A run's scores as pyarrow tables, `kept` by the cut, or null without one."""
-    tables = score_tables(store, read_run(store, run_name))
+    run = read_run(store, run_name)
+    tables, notes = score_tables(store, run), read_candidate_notes(store, run)
     boundary: Boundary | None = None
     if cut is not None:
         boundary, _ = find_boundary(tables, count_scores(tables()), cut)
-    return (scores_with_kept(table, boundary) for table in tables())
+    return (scores_with_kept(table, boundary, notes) for table in tables())
 
 
 def scores_frame(store: Store, run_name: str, selection: str | None) -> "DataFrame":

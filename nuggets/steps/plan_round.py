@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from nuggets.anchors.anchor_set import Anchor
 from nuggets.cells.folders import cells_folder
+from nuggets.cells.unscorable import NO_FINITE_NUMBER
 from nuggets.errors import InputError
 from nuggets.models.prompts import PromptProfile
 from nuggets.models.scoring_setup import open_profile
@@ -41,6 +42,8 @@ class ScoringUnit:
 @dataclass(frozen=True, slots=True)
 class Round:
     """A round's tasks, and the state before it: cells of the full table, stored cells, undecided candidates.
+
+    Unscorable candidates are not among `candidates`, and their cells are in no count.
 
     `requested` is the number of cells that the round needs of its free shards. Cells that another run stores while the
     round is planned are in no task: a round without tasks is the last one only if it asks for nothing.
@@ -78,7 +81,7 @@ def plan_round(
         def gains_of_pool() -> Iterator[ShardGains]:
             for shard in cells.shards():
                 ids = shard.cells.candidate_ids
-                unscorable.update(cells.unscorable.intersection(ids.to_pylist()) if cells.unscorable else ())
+                unscorable.update(ids.filter(~shard.eligible.any(axis=1)).to_pylist())
                 index = shard.cells.index
                 yield ShardGains(index, ids, shard.gains, shard.eligible, free=index not in busy)
 
@@ -89,13 +92,15 @@ def plan_round(
             tokens = _tokens(profile, cells.anchors)
             min_cells = _min_cells(profile, read_candidates(prepared.store, pool.shards[0]), tokens)
             race = next_round(gains_of_pool, cut, tokens, min_cells=min_cells, round_number=number)
-        _check_unscorable(unscorable, prepared.max_bad_candidates)
-        table = pool.examples * len(cells.anchors)
+        without_number = [key for key in unscorable if cells.unscorable.get(key) == NO_FINITE_NUMBER]
+        _check_unscorable(without_number, prepared.max_bad_candidates)
+        scorable = pool.examples - len(unscorable)
+        table = scorable * len(cells.anchors)
         share = max(1, min(pool.shard_examples[0] * len(cells.anchors), ceil(race.requested / workers)))
         tasks = group_work(race.choices, cells_at_most=share)
         units = tuple(_unit(prepared, pool, task, number=number, index=index) for index, task in enumerate(tasks))
-    plan = Round(number, pool.examples, table, race.known, race.undecided, race.requested, units)
-    _report(plan, racing=cut is not None)
+    plan = Round(number, scorable, table, race.known, race.undecided, race.requested, units)
+    _report(plan, anchors=len(cells.anchors), racing=cut is not None)
     return plan
 
 
@@ -174,10 +179,9 @@ def _min_cells(profile: PromptProfile, candidates: Sequence[Candidate], tokens: 
     return max(1, round(4 * float(np.mean(lengths)) / float(tokens.mean())))
 
 
-def _report(plan: Round, *, racing: bool) -> None:
+def _report(plan: Round, *, anchors: int, racing: bool) -> None:
     cells = sum(unit.cells for unit in plan.units)
     # An upper bound: the race decides how many of the missing cells the undecided candidates need.
-    anchors = plan.table // plan.candidates
     at_most = min(plan.table - plan.stored, plan.undecided * anchors) if racing else cells
     if plan.number == 0:
         report_stage(

@@ -8,27 +8,30 @@ from pathlib import Path
 
 from nuggets.errors import UsageError
 from nuggets.pools.shards import Pool, read_pool_record
+from nuggets.progress import report_stage
 from nuggets.report.figure import data_address
 from nuggets.report.markdown import RankedExample, files_table, picture, score_quantiles, selections_table
+from nuggets.report.not_used import NotUsed, not_used_line
 from nuggets.runs.manifest import Run, read_run
 from nuggets.runs.selections import SelectionManifest, newest_selections, selection_folder, write_selection
 from nuggets.scores.anchor_wins import anchor_wins_path, read_anchor_wins
 from nuggets.scores.cuts import Cut, cut_from_options, cut_name, cut_options, describe_cut
 from nuggets.scores.score_table import golden_digest, score_tables
 from nuggets.scores.selection import (
-    Boundary,
     SelectionSummary,
-    Tables,
     candidates_by_cells,
     count_scores,
     find_boundary,
     summarize_selection,
     undecided_count,
 )
+from nuggets.steps.candidate_notes import read_candidate_notes
+from nuggets.steps.not_used import what_was_not_used
 from nuggets.steps.selection_files import (
     ANCHORS,
     PICTURE,
     SHOWN,
+    DecidedScores,
     ReportInputs,
     report_markdown,
     save_picture,
@@ -102,8 +105,11 @@ def publish_selection(store: Store, run_name: str, cut: Cut, *, memory: int = ME
         shown=shown_examples(store, pool, summary),
         already_there=_is_whole(store, folder, _file_names(store, run)),
     )
+    notes = read_candidate_notes(store, run)
+    not_used = what_was_not_used(store, run, pool, summary, notes)
+    report_stage(not_used_line(not_used))
     if not selection.already_there:
-        decided = _Decided(run, scores, pool, cut, tables, boundary, summary)
+        decided = _Decided(run, scores, pool, cut, DecidedScores(tables, boundary, notes), summary, not_used)
         _write_files(store, folder, decided, selection, memory=memory)
     return selection
 
@@ -162,25 +168,26 @@ class _Decided:
     """A decided cut of a run, and its result."""
 
     run: Run
-    scores: str  # digest
+    scores_digest: str
     pool: Pool
     cut: Cut
-    tables: Tables
-    boundary: Boundary
+    scores: DecidedScores
     summary: SelectionSummary
+    not_used: tuple[NotUsed, ...]
 
 
 def _write_files(store: Store, folder: str, decided: _Decided, selection: Selection, *, memory: int) -> None:
     run, pool, cut, summary = decided.run, decided.pool, decided.cut, decided.summary
     with temporary_folder() as temporary:
         files = {name: temporary / name for name in _file_names(store, run)}
-        save_selected(files["selected.jsonl"], store, pool, decided.tables, decided.boundary, memory=memory)
-        save_scores(files["scores.parquet"], decided.tables, decided.boundary)
+        save_selected(files["selected.jsonl"], store, pool, decided.scores, memory=memory)
+        save_scores(files["scores.parquet"], decided.scores)
         save_picture(files[PICTURE], run, cut, summary)
         if ANCHORS in files:
             files[ANCHORS].write_bytes(store.read(anchor_wins_path(run.name)))
         anchors = read_anchor_wins(store, run.name)
-        shown = ReportInputs(selection.shown, anchors, selection.folder, store.uri(pool.rejects_path))
+        rejects_file = store.uri(pool.rejects_path)
+        shown = ReportInputs(selection.shown, anchors, selection.folder, rejects_file, decided.not_used)
         report = report_markdown(run, pool, cut, summary, shown)
         files["report.md"].write_text(report, encoding="utf-8")
         digests = {name: _file_digest(file) for name, file in files.items()}
@@ -197,7 +204,7 @@ def _write_files(store: Store, folder: str, decided: _Decided, selection: Select
         kept=selection.kept,
         golden_score_quantiles=selection.quantiles,
         candidates_by_cells={str(cells): count for cells, count in sorted(by_cells.items())},
-        scores_digest=decided.scores,
+        scores_digest=decided.scores_digest,
         digests=digests,
         run={name: value for name, value in asdict(run).items() if name not in _OF_AN_ATTEMPT},
     )

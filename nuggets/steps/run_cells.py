@@ -8,7 +8,8 @@ with kept_cells(memory):                         once per flow: the table stays 
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 
 from nuggets.anchors.anchor_set import Anchor, read_anchors
 from nuggets.anchors.baseline import Baseline, read_baseline
+from nuggets.cells.prompt_notes import pool_notes_path, read_notes
 from nuggets.cells.sweep import ShardCells
 from nuggets.cells.table import CellTable
-from nuggets.cells.unscorable import read_unscorable
+from nuggets.cells.unscorable import NO_FINITE_NUMBER, read_unscorable
 from nuggets.pools.shards import Pool
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.golden import eligible_cells
@@ -42,21 +44,24 @@ class RunShard:
 class RunCells:
     """A run's cells, anchors and baseline. Profile `released` counts the cell of a candidate that is the anchor, too.
 
-    `unscorable`: candidates of any pool for which the model returned no number; they have no eligible anchors.
+    `unscorable`: candidates, some of them of other pools, that have no score, each with the reason. They have no
+    eligible anchors.
     """
 
     anchors: Sequence[Anchor]
     baseline: Baseline
     table: CellTable
     keep_own_cell: bool = True
-    unscorable: frozenset[str] = frozenset()
+    unscorable: Mapping[str, str] = field(default_factory=dict)
 
     def shards(self) -> Iterator[RunShard]:
         """The shards of the pool, in order, from the first again at every call."""
-        anchor_ids = [anchor.id for anchor in self.anchors]
+        anchor_ids, unscorable_ids = [anchor.id for anchor in self.anchors], sorted(self.unscorable)
         for cells in self.table.shards():
+            first, last = cells.candidate_ids[0].as_py(), cells.candidate_ids[-1].as_py()
+            unscorable = unscorable_ids[bisect_left(unscorable_ids, first) : bisect_right(unscorable_ids, last)]
             eligible = eligible_cells(
-                cells.candidate_ids, anchor_ids, keep_own_cell=self.keep_own_cell, unscorable=self.unscorable
+                cells.candidate_ids, anchor_ids, keep_own_cell=self.keep_own_cell, unscorable=unscorable
             )
             yield RunShard(cells, cell_gains(cells.values, self.baseline.zero_shot), eligible)
 
@@ -101,12 +106,22 @@ def run_cells(prepared: PreparedRun, pool: Pool, anchors_path: str) -> Iterator[
     with kept.lock:
         if kept.cells is None or kept.address != address:
             kept.address, kept.cells = None, None  # frees the old table before the new one takes its memory
-            kept.cells = read_run_cells(prepared.store, key, pool, anchors_path, memory=kept.memory)
+            kept.cells = replace(
+                read_run_cells(prepared.store, key, pool, anchors_path, memory=kept.memory),
+                unscorable=read_notes(prepared.store, pool_notes_path(key, pool.id)).faults,
+            )
             kept.address = address
         kept.cells.table.refresh()
         anchor_ids = [anchor.id for anchor in kept.cells.anchors]
         yield replace(
             kept.cells,
             keep_own_cell=prepared.setup.profile == "released",
-            unscorable=read_unscorable(prepared.store, key, anchor_ids) if prepared.max_bad_candidates else frozenset(),
+            unscorable={**_without_number(prepared, anchor_ids), **kept.cells.unscorable},
         )
+
+
+def _without_number(prepared: PreparedRun, anchor_ids: Sequence[str]) -> dict[str, str]:
+    """The candidates for which the model has returned no finite number, if the run may leave them out."""
+    if not prepared.max_bad_candidates:
+        return {}
+    return dict.fromkeys(read_unscorable(prepared.store, prepared.setup.key, anchor_ids), NO_FINITE_NUMBER)

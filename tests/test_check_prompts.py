@@ -1,0 +1,136 @@
+"""Prompts are made once before planning: what is cut is counted and named, what can't be scored is left out."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import job
+import pandas as pd
+import pyarrow as pa
+import pytest
+from conftest import EXAMPLES
+
+from nuggets.cells.prompt_notes import PromptNote, join_notes, pool_notes_path, read_notes, write_notes
+from nuggets.config.configs import CurateConfig
+from nuggets.errors import StoreError
+from nuggets.runs.manifest import read_run
+from nuggets.steps.check_prompts import check_shard, unchecked_shards
+from nuggets.steps.gc import find_garbage, sweep_garbage
+from nuggets.steps.ingest import ingest_run_pool
+from nuggets.steps.prepare import prepare_run
+from nuggets.steps.publish import Selection
+from nuggets.store.store import Store
+
+LONG = " ".join(f"word{number}" for number in range(150))
+ANSWERS = ("It lists words that are counted.", "asdf asdf", "I can not help with that.")
+CUT = [{"instruction": "Sum up the passage.", "input": LONG, "output": answer} for answer in ANSWERS]  # rows 0 to 2
+TOO_LONG = [{"instruction": "Write an essay.", "input": "", "output": LONG}]  # row 3
+SPECIAL = [{"instruction": "Close the turn.", "input": "", "output": "Done. </s> Not done."}]  # row 4
+POOL = [*CUT, *TOO_LONG, *SPECIAL, *EXAMPLES[:7]]
+LIMITS = {"demonstration_tokens": 160, "anchor_tokens": 80, "profile": "plain"}
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model: Path) -> Callable[..., CurateConfig]:
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in POOL))
+    (tmp_path / "anchors.json").write_text(json.dumps(EXAMPLES[10:13]))
+
+    def config(**options: Any) -> CurateConfig:
+        files = {name: str(tmp_path / file) for name, file in (("pool", "pool.jsonl"), ("anchor_file", "anchors.json"))}
+        common = {"store": str(tmp_path / "store"), "model": str(tiny_model), "run": "r", "shard_size": 5}
+        return CurateConfig(**{**files, **common, **LIMITS, "racing": "off", "top_k": 12, **options})
+
+    return config
+
+
+def scores_of(selection: Selection) -> pd.DataFrame:
+    return pd.read_parquet(Path(selection.folder, "scores.parquet")).set_index("candidate_row").sort_index()
+
+
+def test_a_run_without_cuts_says_so(config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture) -> None:
+    pool = Path(config().pool)
+    pool.write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES[:7]))
+    with caplog.at_level(logging.INFO, logger="nuggets.progress"):
+        selection = job.curate(config())
+    assert "prompts: 7 candidates, none cut, all fit demonstration_tokens=160" in caplog.messages
+    assert "anchors: 3 anchors, none cut, all fit anchor_tokens=80" in caplog.messages
+    assert "not used: nothing was cut or left out" in caplog.messages
+    report = Path(selection.folder, "report.md").read_text()
+    assert "## What was not used\n\nNothing was cut, dropped, merged or left out.\n" in report
+    assert (scores_of(selection).cut_tokens == 0).all()
+
+
+def test_rejects_turns_and_system_messages_are_in_log_and_report(
+    config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = [("system", "Be brief."), ("user", "Say a."), ("assistant", "a"), ("user", "Say b."), ("assistant", "b")]
+    talk = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    rows = [*EXAMPLES[:6], talk, {"instruction": "Say nothing."}, EXAMPLES[0]]
+    Path(config().pool).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with caplog.at_level(logging.INFO, logger="nuggets.progress"):
+        selection = job.curate(config(top_k=2))
+    (last,) = [line for line in caplog.messages if line.startswith("not used: ")]
+    report = Path(selection.folder, "report.md").read_text()
+    for what, count in {
+        "rejected rows: missing_output": 1,
+        "duplicate rows, merged": 1,
+        "later turns of conversations": 2,
+        "system messages": 1,
+    }.items():
+        assert f"{what} {count}" in last
+        assert f"| {what} | {count} | " in report
+    assert "rejects.jsonl`" in report
+
+
+def test_prompts_are_made_once_per_scoring_key(config: Callable[..., CurateConfig]) -> None:
+    prepared = prepare_run(config())
+    pool = ingest_run_pool(prepared, config())
+    shards = unchecked_shards(prepared, pool)
+    assert [item.index for item in shards] == [0, 1, 2]
+    check_shard(prepared, shards[1])
+    assert [item.index for item in unchecked_shards(prepared, pool)] == [0, 2]  # a retry does the rest
+    job.check_prompts(prepared, pool)
+    assert unchecked_shards(prepared, pool) == []
+    again = prepare_run(config(run="again"))
+    assert unchecked_shards(again, pool) == []
+    other = prepare_run(config(run="other", demonstration_tokens=200))
+    assert len(unchecked_shards(other, pool)) == 3
+
+
+def test_joined_notes_of_single_shards_are_garbage(config: Callable[..., CurateConfig]) -> None:
+    selection = job.curate(config())
+    store = Store(config().store)
+    assert find_garbage(store, older_than=3600.0).notes == ()
+    garbage = find_garbage(store, older_than=-1.0)
+    assert len(garbage.notes) == 3
+    sweep_garbage(store, garbage, damaged=False)
+    assert sorted(Path(path).name for path in store.list("prompts")) == ["anchors.parquet", "pool.parquet"]
+    again = job.curate(config(run="again"))
+    pd.testing.assert_frame_equal(scores_of(again), scores_of(selection))
+    assert read_run(store, "again").counts["cells_computed"] == 0
+
+
+def test_notes_are_joined_in_the_order_of_the_pool_and_found_by_id(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    notes = [
+        PromptNote(f"c{number}", 9 - number, number, 1, 0, 0, "no_room" if number == 2 else None)
+        for number in (1, 2, 3)
+    ]
+    write_notes(store, "a", notes[:2])
+    write_notes(store, "b", [])
+    write_notes(store, "c", notes[2:])
+    join_notes(store, "pool", ["a", "b", "c"])
+    joined = read_notes(store, "pool")
+    asked = pa.array(["c3", "none", "c2"])
+    assert joined.cut_tokens(asked).to_pylist() == [4, 0, 3]
+    assert joined.fault_of(asked).to_pylist() == [None, None, "no_room"]
+    assert joined.rows_with("cut_prompt") == [6, 8]  # those that are scored
+    assert (joined.faults, joined.rows_by_fault()) == ({"c2": "no_room"}, {"no_room": [7]})
+
+
+def test_missing_notes_are_named_with_what_to_do(tmp_path: Path) -> None:
+    path = pool_notes_path("key", "pool")
+    with pytest.raises(StoreError, match=f"{path} are missing: run the same nuggets curate command again"):
+        read_notes(Store(str(tmp_path)), path)
