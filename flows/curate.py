@@ -12,7 +12,7 @@ from flows.execution.executor import Executor
 from flows.execution.futures import results_of
 from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
-from flows.execution.stopping import finish_cancellation, sigterm_stops, tasks_end_with_flow
+from flows.execution.stopping import finish_cancellation, stoppably, tasks_end_with_flow
 from nuggets.config.configs import CurateConfig
 from nuggets.runs.engine_paths import read_engine_paths
 from nuggets.runs.manifest import RunState
@@ -61,17 +61,20 @@ def curate(config: CurateConfig) -> Selection:
     Args:
         config: The pool, the model, the cut, and where to run.
     """
-    with sigterm_stops():
-        watch = Stopwatch()
-        # The executor first: if its devices or its cluster are missing, an earlier run of this name keeps its state.
-        with open_executor(config) as executor:
-            prepared = prepare(config)
-            attempt = recorded_attempt(prepared.store, prepared.name, prepared.attempt, seconds=watch.seconds)
-            with attempt, tasks_end_with_flow():
-                return _curate(config, prepared, watch, executor)
+    return stoppably(_curate, config)
 
 
-def _curate(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, executor: Executor) -> Selection:
+def _curate(config: CurateConfig) -> Selection:
+    watch = Stopwatch()
+    # The executor first: if its devices or its cluster are missing, an earlier run of this name keeps its state.
+    with open_executor(config) as executor:
+        prepared = prepare(config)
+        attempt = recorded_attempt(prepared.store, prepared.name, prepared.attempt, seconds=watch.seconds)
+        with attempt, tasks_end_with_flow():
+            return _score_and_publish(config, prepared, watch, executor)
+
+
+def _score_and_publish(config: CurateConfig, prepared: PreparedRun, watch: Stopwatch, executor: Executor) -> Selection:
     watch.lap("prepare")
     pool = ingest(prepared, config)
     watch.lap("ingest")

@@ -9,7 +9,7 @@ from flows.execution.deployment_runs import score_everywhere
 from flows.execution.executor import Executor
 from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring
-from flows.execution.stopping import finish_cancellation, sigterm_stops, tasks_end_with_flow
+from flows.execution.stopping import finish_cancellation, stoppably, tasks_end_with_flow
 from nuggets.config.configs import ReselectConfig
 from nuggets.progress import report_stage
 from nuggets.runs.engine_paths import read_engine_paths
@@ -36,20 +36,23 @@ def reselect(config: ReselectConfig) -> Selection:
     Args:
         config: The run, its store, and the new cut.
     """
+    return stoppably(_reselect, config)
+
+
+def _reselect(config: ReselectConfig) -> Selection:
     store = open_store(config.store, config.s3_endpoint)
-    with sigterm_stops():
-        undecided = count_undecided(store, config.run, config.cut)
-        if not undecided:
-            return publish(store, config.run, config.cut, config.memory_mib)
-        report_stage(
-            f"run {config.run}: {undecided} candidates lack cells that this cut needs; scoring continues from the "
-            "stored cells"
-        )
-        with open_executor(config) as executor:
-            run = resume(store, config.run)
-            attempt = claim_run(store, config.run)
-            with recorded_attempt(store, config.run, attempt), tasks_end_with_flow():
-                return _score_and_publish(config, run, attempt, executor)
+    undecided = count_undecided(store, config.run, config.cut)
+    if not undecided:
+        return publish(store, config.run, config.cut, config.memory_mib)
+    report_stage(
+        f"run {config.run}: {undecided} candidates lack cells that this cut needs; scoring continues from the "
+        "stored cells"
+    )
+    with open_executor(config) as executor:
+        run = resume(store, config.run)
+        attempt = claim_run(store, config.run)
+        with recorded_attempt(store, config.run, attempt), tasks_end_with_flow():
+            return _score_and_publish(config, run, attempt, executor)
 
 
 def _score_and_publish(config: ReselectConfig, run: ResumedRun, attempt: str, executor: Executor) -> Selection:

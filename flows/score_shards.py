@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.execution.open_executor import open_executor
 from flows.execution.rounds import Scoring, score_in_rounds
-from flows.execution.stopping import finish_cancellation, sigterm_stops, tasks_end_with_flow
+from flows.execution.stopping import finish_cancellation, stoppably, tasks_end_with_flow
 from nuggets.config.configs import ScoreShardsConfig
 from nuggets.steps.run_cells import kept_cells
 from nuggets.store.store import open_store
@@ -25,7 +25,11 @@ def score_shards(config: ScoreShardsConfig) -> int:
     Args:
         config: The run, its store, the part, and the cut that the race is for.
     """
-    with sigterm_stops(), open_executor(config) as executor, tasks_end_with_flow(), kept_cells():
+    return stoppably(_score_shards, config)
+
+
+def _score_shards(config: ScoreShardsConfig) -> int:
+    with open_executor(config) as executor, tasks_end_with_flow(), kept_cells():
         run = resume(open_store(config.store, config.s3_endpoint), config.run)
         others = tuple(shard for shard in range(len(run.pool.shards)) if shard % config.parts != config.part)
         scoring = Scoring(run.prepared, run.pool, run.anchors, config.cut or run.cut, executor, others)

@@ -7,14 +7,19 @@ from contextvars import ContextVar
 
 from nuggets.errors import Interrupted
 
+_ON_REQUEST = "stopped on request"
 _requested = threading.Event()
+_reason = _ON_REQUEST  # of the first request
 # The request of one piece of work: a process of a cluster may work for several runs.
 _own: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
-def request_stop() -> None:
-    """Request that all work of this process stops; callable from a signal handler."""
-    _requested.set()
+def request_stop(reason: str = _ON_REQUEST) -> None:
+    """Request that all work of this process stops; callable from a signal handler. The first reason is kept."""
+    global _reason
+    if not _requested.is_set():
+        _reason = reason
+        _requested.set()
 
 
 @contextmanager
@@ -34,11 +39,13 @@ def stop_requested() -> bool:
 
 
 def check_stop() -> None:
-    """Raise Interrupted if a stop was requested; called between two pieces of work."""
+    """Raise Interrupted with the reason if a stop was requested; called between two pieces of work."""
     if stop_requested():
-        raise Interrupted("stopped on request")
+        raise Interrupted(_reason)
 
 
 def clear_stop() -> None:
     """Clear an earlier request to this process when a new run begins."""
+    global _reason
+    _reason = _ON_REQUEST
     _requested.clear()

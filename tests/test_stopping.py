@@ -21,6 +21,16 @@ def test_a_request_to_the_process_stops_all_until_it_is_forgotten() -> None:
     check_stop()
 
 
+def test_the_first_reason_is_the_one_that_is_reported() -> None:
+    request_stop("stopped because its flow run was deleted")
+    request_stop()
+    try:
+        with pytest.raises(Interrupted, match="stopped because its flow run was deleted"):
+            check_stop()
+    finally:
+        clear_stop()
+
+
 def test_a_piece_of_work_is_stopped_and_its_neighbours_and_successors_continue() -> None:
     ours, theirs = threading.Event(), threading.Event()
     seen: dict[str, bool] = {}

@@ -10,7 +10,7 @@ import typer
 
 from flows.cli.options import overridden, read_options_file, with_options
 from flows.cli.store_commands import store_commands
-from flows.execution.stopping import interrupted_exit_code
+from flows.execution.signals import interrupted_exit_code
 from nuggets import __version__
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig, config_from_mapping
 from nuggets.errors import Interrupted, NuggetsError, UsageError
@@ -98,7 +98,7 @@ def _show_selection(selection: "Selection", cut: Cut) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 130 interrupted, 143 by SIGTERM."""
+    """Run the command line; exit 0 done, 1 failed run, 2 wrong usage, 128 and the signal's number if interrupted."""
     sys.exit(run_command(app))
 
 

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -32,7 +32,11 @@ class RunDisplay(logging.Handler):
         self._last_line = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record."""
+        """Show a record. A terminal that was closed must not end the run."""
+        with suppress(OSError):
+            self._show(record)
+
+    def _show(self, record: logging.LogRecord) -> None:
         if hasattr(record, "cells_computed"):
             self._meter.count(record.cells_to_compute, record.cells_computed)  # type: ignore[attr-defined]
             if hasattr(record, "cells_round"):

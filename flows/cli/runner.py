@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 from flows.cli.console import hide_progress, show_progress
 from flows.cli.local_server import is_server_configured, prefect_api
-from flows.execution.stopping import signals_stop
+from flows.execution.signals import signals_stop
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices.devices import find_devices
 from nuggets.steps.prepare import check_config
 from nuggets.steps.publish import Selection, publish_selection, undecided_candidates
-from nuggets.stopping import clear_stop
+from nuggets.stopping import check_stop, clear_stop
 from nuggets.store.store import open_store
 
 # Prefect reads these when it is imported. Variables that are set already are kept.
@@ -72,10 +72,22 @@ def _surroundings() -> Iterator[None]:
     clear_stop()
     try:
         with signals_stop():
-            with prefect_api():
+            with prefect_api(), _stops_interrupt():
                 yield
     finally:
         hide_progress(display)
+
+
+@contextmanager
+def _stops_interrupt() -> Iterator[None]:
+    """Raise Interrupted where Prefect reports in its own way that a flow was stopped: cancelled, or deleted."""
+    from prefect.exceptions import CancelledRun, ObjectNotFound
+
+    try:
+        yield
+    except (CancelledRun, ObjectNotFound):
+        check_stop()
+        raise
 
 
 def _set_defaults() -> None:

@@ -1,10 +1,13 @@
 """Dask and Ray clusters through Prefect's task runners: each task reserves a GPU if the cluster has any."""
 
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -67,14 +70,44 @@ def _entered(runner: Any, executor: str, address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             _wait_for_listener(address)
-            stack.enter_context(runner)
-            getattr(runner, "client", None)  # Dask's runner connects on first access to its client
+            with _sigterm_handler_kept(), _no_terminal_signals() if address is None else nullcontext():
+                stack.enter_context(runner)
+                getattr(runner, "client", None)  # Dask's runner connects on first access to its client
         except Exception as error:  # Dask and Ray raise many types
             raise NuggetsError(
                 f"executor {executor}: no cluster answers at executor_address={address or 'this machine'}: {error}. "
                 "What is stored already is kept; start the cluster and run again"
             ) from error
         yield
+
+
+@contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Keep the SIGTERM handler of this process: Ray's ends the cluster before its tasks have stored their cells."""
+    if threading.current_thread() is not threading.main_thread():  # then nobody can install one
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _no_terminal_signals() -> Iterator[None]:
+    """The processes and threads that are started inside receive no Ctrl-C and no SIGHUP.
+
+    A terminal sends both to all processes of a command. Those of a cluster would end at once, and lose what they have
+    computed; this process notifies them. A signal that arrives meanwhile is handled afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()  # Dask needs it, and its start would unblock SIGINT
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_for_listener(address: str | None) -> None:

@@ -1,7 +1,7 @@
 """Scoring by flow runs of a deployment: each scores a part of the shards, where its work pool runs it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from flows.execution.rounds import Scored, Scoring, score_in_rounds
 from nuggets.errors import NuggetsError, UsageError
@@ -26,6 +26,7 @@ from nuggets.steps.plan_round import Round
 from nuggets.stopping import check_stop
 
 _POLL_SECONDS = 2.0
+_LONG_PAUSE_SECONDS = 20.0  # after a poll without an answer
 _WARN_SECONDS = 300.0  # without a started flow run; the warning is repeated
 _PAGE = 200  # flow runs in one answer of the API
 
@@ -78,15 +79,17 @@ def _await(
     count, ended = len(unfinished), list[tuple[FlowRun, State[Any]]]()
     warned = time.monotonic()
     while unfinished:
-        time.sleep(_POLL_SECONDS)
-        check_stop()
+        _pause(_POLL_SECONDS)
         polled = _poll(client, list(unfinished))
-        for run in polled:
+        if polled is None:
+            _pause(_LONG_PAUSE_SECONDS)
+            continue
+        for run in [*polled, *_deleted(unfinished, polled)]:
             if run.state is not None and run.state.is_final():
                 del unfinished[run.id]
                 ended.append((run, run.state))
                 report_stage(f"{run.name}: {run.state.name}; {len(unfinished)} of {count} flow runs are not finished")
-        if not polled or ended or any(run.start_time is not None for run in polled):
+        if ended or any(run.start_time is not None for run in polled):
             warned = time.monotonic()
         elif time.monotonic() > warned + _WARN_SECONDS:
             warned = time.monotonic()
@@ -97,8 +100,16 @@ def _await(
     return ended
 
 
-def _poll(client: SyncPrefectClient, runs: Sequence[UUID]) -> list[FlowRun]:
-    """The flow runs with their current states; none if the server does not answer, because it may answer next time."""
+def _pause(seconds: float) -> None:
+    """Wait between two polls. Raises Interrupted on a stop request."""
+    end = time.monotonic() + seconds
+    while (rest := end - time.monotonic()) > 0:
+        time.sleep(min(rest, _POLL_SECONDS))
+        check_stop()
+
+
+def _poll(client: SyncPrefectClient, runs: Sequence[UUID]) -> list[FlowRun] | None:
+    """The flow runs with their current states; None if the server does not answer, because it may answer next time."""
     polled: list[FlowRun] = []
     try:
         for start in range(0, len(runs), _PAGE):
@@ -106,8 +117,14 @@ def _poll(client: SyncPrefectClient, runs: Sequence[UUID]) -> list[FlowRun]:
             polled += client.read_flow_runs(flow_run_filter=page, limit=_PAGE)
     except Exception as error:
         report_stage(f"the Prefect server did not return the states of the flow runs and is polled again: {error}")
-        time.sleep(10 * _POLL_SECONDS)
+        return None
     return polled
+
+
+def _deleted(unfinished: Mapping[UUID, FlowRun], polled: Sequence[FlowRun]) -> list[FlowRun]:
+    """The flow runs that the server does not have any more, as cancelled ones: nothing else would end the wait."""
+    deleted = [unfinished[gone] for gone in unfinished.keys() - {run.id for run in polled}]
+    return [run.model_copy(update={"state": Cancelled(name="Deleted", message="it was deleted")}) for run in deleted]
 
 
 def _existing(client: SyncPrefectClient, deployment: str, configs: Sequence[dict[str, Any]]) -> dict[int, FlowRun]:

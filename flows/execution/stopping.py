@@ -1,11 +1,12 @@
-"""How a run is stopped: which part receives which signal, and what ends when.
+"""How a run is stopped: which part receives which request, and what ends when. docs/operations.md has the table.
 
 ```
- Ctrl-C or SIGTERM to a command              Cancel in the UI, or SIGTERM to a worker
-   | signals_stop, sigterm_stops               | Prefect raises a BaseException in the flow
-   |   1st: request_stop                       | tasks_end_with_flow
-   |   2nd: the process exits at once          |   request_stop
-   v                                           v
+ Ctrl-C, SIGTERM, SIGHUP     flow run cancelled or deleted,     Cancel in the UI, or SIGTERM to
+ to a command                or its worker has ended            the worker of a flow run
+   | signals.py                | polled by a thread               | Prefect raises a BaseException
+   |   1st: request_stop       |   request_stop                   | in the flow; tasks_end_with_flow
+   |   2nd: exit at once       |                                  |   request_stop
+   v                           v                                  v
  +---------------------- stop flag of the process: nuggets.stopping ----------------------+
  | the flow checks it between stages and while it waits for tasks, and raises Interrupted |
  +----------------------------------------------------------------------------------------+
@@ -18,54 +19,50 @@
    +----------------------------+------------------------------+
    | each task stores the cells that it has computed, and ends
    v
- the flow records `interrupted` in the run's manifest (attempt.py), closes its executor, and ends;
- finish_cancellation moves a flow run that is CANCELLING to CANCELLED
+ the flow records `interrupted` in the run's manifest (attempt.py), closes its executor, and ends as CANCELLED
+ (stoppably); where Prefect raised the BaseException, Prefect sets the final state
 ```
 
 Flow runs of a deployment are separate flows: deployment_runs.py sets them to CANCELLING.
 """
 
 import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
+from uuid import UUID
 
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Cancelling
+
+from flows.execution.signals import is_command, sigterm_stops
+from nuggets.errors import Interrupted
 from nuggets.progress import report_stage
-from nuggets.stopping import request_stop, stop_requested
+from nuggets.stopping import clear_stop, request_stop
+from tasks.cancellation_watch import Check, polled, why_over
 
-if TYPE_CHECKING:  # commands that run no flow import this module, and Prefect takes seconds to import
-    from prefect import Flow
-    from prefect.client.schemas.objects import FlowRun, State
-
-_received = signal.SIGINT  # the last signal; signal handlers belong to the process, and so does this
-_is_command = False  # whether this process is a command
+C = TypeVar("C")
+T = TypeVar("T")
+_POLL_SECONDS = 3.0
 
 
-@contextmanager
-def signals_stop() -> Iterator[None]:
-    """While this lasts, the first Ctrl-C or SIGTERM requests a stop of all work, and the second ends the process."""
-    global _is_command
-    with _handled(signal.SIGINT, signal.SIGTERM):
-        _is_command = True
-        try:
-            yield
-        finally:
-            _is_command = False
+def stoppably(work: Callable[[C], T], config: C) -> T:
+    """Do the work of a flow: signals, and what happens to its flow run, stop it.
 
-
-@contextmanager
-def sigterm_stops() -> Iterator[None]:
-    """Handle SIGTERM as `signals_stop` does, inside a flow, where Prefect has installed another handler.
-
-    Only in a command: a worker that cancels a flow run needs Prefect's handler.
+    A stopped flow ends as CANCELLED: an error would end it as FAILED, which reads like a fault.
     """
-    if not _is_command:
-        yield
-        return
-    with _handled(signal.SIGTERM):
-        yield
+    if not is_command():  # a command clears earlier requests itself, and one may have come before its flow began
+        clear_stop()
+    with sigterm_stops(), _flow_run_polled():
+        try:
+            return work(config)
+        except Interrupted as error:
+            request_stop(f"{error}")  # a task on a cluster may have found the request before this process
+            return Cancelled(message=f"{error}")  # type: ignore[return-value]
 
 
 @contextmanager
@@ -82,52 +79,53 @@ def tasks_end_with_flow() -> Iterator[None]:
 
 def notify_remote_tasks() -> None:
     """Set the flow run to CANCELLING: tasks on a Dask or Ray cluster poll its state, and no signal reaches them."""
-    from prefect.client.orchestration import get_client
-    from prefect.context import FlowRunContext
-    from prefect.states import Cancelling
-
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    flow_run = _flow_run()
+    if flow_run is None:
         return
     try:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(context.flow_run.id, Cancelling())
+            client.set_flow_run_state(flow_run, Cancelling())
+    except ObjectNotFound:
+        return  # the tasks find that it was deleted
     except Exception as error:  # then the tasks end with their cluster
         report_stage(f"the tasks on the cluster could not be notified to stop: {error}")
 
 
-def finish_cancellation(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
+def finish_cancellation(flow: "Flow[..., Any]", flow_run: FlowRun, state: "State[Any]") -> None:
     """Set a flow run that is CANCELLING to CANCELLED, the only state that can follow. A cancellation hook of flows.
 
-    A Prefect worker does this for the flow runs that it has started.
+    It is needed where a flow run is cancelled after its flow has checked for a stop for the last time. A Prefect worker
+    does this for the flow runs that it has started.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.states import Cancelled
-
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run.id, Cancelled())
 
 
-def interrupted_exit_code() -> int:
-    """The exit code of an interrupted command, as shells define it: 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + _received
-
-
 @contextmanager
-def _handled(*numbers: signal.Signals) -> Iterator[None]:
-    before = {number: signal.signal(number, _on_signal) for number in numbers}
-    try:
+def _flow_run_polled() -> Iterator[None]:
+    """Request a stop when this flow run is cancelled or deleted, or when its worker has ended."""
+    flow_run = _flow_run()
+    if flow_run is None:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return
+    with polled(flow_run, request_stop, seconds=_POLL_SECONDS, check=_check_of_this_process()):
+        yield
 
 
-def _on_signal(number: int, _: FrameType | None) -> None:
-    global _received
-    _received = signal.Signals(number)
-    if stop_requested():
-        os._exit(interrupted_exit_code())  # at once; only cells since the last commit are lost
-    request_stop()
-    again = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-    os.write(2, f"\nstopping after the current work; {again} again to stop at once\n".encode())
+def _check_of_this_process() -> Check:
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:  # no worker has started this process
+        return why_over
+    worker = os.getppid()
+
+    def check(client: SyncPrefectClient, flow_run: UUID) -> str:
+        if os.getppid() != worker:
+            return "stopped because the worker that started its flow run has ended"
+        # A worker ends a flow run that is CANCELLING with a signal, and sets its final state.
+        return why_over(client, flow_run, is_cancelled_here=False)
+
+    return check
+
+
+def _flow_run() -> UUID | None:
+    context = FlowRunContext.get()
+    return context.flow_run.id if context is not None and context.flow_run is not None else None
