@@ -50,7 +50,7 @@ def scores_of(selection: Selection) -> pd.DataFrame:
 
 
 def test_a_run_without_cuts_says_so(config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture) -> None:
-    pool = Path(config().pool)
+    pool = Path(config().pool[0])
     pool.write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES[:7]))
     with caplog.at_level(logging.INFO, logger="nuggets.progress"):
         selection = job.curate(config())
@@ -67,21 +67,40 @@ def test_rejects_turns_and_system_messages_are_in_log_and_report(
 ) -> None:
     turns = [("system", "Be brief."), ("user", "Say a."), ("assistant", "a"), ("user", "Say b."), ("assistant", "b")]
     talk = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    rows = [*EXAMPLES[:6], talk, {"instruction": "Say nothing."}, EXAMPLES[0]]
-    Path(config().pool).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [*EXAMPLES[:6], talk, {"instruction": "Say nothing.", "output": ""}, EXAMPLES[0]]
+    Path(config().pool[0]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     with caplog.at_level(logging.INFO, logger="nuggets.progress"):
         selection = job.curate(config(top_k=2))
     (last,) = [line for line in caplog.messages if line.startswith("not used: ")]
     report = Path(selection.folder, "report.md").read_text()
     for what, count in {
         "rejected rows: missing_output": 1,
-        "duplicate rows, merged": 1,
+        "merged duplicate rows": 1,
         "later turns of conversations": 2,
         "system messages": 1,
     }.items():
         assert f"{what} {count}" in last
         assert f"| {what} | {count} | " in report
     assert "rejects.jsonl`" in report
+
+
+def test_files_of_other_splits_and_further_instances_are_in_log_and_report(
+    config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    twice = {"instruction": "Repeat.", "instances": [{"input": text, "output": text} for text in ("a", "b")]}
+    for split, rows in (("train", [*EXAMPLES[:6], twice]), ("test", EXAMPLES[6:9])):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "folder" / f"{split}-00000-of-00001.jsonl").write_text(lines)
+    with caplog.at_level(logging.INFO, logger="nuggets.progress"):
+        selection = job.curate(config(pool=str(tmp_path / "folder"), top_k=2))
+    assert selection.candidates == 7
+    last = [line for line in caplog.messages if line.startswith("not used: ")][-1]
+    assert "further instances of an instruction 1" in last and "test" in last
+    report = Path(selection.folder, "report.md").read_text()
+    assert "| further instances of an instruction | 1 | only the first one is scored |" in report
+    section = report.partition("## What was not used\n\n")[2].partition("\n\n## ")[0]
+    assert "test" in section
 
 
 def test_prompts_are_made_once_per_scoring_key(config: Callable[..., CurateConfig]) -> None:

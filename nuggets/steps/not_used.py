@@ -27,7 +27,8 @@ def what_was_not_used(
     store: Store, run: Run, pool: Pool, summary: SelectionSummary, notes: CandidateNotes | None
 ) -> tuple[NotUsed, ...]:
     """All that a run has cut, dropped, merged or left out, in the order of its stages."""
-    items = [*_of_pool(pool)]
+    items = [NotUsed(item["what"], item["count"], item["why"]) for item in run.inputs["pool"].get("not_used", ())]
+    items += _of_pool(pool)
     if notes is not None:
         items += _of_prompts(notes.prompts, of="demonstrations", limit="demonstration_tokens")
     items.append(_without_score(run, summary, notes))
@@ -41,8 +42,9 @@ def what_was_not_used(
 def _of_pool(pool: Pool) -> Iterator[NotUsed]:
     for reason, count in pool.rejects.items():
         yield NotUsed(f"rejected rows: {reason}", count, f"first: {pool.first_rejects.get(reason, 'not recorded')}")
-    yield NotUsed("duplicate rows, merged", pool.duplicates, "equal to an earlier row")
+    yield NotUsed("merged duplicate rows", pool.duplicates, "equal to an earlier row")
     yield NotUsed("later turns of conversations", pool.dropped_turns, "only the first exchange is scored")
+    yield NotUsed("further instances of an instruction", pool.dropped_instances, "only the first one is scored")
     yield NotUsed("system messages", pool.system_messages, "no prompt profile has a place for them")
 
 
