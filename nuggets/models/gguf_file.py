@@ -1,7 +1,11 @@
-"""A GGUF file: whether it is whole, and for how many tokens it has embeddings."""
+"""A GGUF file: whether it is whole, and for how many tokens it has embeddings. It is parsed once per process."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from nuggets.errors import InputError, UsageError
 from nuggets.models.weight_files import unreadable_weights
@@ -29,10 +33,8 @@ def embedding_rows(model: str, path: Path) -> int:
 
     Raises InputError if the file is shorter than its header declares, or holds no language model.
     """
-    from gguf import GGUFReader
-
     try:
-        reader = GGUFReader(path)
+        reader = _reader(path)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise unreadable_weights(model, error) from error
     for tensor in reader.tensors:
@@ -46,7 +48,34 @@ def embedding_rows(model: str, path: Path) -> int:
 
 def gguf_architecture(path: Path) -> str:
     """The name of the architecture that a GGUF file has."""
-    from gguf import GGUFReader
-
-    field = GGUFReader(path).get_field("general.architecture")
+    field = _reader(path).get_field("general.architecture")
     return str(field.contents()) if field else "unknown"
+
+
+def parse_gguf_once() -> None:
+    """Let transformers use the reader of this module.
+
+    It parses the file for the configuration, for the tokenizer and for the weights. Each time takes seconds, because
+    the vocabulary is part of the header.
+    """
+    import gguf
+
+    gguf.GGUFReader = _reader  # type: ignore[assignment, misc]
+
+
+def _reader(path: str | Path) -> Any:
+    state = Path(path).stat()
+    return _parsed(str(path), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _parsed(path: str, _size: int, _changed: int) -> Any:
+    from gguf.gguf_reader import GGUFReader
+
+    class PlainReader(GGUFReader):
+        def _get(self, *arguments: Any, **options: Any) -> Any:
+            # A slice of a memmap takes several times as long as one of an array over the same memory.
+            self.data: Any = np.asarray(self.data)
+            return super()._get(*arguments, **options)
+
+    return PlainReader(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 from nuggets.errors import InputError
 from nuggets.models.files import ModelFiles
-from nuggets.models.gguf_file import embedding_rows, gguf_architecture
+from nuggets.models.gguf_file import embedding_rows, gguf_architecture, parse_gguf_once
 from nuggets.models.library_errors import one_line
 from nuggets.models.loading_report import check_report, reading_weights
 from nuggets.models.weight_files import check_weight_files
@@ -56,6 +56,8 @@ def read_structure(files: ModelFiles, *, trust_remote_code: bool = False) -> Str
 
 def location(files: ModelFiles) -> dict[str, Any]:
     """The arguments of from_pretrained that name a model."""
+    if files.gguf:
+        parse_gguf_once()
     return {"pretrained_model_name_or_path": files.folder, **({"gguf_file": files.gguf} if files.gguf else {})}
 
 
