@@ -40,8 +40,29 @@ def test_two_stores_of_one_process_have_endpoints_independently(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # no server listens there
     store = open_store(address, s3_server.endpoint)
     assert store.read("pool.jsonl").count(b"\n") == 20
-    assert find_source(f"{address}/pool.jsonl", s3_server.endpoint).files == (f"{address}/pool.jsonl",)
+    (file,) = find_source(f"{address}/pool.jsonl", s3_server.endpoint).files
+    assert (file.address, file.format) == (f"{address}/pool.jsonl", "json")
     assert locate(address)[0].endpoint_url is None  # the environment decides
+
+
+def test_folders_globs_and_splits_of_a_pool_on_s3(address: str, s3_server: LocalS3) -> None:
+    client = s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=s3_server.endpoint)
+    row = b'{"instruction": "Q", "output": "%d"}\n'
+    for number, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")):
+        client.pipe_file(f"{address}/hub/data/{name}.jsonl", row % number)
+    train, wild = ["0", "1"], f"{address}/hub/data/*.jsonl"
+    for addresses, split, outputs in (
+        (f"{address}/hub", None, train),
+        (f"{address}/hub/", "all", ["2", *train]),
+        (wild, None, train),
+        (wild, "test", ["2"]),
+        ([f"{address}/hub/data/train-00001-of-00002.jsonl", f"{address}/hub/data/train-00000*"], None, train),
+    ):
+        source = find_source(addresses, s3_server.endpoint, split=split)
+        rows = [item for _, item in read_pool(source, max_row_bytes=1000)]
+        assert [item.example.output for item in rows if isinstance(item, PoolRow)] == outputs
+    with pytest.raises(UsageError, match=f"no file matches '{address}/none/\\*'"):
+        find_source(f"{address}/none/*", s3_server.endpoint)
 
 
 def test_a_store_is_a_value_that_reaches_another_process(address: str, s3_server: LocalS3) -> None:
