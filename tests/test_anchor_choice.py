@@ -88,12 +88,11 @@ def test_faults_of_an_examples_tokens(tiny_model: Path) -> None:
     whole = bind_profile("plain", tokenizer, TokenLimits(100, 100)).anchor(example)
 
     def faults(limit: int) -> tuple[str, ...]:
-        profile, roomier = (bind_profile("plain", tokenizer, TokenLimits(100, tokens)) for tokens in (limit, limit + 1))
-        return token_faults(example, profile, roomier)
+        return token_faults(example, bind_profile("plain", tokenizer, TokenLimits(100, limit)))
 
     assert faults(100) == faults(len(whole.ids)) == ()
-    assert faults(len(whole.ids) - 1) == faults(whole.response_start + 1) == (TRUNCATED,)
-    assert faults(whole.response_start) == faults(2) == (NO_RESPONSE,)
+    assert faults(len(whole.ids) - 1) == (TRUNCATED,)
+    assert faults(whole.response_start + 1) == faults(whole.response_start) == faults(2) == (NO_RESPONSE,)
 
 
 def test_near_duplicates_are_recognized_by_the_angle_between_unit_vectors() -> None:
@@ -122,7 +121,7 @@ def test_a_response_that_is_cut_is_passed_over_and_what_was_passed_over_is_count
 ) -> None:
     angles = {"Name the sky.": 0.3, "Describe the sky.": 0.0, "Paint the sky.": 0.64, "Name the sea.": 2.0}
     rows = [{"instruction": text, "output": "blue"} for text in angles]
-    rows[0]["output"] = "blue " * 300  # the nearest one to the centre of its cluster
+    rows[0]["output"] = "blue " * 20  # the nearest one to the centre of its cluster
     pool_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = configured(anchors=2, anchor_tokens=60)
     prepared, pool = prepared_pool(config)

@@ -28,7 +28,6 @@ from nuggets.cells.blocks import CellBlock, read_block, write_block
 from nuggets.cells.conflicts import join_cells
 from nuggets.cells.folders import cells_folder, compact, folder_range, list_blocks, read_cells, read_folder
 from nuggets.errors import StoreError
-from nuggets.store.addresses import digest, scoring_key
 from nuggets.store.file_systems import locate
 from nuggets.store.store import Store
 
@@ -726,11 +725,3 @@ def set_partition(data: st.DataObject, size: int) -> list[list[int]]:
     order = data.draw(st.permutations(range(size)))
     cuts = sorted(data.draw(st.sets(st.integers(1, size - 1))) if size > 1 else [])
     return [order[start:stop] for start, stop in zip([0, *cuts], [*cuts, size], strict=True)]
-
-
-def test_cells_of_refined_demonstrations_have_a_folder_apart():
-    of = {"model": "m", "profile": "released", "demonstration_tokens": 9, "anchor_tokens": 200, "dtype": "float32"}
-    plain = scoring_key(**of)
-    assert plain == digest({"scoring_version": 1, **of})
-    assert scoring_key(**of, kv_iter=1) == plain
-    assert len({plain, scoring_key(**of, kv_iter=2), scoring_key(**of, kv_iter=3)}) == 3

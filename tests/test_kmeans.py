@@ -168,8 +168,9 @@ def test_fewer_scorable_examples_than_clusters_are_refused_with_both_numbers():
     with pytest.raises(InputError) as refused:
         anchors_of(vectors, 3, scorable=lambda row: row < 2)
     assert str(refused.value) == (
-        "only 2 examples of the pool can be scored as anchors (the others have no response tokens within "
-        "anchor_tokens), 3 are needed: ask for fewer anchors or raise anchor_tokens"
+        "only 2 examples of the pool can be scored as anchors (the others have too little of their response within "
+        "anchor_tokens, or the tokenizer can't reproduce them), 3 are needed: ask for fewer anchors or raise "
+        "anchor_tokens"
     )
 
 

@@ -137,28 +137,9 @@ def test_plain_boundary_is_exact_for_any_text(instruction: str, given_input: str
     assert BARE.decode(anchor.ids[anchor.response_start :]) == output.strip()
 
 
-@pytest.mark.parametrize("limit", [3, 10, 20])
-def test_plain_demonstration_that_is_cut_still_ends_with_the_blank_line(limit: int) -> None:
-    whole = bind_profile("plain", WITH_BOS, LIMITS).demonstration(SUM).ids
-    blank_line = ids_of(WITH_BOS, "\n\n")
-    assert len(whole) > 20
-    cut = bind_profile("plain", WITH_BOS, TokenLimits(limit, 512)).demonstration(SUM).ids
-    assert cut == (*whole[: limit - len(blank_line)], *blank_line)
-    assert len(cut) == limit
-
-
 def test_plain_demonstration_that_fits_exactly_is_not_cut() -> None:
-    whole = bind_profile("plain", WITH_BOS, LIMITS).demonstration(SUM).ids
-    assert bind_profile("plain", WITH_BOS, TokenLimits(len(whole), 512)).demonstration(SUM).ids == whole
-
-
-def test_plain_anchor_is_cut_from_its_end_and_unscorable_when_no_response_is_left() -> None:
-    prompt = ids_of(BARE, SUM_PROMPT)
-    whole = prompt + ids_of(BARE, SUM.output)
-    for limit, left in [(len(whole), len(whole) - len(prompt)), (len(prompt) + 1, 1), (len(prompt), 0), (2, 0)]:
-        anchor = bind_profile("plain", BARE, TokenLimits(2048, limit)).anchor(SUM)
-        assert anchor.ids == whole[:limit]
-        assert anchor.response_tokens == left
+    whole = bind_profile("plain", WITH_BOS, LIMITS).demonstration(SUM)
+    assert bind_profile("plain", WITH_BOS, TokenLimits(len(whole.ids), 512)).demonstration(SUM) == whole
 
 
 # --- chat -------------------------------------------------------------------------------------------------------------
@@ -259,13 +240,6 @@ def test_chat_scores_the_response_s_own_text_and_nothing_else(tokenizer: Any) ->
     assert anchor.ids[anchor.response_start :] == ids_of(tokenizer, "The sum of the numbers is 6.")
 
 
-@CHAT
-def test_chat_anchor_is_unscorable_when_no_response_is_left(tokenizer: Any) -> None:
-    start = bind_profile("chat", tokenizer, LIMITS).anchor(SUM).response_start
-    assert bind_profile("chat", tokenizer, TokenLimits(2048, start + 1)).anchor(SUM).response_tokens == 1
-    assert bind_profile("chat", tokenizer, TokenLimits(2048, start)).anchor(SUM).response_tokens == 0
-
-
 def test_chat_opening_holds_the_default_system_prompt_and_the_turns_are_not_in_it() -> None:
     tokenizer = CHAT_TOKENIZERS["chatml", True]
     assert tokenizer.decode(bind_profile("chat", tokenizer, LIMITS).opening) in (
@@ -276,34 +250,6 @@ def test_chat_opening_holds_the_default_system_prompt_and_the_turns_are_not_in_i
         tokenizer = CHAT_TOKENIZERS[name, False]
         (opening,) = bind_profile("chat", tokenizer, LIMITS).opening
         assert tokenizer.decode([opening]) == {"llama3": "<|begin_of_text|>", "mistral": "<s>"}[name]
-
-
-@pytest.mark.parametrize("name", ["chatml", "llama2", "llama3", "mistral"])
-def test_chat_demonstration_is_cut_at_its_limit(name: str) -> None:
-    tokenizer = CHAT_TOKENIZERS[name, True]
-    whole = bind_profile("chat", tokenizer, LIMITS).demonstration(SUM).ids
-    assert bind_profile("chat", tokenizer, TokenLimits(20, 512)).demonstration(SUM).ids == whole[:20]
-
-
-FIRST_TURN_ONLY = "[INST] {{ messages[0]['content'] }} [/INST]"
-LAST_TURN_ONLY = "[INST] {{ messages[-1]['content'] }} [/INST]"
-REFUSES_A_SECOND = (
-    "{% if messages | length > 1 %}{{ raise_exception('only one question, please') }}{% endif %}" + FIRST_TURN_ONLY
-)
-FORGETS_ANSWERS = (
-    "{% for message in messages if message['role'] == 'user' %}[INST] {{ message['content'] }}{% endfor %}"
-)
-
-
-@pytest.mark.parametrize("template", [FIRST_TURN_ONLY, LAST_TURN_ONLY, REFUSES_A_SECOND, FORGETS_ANSWERS])
-def test_chat_template_that_cannot_hold_a_demonstration_is_refused(template: str) -> None:
-    with pytest.raises(InputError, match="can't hold two exchanges.*use profile plain"):
-        bind_profile("chat", build_tokenizer(True, template), LIMITS)
-
-
-def test_chat_without_a_chat_template_is_refused() -> None:
-    with pytest.raises(InputError, match="needs a chat template.*use profile plain"):
-        bind_profile("chat", BARE, LIMITS)
 
 
 # --- every profile ----------------------------------------------------------------------------------------------------

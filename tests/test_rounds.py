@@ -351,7 +351,7 @@ def test_a_raised_scoring_version_begins_new_cells_and_leaves_the_old_ones_reada
     store = tmp_path / "store"
     job.curate(configured(pool_file, store, tiny_model, anchor_file, top_fraction=0.05))
     before = stored_cells(store)
-    monkeypatch.setattr("nuggets.store.addresses.SCORING_VERSION", 2)
+    monkeypatch.setattr("nuggets.store.addresses.SCORING_VERSION", 1)
     pd.testing.assert_frame_equal(stored_cells(store), before)
     assert cut_again(store, top_k=1).kept == 1
     with pytest.raises(UsageError, match="this version of nuggets give .*: cells of two kinds must not be mixed"):

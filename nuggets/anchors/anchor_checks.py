@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from nuggets.examples import Example
 from nuggets.models.prompts import PromptProfile
 
-NO_RESPONSE = "no_response"  # no response token is left within anchor_tokens: a loss for every candidate
-TRUNCATED = "truncated"  # its tokens exceed anchor_tokens: only the beginning of its response would be scored
+NO_RESPONSE = "no_response"  # too little of its response is left within anchor_tokens, or it is not reproduced
+TRUNCATED = "truncated"  # its tokens exceed anchor_tokens: a part of its prompt or response would be missing
 NEAR_DUPLICATE = "near_duplicate"  # of another anchor, which would count twice
 # Faults accepted where too few examples pass, the lesser first: a truncated response still measures something
 # that no other anchor does. An example without response tokens is never accepted.
@@ -24,12 +24,12 @@ TOLERATED = (TRUNCATED, NEAR_DUPLICATE)
 NEAR_DUPLICATE_COSINE = 0.95
 
 
-def token_faults(example: Example, profile: PromptProfile, roomier: PromptProfile) -> tuple[str, ...]:
-    """The faults of an example's tokens; `roomier` is the profile with a limit of at least one token more."""
+def token_faults(example: Example, profile: PromptProfile) -> tuple[str, ...]:
+    """The faults of an example's tokens."""
     anchor = profile.anchor(example)
-    if not anchor.response_tokens:
+    if anchor.fault or not anchor.response_tokens:
         return (NO_RESPONSE,)
-    return (TRUNCATED,) if len(roomier.anchor(example).ids) > len(anchor.ids) else ()
+    return (TRUNCATED,) if anchor.cut_prompt or anchor.cut_response else ()
 
 
 def is_near_duplicate(vector: NDArray[np.float32], chosen: Iterable[NDArray[np.float32]]) -> bool:

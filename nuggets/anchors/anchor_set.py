@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from nuggets.errors import InputError
 from nuggets.examples import RECOGNISED, Example, FieldNames, Reject, example_id
+from nuggets.models.prompt_tokens import FAULT_MEANINGS
 from nuggets.models.prompts import PromptProfile
 from nuggets.pools.readers.detect import PoolSource
 from nuggets.pools.readers.rows import read_pool
@@ -78,18 +79,20 @@ def anchors_from_file(source: PoolSource, *, max_row_bytes: int, names: FieldNam
 
 
 def check_scorable(anchors: Sequence[Anchor], profile: PromptProfile) -> None:
-    """Raise InputError that names the anchors without response tokens within the limits.
+    """Raise InputError that names the anchors that must not be scored, and why.
 
     Profile `released` keeps them, as the authors' program does: they are a loss for every candidate.
     """
     if profile.name == "released":
         return
-    unscorable = [row for row, anchor in enumerate(anchors) if not profile.anchor(anchor.example).response_tokens]
-    if unscorable:
-        raise InputError(
-            f"anchors in rows {', '.join(map(str, unscorable[:10]))}{', ...' if len(unscorable) > 10 else ''} have no "
-            "response tokens left within anchor_tokens: raise anchor_tokens, or remove these anchors"
-        )
+    faults = {row: profile.anchor(anchor.example).fault for row, anchor in enumerate(anchors)}
+    for fault, meaning in FAULT_MEANINGS.items():
+        rows = [str(row) for row, of_row in faults.items() if of_row is fault]
+        if rows:
+            raise InputError(
+                f"anchors in rows {', '.join(rows[:10])}{', ...' if len(rows) > 10 else ''} can't be scored within "
+                f"anchor_tokens: {meaning}, or remove these anchors"
+            )
 
 
 def anchor_set_path(key: str) -> str:

@@ -71,8 +71,9 @@ def nearest_members(
             return [members[centre] for centre in range(len(centres))]
         if not np.isfinite(distances).all():  # the whole pool was ranked
             raise InputError(
-                f"only {len(members)} examples of the pool can be scored as anchors (the others have no response "
-                f"tokens within anchor_tokens), {len(centres)} are needed: ask for fewer anchors or raise anchor_tokens"
+                f"only {len(members)} examples of the pool can be scored as anchors (the others have too little of "
+                f"their response within anchor_tokens, or the tokenizer can't reproduce them), {len(centres)} are "
+                "needed: ask for fewer anchors or raise anchor_tokens"
             )
         kept *= 4
 

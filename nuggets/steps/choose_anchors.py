@@ -37,7 +37,10 @@ from nuggets.store.store import Store
 # Counts of an anchor set, which manifest and report show by these names, and their log lines.
 COUNT_MEANINGS = {
     "long_examples": "examples longer than the encoder's window, embedded as the mean of several windows",
-    "anchors_passed_over_no_response": "nearer examples passed over, no response tokens within anchor_tokens",
+    "anchors_passed_over_no_response": (
+        "nearer examples passed over, too little of their response within anchor_tokens, or not reproduced by the "
+        "tokenizer"
+    ),
     "anchors_passed_over_truncated": "nearer examples passed over, longer than anchor_tokens",
     "anchors_passed_over_near_duplicate": "nearer examples passed over, near duplicates of another anchor",
     "anchors_truncated": "anchors longer than anchor_tokens, because too few examples pass all checks",
@@ -117,6 +120,7 @@ def anchor_set_address(prepared: PreparedRun, config: CurateConfig, pool: Pool) 
                 # Tokenizer, profile and limit determine which examples pass the checks.
                 "model": prepared.setup.model_digest,
                 "profile": prepared.setup.profile,
+                "rendering": prepared.setup.rendering,
                 "anchor_tokens": prepared.setup.limits.anchor,
             }
         )
@@ -138,10 +142,9 @@ def _from_file(store: Store, prepared: PreparedRun, config: CurateConfig) -> Anc
 
 def _find(vectors: PoolVectors, setup: ScoringSetup, *, rows: int, count: int, seed: int) -> AnchorSet:
     profile = open_profile(setup)
-    roomier = open_profile(replace(setup, limits=replace(setup.limits, anchor=setup.limits.anchor + 1)))
 
     def faults(position: int, chosen: Sequence[int]) -> tuple[str, ...]:
-        of_tokens = token_faults(vectors.candidate(position).example, profile, roomier)
+        of_tokens = token_faults(vectors.candidate(position).example, profile)
         is_twin = is_near_duplicate(vectors.vector(position), map(vectors.vector, chosen))
         return (*of_tokens, NEAR_DUPLICATE) if is_twin else of_tokens
 

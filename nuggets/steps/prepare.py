@@ -12,7 +12,7 @@ from nuggets.models.files import ModelFiles, files_digest, find_encoder, find_la
 from nuggets.models.language_model import resolve_dtype
 from nuggets.models.model_card import ModelCard, check_encoder, check_memory, describe_model
 from nuggets.models.prompts import Profile, token_limits
-from nuggets.models.scoring_setup import ScoringSetup
+from nuggets.models.scoring_setup import ScoringSetup, with_rendering
 from nuggets.models.weight_files import check_weight_files
 from nuggets.pools.left_out import LeftOut
 from nuggets.pools.readers.content_digest import combined_digest
@@ -37,9 +37,8 @@ def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
     limits = token_limits(
         profile, context=card.context, demonstration=config.demonstration_tokens, anchor=config.anchor_tokens
     )
-    return ScoringSetup(
-        files, card.digest, profile, limits, resolve_dtype(config.dtype, config.devices), config.kv_iter, trusted
-    )
+    dtype = resolve_dtype(config.dtype, config.devices)
+    return with_rendering(store, ScoringSetup(files, card.digest, profile, limits, dtype, config.kv_iter, trusted))
 
 
 def check_models(store: Store, config: CurateConfig) -> tuple[ScoringSetup, ModelFiles | None]:
@@ -108,6 +107,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         **config.field_names.identity,
         "model": setup.model_digest,
         "profile": setup.profile,
+        "rendering": setup.rendering,
         "demonstration_tokens": setup.limits.demonstration,
         "anchor_tokens": setup.limits.anchor,
         "dtype": setup.dtype,
