@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from nuggets.store.store import Store
+
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_cells", "load_scores"]
 
@@ -32,9 +34,8 @@ def load_scores(
     >>> scores.golden_score.describe()
     """
     from nuggets.steps.frames import scores_frame  # here, because `import nuggets` is to stay cheap
-    from nuggets.store.store import open_store
 
-    return scores_frame(open_store(store, s3_endpoint), run, selection)
+    return scores_frame(_opened(store, s3_endpoint), run, selection)
 
 
 def load_cells(
@@ -50,6 +51,12 @@ def load_cells(
     >>> (cells.one_shot > cells.zero_shot).groupby(cells.anchor_row).mean()
     """
     from nuggets.steps.frames import cells_frame
-    from nuggets.store.store import open_store
 
-    return cells_frame(open_store(store, s3_endpoint), run, wide=wide)
+    return cells_frame(_opened(store, s3_endpoint), run, wide=wide)
+
+
+def _opened(address: str, endpoint: str | None) -> "Store":
+    from nuggets.store.store import open_store
+    from nuggets.store.user_address import Accepts, resolve_address
+
+    return open_store(resolve_address("store", address, Accepts.STORED), endpoint)

@@ -138,9 +138,9 @@ def test_an_invalid_cut_is_refused_by_both_configurations(options: dict[str, Any
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": ""}, "pool is empty: name the file or folder with the examples to choose from"),
-        ({"pool": []}, "pool is empty: name the file or folder with the examples to choose from"),
-        ({"pool": ["a.jsonl", ""]}, "pool is empty: name the file or folder with the examples to choose from"),
+        ({"pool": ""}, "pool is empty: give a path on this machine, or s3://bucket/key"),
+        ({"pool": []}, "pool is empty: give a path on this machine, or s3://bucket/key"),
+        ({"pool": ["a.jsonl", ""]}, "pool is empty: give a path on this machine, or s3://bucket/key"),
         ({"pool": 5}, "pool=5 is int; it has to be str or list"),
         ({"pool": ["a.jsonl", 5]}, "pool=5 is int; it has to be str"),
         ({"pool": None}, "pool=None is NoneType; it has to be str or list"),

@@ -99,8 +99,9 @@ def test_an_encoder_needs_no_tokenizer_of_these_names_but_a_language_model_does(
 @pytest.mark.parametrize("reference", ["/nowhere/model", "./nowhere", "../nowhere", "nowhere/deep/model", "a b"])
 def test_a_missing_folder_is_refused_without_asking_anyone(tmp_path, monkeypatch, reference):
     monkeypatch.chdir(tmp_path)
+    shown = f"'{reference}'" if reference.startswith("/") else f"'{reference}' ({os.path.abspath(reference)})"
     assert refusal(reference) == (
-        f"model='{reference}': there is no such folder or file: give model as a folder with config.json and "
+        f"model={shown}: there is no such folder or file: give model as a folder with config.json and "
         ".safetensors, a .gguf file, or the id of a model on the hub"
     )
 

@@ -167,6 +167,8 @@ def test_what_is_not_a_pool(tmp_path: Path, name: str, data: bytes, message: str
 def test_nothing_at_the_address(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"no file or folder at '{tmp_path}/gone.json'"):
         find_source(f"{tmp_path}/gone.json")
+    with pytest.raises(UsageError, match=rf"no file or folder at 'gone.json' \({Path.cwd()}/gone.json\)"):
+        find_source("gone.json")
     with pytest.raises(UsageError, match="no file or folder at 'memory://gone/pool.json'"):
         find_source("memory://gone/pool.json")
     with pytest.raises(UsageError, match="^no pool in the folder"):
@@ -201,10 +203,10 @@ def test_every_format_behind_a_url(tmp_path: Path, memory: Any) -> None:
         assert source_digest(find_source(url)) == source_digest(local)
 
 
-def test_relative_paths_and_file_urls_mean_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_and_absolute_paths_mean_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "pool.json", array(ROWS))
     monkeypatch.chdir(tmp_path)
-    urls = ("pool.json", "./pool.json", f"file://{path}")
+    urls = ("pool.json", "./pool.json", str(path))
     assert [find_source(url) for url in urls] == [source_of(url, (str(path), "json")) for url in urls]
 
 

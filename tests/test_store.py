@@ -181,11 +181,9 @@ def test_a_store_that_can_be_written_passes_the_check_and_is_left_as_it_was(stor
         assert list(Path(store.url).iterdir()) == []
 
 
-def test_a_relative_folder_means_the_same_place_from_everywhere(tmp_path, monkeypatch):
+def test_a_relative_folder_means_the_same_folder_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    expected = [str(tmp_path / "x"), str(tmp_path / "home/x"), str(tmp_path / "x"), str(tmp_path)]
-    assert [open_store(url).url for url in ("./x/", "~/x", f"file://{tmp_path}/x", ".")] == expected
+    assert [open_store(url).url for url in ("./x/", f"{tmp_path}/x", ".")] == [f"{tmp_path}/x"] * 2 + [str(tmp_path)]
     assert open_store("s3://bucket/prefix/").url == "s3://bucket/prefix"
 
 

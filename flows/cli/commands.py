@@ -3,7 +3,6 @@
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,9 +33,16 @@ app = typer.Typer(
 @with_options(
     CurateConfig,
     argument="pool",
-    extra={"config": Annotated[Path | None, typer.Option("--config", help="YAML file with any of these options.")]},
+    extra={
+        "config": Annotated[
+            str | None,
+            typer.Option(
+                "--config", help="YAML file with any of these options. Its relative paths are relative to the file."
+            ),
+        ]
+    },
 )
-def curate(config: Path | None = None, **options: Any) -> None:
+def curate(config: str | None = None, **options: Any) -> None:
     """Score a pool and publish the examples that help most. Cells that are in the store are not computed again."""
     given = {name: value for name, value in options.items() if value not in (None, [])}
     in_file = read_options_file(config) if config else {}

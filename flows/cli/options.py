@@ -1,6 +1,7 @@
 """Commands whose options are generated from the fields of a configuration dataclass."""
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -9,9 +10,10 @@ import typer
 import yaml
 from pydantic.fields import FieldInfo
 
-from nuggets.config.configs import EXCLUSIVE
+from nuggets.config.configs import EXCLUSIVE, with_paths_from
 from nuggets.config.declaration import declared_fields
 from nuggets.errors import UsageError
+from nuggets.store.user_address import Accepts, resolve_address
 
 
 def with_options(
@@ -42,12 +44,17 @@ def with_options(
     return decorate
 
 
-def read_options_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, by names of fields. Raises UsageError naming file and line if it is none."""
+def read_options_file(address: str) -> dict[str, Any]:
+    """The mapping in a YAML file, by names of fields; its relative paths are relative to the file.
+
+    Raises UsageError naming file and line if it is none.
+    """
+    path = Path(os.path.abspath(resolve_address("config", address, Accepts.FILE)))
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config='{path}' can't be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"config='{path}' can't be read: {reason}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"config='{path}' is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -58,7 +65,10 @@ def read_options_file(path: Path) -> dict[str, Any]:
         if field_name in options:
             raise UsageError(f"config='{path}' gives {field_name} twice, as {name} too: leave one of them out")
         options[field_name] = value
-    return options
+    try:
+        return with_paths_from(str(path.parent), options)
+    except UsageError as error:
+        raise UsageError(f"config='{path}': {error}") from None
 
 
 def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

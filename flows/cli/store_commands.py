@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuggets.config.configs import DEFAULT_STORE
-from nuggets.config.rules import check_address, check_endpoint
+from nuggets.config.rules import check_endpoint
 from nuggets.errors import NuggetsError, UsageError
 from nuggets.progress import pluralize
+from nuggets.store.user_address import Accepts, resolve_address
 
 if TYPE_CHECKING:
     from nuggets.store.store import Store
@@ -27,7 +28,7 @@ S3Endpoint = Annotated[
     str | None, typer.Option("--s3-endpoint", help="URL of the server that s3:// addresses mean.", show_default=False)
 ]
 Out = Annotated[
-    Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
+    str, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl.", show_default=False, metavar="FILE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.", metavar="")]
 
@@ -42,7 +43,7 @@ def cells(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S3E
     from nuggets.steps.export import export_cells
 
     with _given_store(store, endpoint) as opened:
-        exported = export_cells(opened, run, out)
+        exported = export_cells(opened, run, _file(out))
         is_complete = read_run(opened, run).state is RunState.COMPLETE
     text = f"{pluralize(exported.written, 'cell')} in {out}"
     if rest := exported.left_out - exported.lost:
@@ -62,7 +63,7 @@ def anchors(run: RunName, out: Out, store: StoreUrl = DEFAULT_STORE, endpoint: S
     from nuggets.steps.export import export_anchors
 
     with _given_store(store, endpoint) as opened:
-        typer.echo(f"{pluralize(export_anchors(opened, run, out), 'anchor')} in {out}")
+        typer.echo(f"{pluralize(export_anchors(opened, run, _file(out)), 'anchor')} in {out}")
 
 
 @store_commands.command()
@@ -84,7 +85,7 @@ def scores(
     from nuggets.steps.export import export_scores
 
     with _given_store(store, endpoint) as opened:
-        exported = export_scores(opened, run, out, selection)
+        exported = export_scores(opened, run, _file(out), selection)
     typer.echo(
         f"scores of {pluralize(exported.written, 'candidate')} in {out}; "
         f"kept is that of {exported.selection} ({exported.cut})"
@@ -157,7 +158,7 @@ def gc(
 @store_commands.command("import-scores")
 def import_scores(
     folder: Annotated[
-        Path,
+        str,
         typer.Argument(help="The --save_path of the authors' program, with its *_score.json files.", metavar="FOLDER"),
     ],
     pool: Annotated[str, typer.Option(help="The pool that was its --prompt_path.", show_default=False)],
@@ -169,11 +170,18 @@ def import_scores(
     """Turn the score files of the authors' released program into a run that `reselect` works on."""
     from nuggets.steps.import_released import import_scores as make_run
 
+    scores_folder = Path(resolve_address("folder", folder, Accepts.FILE))
+    pool = resolve_address("pool", pool, Accepts.STORED)
+    anchor_file = resolve_address("anchor_file", anchor_file, Accepts.STORED)
     with _given_store(store, endpoint) as opened:
-        made = make_run(opened, folder, pool=pool, anchor_file=anchor_file, run=run)
+        made = make_run(opened, scores_folder, pool=pool, anchor_file=anchor_file, run=run)
     typer.echo(
         f"run {made.name}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in made.counts.items())
     )
+
+
+def _file(out: str) -> Path:
+    return Path(resolve_address("out", out, Accepts.FILE))
 
 
 @contextmanager
@@ -182,7 +190,7 @@ def _given_store(url: str, endpoint: str | None, *, must_exist: bool = False) ->
     from flows.cli.console import warnings_shown
     from nuggets.store.store import open_store
 
-    check_address("store", url)
+    url = resolve_address("store", url, Accepts.STORED)
     if endpoint is not None:
         check_endpoint("s3_endpoint", endpoint)
     with warnings_shown():

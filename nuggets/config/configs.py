@@ -8,12 +8,13 @@ from pydantic import Field, StrictFloat, StrictInt
 
 from nuggets.config.declaration import configuration
 from nuggets.config.fields import (
-    Address,
+    DataAddress,
     Devices,
     Executor,
     ExecutorAddress,
     ExecutorName,
     MemoryMib,
+    ModelAddress,
     Name,
     PoolAddresses,
     S3Endpoint,
@@ -37,9 +38,15 @@ from nuggets.examples import FieldNames
 from nuggets.models.prompts import Profile
 from nuggets.pools.names import pool_name
 from nuggets.scores.cuts import CUT_BOUNDS, Cut, TopFraction, cut_from_options
+from nuggets.store.user_address import Accepts, resolve_address
 
 CUTS = tuple(CUT_BOUNDS)
 EXCLUSIVE = (CUTS, ("anchors", "anchor_file"), ("anchor_set", "anchor_file"))  # at most one of each
+# The fields that hold addresses. A YAML file's relative paths are relative to that file.
+ADDRESSES = {
+    **dict.fromkeys(("pool", "store", "anchor_file"), Accepts.STORED),
+    **dict.fromkeys(("model", "encoder", "trust_remote_code"), Accepts.MODEL),
+}
 DEFAULT_CUT = TopFraction(0.05)
 DEFAULT_STORE = "./nuggets-store"
 MAX_ROW_BYTES = 1_000_000
@@ -61,14 +68,14 @@ class CurateConfig:
         Field(description="Name of the run. Default: made from the pool's name and what determines the scores."),
     ] = None
     model: Annotated[
-        str | None,
+        ModelAddress | None,
         Field(
             description="Language model that scores the candidates: a hub id, a folder with safetensors, or a .gguf "
             "file. Default: SmolLM2-135M-Instruct where its package is installed."
         ),
     ] = None
     encoder: Annotated[
-        str | None,
+        ModelAddress | None,
         Field(
             description="Sentence-transformers model that embeds the pool: a hub id or a folder. Default: "
             "all-MiniLM-L6-v2 where its package is installed."
@@ -82,7 +89,7 @@ class CurateConfig:
         ),
     ] = None
     anchor_file: Annotated[
-        Address | None,
+        DataAddress | None,
         Field(description="A file with the anchors to use as they are, in any format of a pool."),
     ] = None
     anchor_set: Annotated[
@@ -173,13 +180,13 @@ class CurateConfig:
     executor_address: ExecutorAddress = None
     stalled_after: StalledAfter = STALLED_AFTER
     trust_remote_code: Annotated[
-        str | None,
+        ModelAddress | None,
         Field(description="Name of the one model or encoder whose own Python code may be run. Default: none."),
     ] = None
 
     def __post_init__(self) -> None:
-        if not self.pool or not all(self.pool):
-            raise UsageError("pool is empty: name the file or folder with the examples to choose from")
+        if not self.pool:
+            raise UsageError(f"pool is empty: give {Accepts.STORED}")
         check_field_names(self.field_names)
         check_placing(self.executor, self.executor_address, self.devices)
         check_anchor_source(self.anchors, self.anchor_set, self.anchor_file)
@@ -288,6 +295,18 @@ def config_from_mapping(options: Mapping[str, Any], *, source: str) -> CurateCon
     if isinstance(racing := options.get("racing"), bool):  # YAML reads a bare on or off as a truth value
         options = {**options, "racing": "on" if racing else "off"}
     return CurateConfig(**options)
+
+
+def with_paths_from(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the relative paths of their addresses taken from a folder."""
+
+    def resolved(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(name, item) for item in value]
+        is_address = name in ADDRESSES and isinstance(value, str)  # other types are refused by the configuration
+        return resolve_address(name, value, ADDRESSES[name], folder=folder) if is_address else value
+
+    return {name: resolved(name, value) for name, value in options.items()}
 
 
 def config_as_mapping(config: CurateConfig) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, ValidationInfo
 
-from nuggets.config.rules import check_address, check_devices, check_endpoint, check_name
+from nuggets.config.rules import check_devices, check_endpoint, check_name
 from nuggets.scores.cuts import CUT_BOUNDS
+from nuggets.store.user_address import Accepts, check_credentials, resolve_address
 
 
 def _followed(check: Callable[[str, str], None]) -> AfterValidator:
@@ -22,8 +23,14 @@ def _followed(check: Callable[[str, str], None]) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _resolved(accepts: Accepts) -> AfterValidator:
+    """The address that the user means by a field's value."""
+    return AfterValidator(lambda value, info: resolve_address(str(info.field_name), value, accepts))
+
+
 Name = Annotated[str, _followed(check_name)]
-Address = Annotated[str, _followed(check_address)]
+DataAddress = Annotated[str, _resolved(Accepts.STORED)]
+ModelAddress = Annotated[str, _resolved(Accepts.MODEL)]
 
 
 def _as_list(value: object) -> object:
@@ -31,7 +38,7 @@ def _as_list(value: object) -> object:
 
 
 PoolAddresses = Annotated[
-    tuple[Address, ...],
+    tuple[DataAddress, ...],
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     Field(
         description="The examples to choose from: JSON, JSON Lines, CSV or Parquet with rows like Alpaca's, ShareGPT's "
@@ -47,7 +54,7 @@ Split = Annotated[
     ),
 ]
 
-StoreAddress = Annotated[Address, Field(description="Where runs live: a local folder or s3://bucket/prefix.")]
+StoreAddress = Annotated[DataAddress, Field(description="Where runs live: a local folder or s3://bucket/prefix.")]
 S3Endpoint = Annotated[
     Annotated[str, _followed(check_endpoint)] | None,
     Field(
@@ -98,7 +105,7 @@ Executor = Annotated[
     ),
 ]
 ExecutorAddress = Annotated[
-    Address | None,
+    Annotated[str, _followed(check_credentials)] | None,
     Field(
         description="Address of the cluster, such as tcp://host:8786 (dask) or ray://host:10001; default: a cluster on "
         "this machine for the duration of the run. Or the name of the deployment; default: score-shards/on-demand."

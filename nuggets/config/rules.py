@@ -2,6 +2,7 @@
 
 from nuggets.errors import UsageError
 from nuggets.examples import FieldNames
+from nuggets.store.user_address import check_credentials
 
 
 def check_name(field: str, name: str) -> None:
@@ -13,19 +14,9 @@ def check_name(field: str, name: str) -> None:
         )
 
 
-def check_address(field: str, address: str) -> None:
-    """Raise UsageError if the address holds credentials, because manifests and messages contain addresses."""
-    scheme, separator, rest = address.partition("://")
-    if separator and "@" in rest.partition("/")[0]:
-        raise UsageError(
-            f"{field} holds credentials (before the '@' of its {scheme}:// address), which would be stored and shown "
-            "with it: leave them out, and give them by the AWS environment variables or a profile"
-        )
-
-
 def check_endpoint(field: str, url: str) -> None:
     """Raise UsageError unless the URL can be that of an S3 server."""
-    check_address(field, url)
+    check_credentials(field, url)
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{field}='{url}' has to be a URL like https://s3.example.org or http://127.0.0.1:8333")
 

@@ -50,7 +50,7 @@ def find_language_model(reference: str | None) -> ModelFiles:
                 f"no .gguf file in {folder}: install package {DEFAULT_MODEL_PACKAGE} again, or give --model"
             )
         return ModelFiles(files[0].stem, str(folder), files[0].name)
-    path = Path(reference).expanduser()
+    path = Path(reference)
     if path.suffix.lower() == ".gguf":
         check_is_gguf(reference, path)
         return ModelFiles(reference, str(path.resolve().parent), path.name)

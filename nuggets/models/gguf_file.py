@@ -9,6 +9,7 @@ import numpy as np
 
 from nuggets.errors import InputError, UsageError
 from nuggets.models.weight_files import unreadable_weights
+from nuggets.store.user_address import with_full_path
 
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 _EMBEDDING = "token_embd.weight"
@@ -17,7 +18,7 @@ _EMBEDDING = "token_embd.weight"
 def check_is_gguf(reference: str, path: Path) -> None:
     """Raise UsageError if there is no GGUF file at the path, or only a part of one."""
     if not path.is_file():
-        raise UsageError(f"model='{reference}': file not found")
+        raise UsageError(f"model={with_full_path(reference)}: file not found")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise UsageError(f"model='{reference}' is not a GGUF file: its first bytes are not 'GGUF'")

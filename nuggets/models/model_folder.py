@@ -16,6 +16,7 @@ from nuggets.models.folder_kind import (
     read_json,
 )
 from nuggets.models.library_errors import one_line
+from nuggets.store.user_address import with_full_path
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|[\w-]+")  # not ./model: a path is never looked up on the Hub
 
@@ -54,7 +55,7 @@ def package_folder(package: str, option: str, install: str) -> Path:
 
 def _model_folder(option: str, reference: str, kind_of_config_file: Callable[[Path], Kind | None]) -> Path:
     """A folder with a config.json of the right kind, and with safetensors."""
-    folder = Path(reference).expanduser()
+    folder = Path(reference)
     is_local = folder.exists()
     if not is_local:
         folder = _fetch(option, reference, MARKERS)
@@ -116,13 +117,13 @@ def _fetch(option: str, reference: str, patterns: tuple[str, ...]) -> Path:
         f"give {option} as a folder with config.json and .safetensors, a .gguf file, or the id of a model on the hub"
     )
     if not _HUB_ID.fullmatch(reference):
-        raise UsageError(f"{option}='{reference}': there is no such folder or file: {advice}")
+        raise UsageError(f"{option}={with_full_path(reference)}: there is no such folder or file: {advice}")
     from huggingface_hub import snapshot_download  # imported here, because it takes a second that most runs don't need
 
     try:
         return Path(snapshot_download(reference, allow_patterns=list(patterns)))
     except Exception as error:  # the Hub's client raises many unrelated types
         raise UsageError(
-            f"{option}='{reference}' is not a local folder and could not be downloaded from the Hub "
+            f"{option}={with_full_path(reference)} is not a local folder and could not be downloaded from the Hub "
             f"({one_line(error)}): {advice}"
         ) from error

@@ -33,6 +33,7 @@ from nuggets.scores.golden import ScoreTable
 from nuggets.scores.score_table import write_score_table
 from nuggets.store.addresses import digest
 from nuggets.store.store import Store
+from nuggets.store.user_address import with_full_path
 
 _NAME = re.compile(r"(\d+)_(\d+)_(raw_)?score\.json")
 
@@ -49,7 +50,9 @@ class ReleasedScores:
 def read_released_scores(folder: Path) -> ReleasedScores:
     """Read all score files of a folder. Raises InputError for a damaged file, or two that disagree about a row."""
     if not folder.is_dir():
-        raise UsageError(f"'{folder}' is not a folder: give the --save_path that the authors' program wrote to")
+        raise UsageError(
+            f"{with_full_path(str(folder))} is not a folder: give the --save_path that the authors' program wrote to"
+        )
     win_rates: dict[int, float] = {}
     sums: dict[int, list[list[float]]] = {}
     files = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))

@@ -192,7 +192,7 @@ def _found_from_anywhere(config: CurateConfig) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for field in ("model", "encoder", "trust_remote_code"):  # the last repeats one of the others
         name = getattr(config, field)
-        if name is not None and (path := Path(name).expanduser()).exists():  # otherwise it is an id of the Hub
+        if name is not None and (path := Path(name)).exists():  # otherwise it is an id of the Hub
             paths[field] = str(path.resolve())
     return config_as_mapping(replace(config, **paths))
 

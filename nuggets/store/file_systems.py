@@ -28,9 +28,9 @@ def locate(address: str, endpoint: str | None = None) -> tuple[Any, str]:
     `endpoint` is the server of s3:// addresses; None leaves it to the AWS environment.
     """
     if "://" not in address:
-        address = os.path.abspath(os.path.expanduser(address))
+        address = os.path.abspath(address)
     options: dict[str, Any] = {}
-    if address.startswith(("s3://", "s3a://")):
+    if address.startswith("s3://"):
         options = S3_OPTIONS | ({"endpoint_url": endpoint} if endpoint else {})
     try:
         filesystem, path = fsspec.core.url_to_fs(address, **options)

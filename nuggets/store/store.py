@@ -205,6 +205,6 @@ class Store:
 
 def open_store(url: str, endpoint: str | None = None) -> Store:
     """The store at a local folder or URL. A relative folder is made absolute: tasks may run elsewhere."""
-    if "://" in url and not url.startswith("file://"):
+    if "://" in url:
         return Store(url.rstrip("/"), endpoint)
     return Store(locate(url)[1], endpoint)

@@ -18,6 +18,7 @@ from nuggets.pools.readers.splits import ALL, choose_split, split_of
 from nuggets.pools.readers.stored_file import StoredFile
 from nuggets.pools.readers.text_pieces import read_pieces
 from nuggets.store.file_systems import call_file_system
+from nuggets.store.user_address import with_full_path
 
 _WILD = "*?["
 _SHOWN = 5
@@ -91,7 +92,7 @@ class _Existing:
 
 def _expanded(address: str, endpoint: str | None) -> list[_Existing]:
     """The file or folder at an address, or those that match it as a pattern."""
-    is_url = "://" in address and not address.startswith("file://")
+    is_url = "://" in address
     scheme = address.partition("://")[0]
 
     def look(filesystem: Any, path: str) -> list[_Existing]:
@@ -108,7 +109,7 @@ def _expanded(address: str, endpoint: str | None) -> list[_Existing]:
     existing = call_file_system("read", address, endpoint, look)
     if not existing:
         what = "no file matches" if any(mark in address for mark in _WILD) else "no file or folder at"
-        raise UsageError(f"{what} '{address}'. Give the path or URL of a pool: {KNOWN_FORMATS}")
+        raise UsageError(f"{what} {with_full_path(address)}. Give the path or URL of a pool: {KNOWN_FORMATS}")
     # A pattern that matches files means these; folders beside them are not read.
     return [item for item in existing if not item.is_folder] or existing
 
