@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from deployments.local_s3 import LocalS3  # noqa: E402
 from deployments.processes import family, lives  # noqa: E402
+from flows.loopback import exempt_loopback_from_proxies  # noqa: E402
 
 POOL = "nuggets"
 BUCKET = "nuggets"
@@ -187,6 +188,7 @@ def _answers(url: str) -> bool:
 
 def main() -> None:
     """Start or stop it."""
+    exempt_loopback_from_proxies()  # all servers of the stack listen there
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("up", "down"))
     parser.add_argument("--folder", type=Path, default=ROOT / ".stack")

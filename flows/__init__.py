@@ -2,5 +2,9 @@
 
 import logging
 
+from flows.loopback import exempt_loopback_from_proxies
+
 # Without this level, handlers such as Prefect's UI receive warnings only.
 logging.getLogger("nuggets").setLevel(logging.INFO)
+# In every process that runs flows, before it creates a client: clients read the variables when they are created.
+exempt_loopback_from_proxies()

@@ -269,7 +269,7 @@ def test_profiles_and_chat_template_lead_to_different_cells_side_by_side(
 
 def test_a_run_name_is_not_given_to_other_scores(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     run_job(pool_file, tmp_path, tiny_model, run="mine", anchors=2)
-    with pytest.raises(UsageError, match="run 'mine' exists with other inputs .*anchors: 2 by k-means"):
+    with pytest.raises(UsageError, match=r"run 'mine' exists .* anchors: 3 by k-means.*, was 2 by k-means"):
         run_job(pool_file, tmp_path, tiny_model, run="mine", anchors=3)
 
 

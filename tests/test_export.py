@@ -154,7 +154,9 @@ def test_the_format_is_what_the_name_ends_with_and_any_other_one_is_refused(stor
     ]
     for export in (lambda out: export_cells(store, "r", out), lambda out: export_scores(store, "r", out, None)):
         for name in ("cells.xlsx", "cells"):
-            with pytest.raises(UsageError, match=f"^out='.*/{name}' ends with .*: allowed are .parquet, .csv, .jsonl$"):
+            with pytest.raises(
+                UsageError, match=f"^out='.*/{name}' ends with .*: allowed are .parquet, .csv, .jsonl; or - for"
+            ):
                 export(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cells.CSV", "cells.jsonl", "cells.parquet", "pool.json", "store"

@@ -288,7 +288,7 @@ def test_a_run_is_not_overwritten_by_other_scores_under_its_name(files):
     files.imported(run="theirs")
     before = files.store.read("runs/theirs/golden.parquet")
     files.put(at_2_3_score={"2": [0.0]})
-    with pytest.raises(UsageError, match=r"^run 'theirs' exists with other inputs \(imported: "):
+    with pytest.raises(UsageError, match=r"^run 'theirs' exists with other inputs: .* \(imported: "):
         files.imported(run="theirs")
     assert files.store.read("runs/theirs/golden.parquet") == before
 

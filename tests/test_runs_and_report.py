@@ -97,15 +97,15 @@ def test_a_run_made_from_something_else_is_refused_and_the_differences_are_named
     with pytest.raises(UsageError) as refused:
         opened(store, model="3d", anchors="20 by k-means")
     assert str(refused.value) == (
-        "run 'first' exists with other inputs (model: 2e stored, 3d given; "
-        "anchors: None stored, 20 by k-means given): give another --run name"
+        "run 'first' exists with other inputs: it was made from pool p (model: 3d, was 2e; anchors: 20 by k-means, was "
+        "not set). Give another --run name, or the same inputs to continue this run"
     )
     assert read_run(store, "first") == before
 
 
 def test_an_identity_that_lost_a_part_is_another_one(store):
     opened(store, anchors="file 9c")
-    with pytest.raises(UsageError, match=r"\(anchors: file 9c stored, None given\)"):
+    with pytest.raises(UsageError, match=r"\(anchors: not set, was file 9c\)"):
         opened(store)
 
 

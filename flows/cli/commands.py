@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.options import overridden, read_options_file, with_options
+from flows.cli.output import AsJson, show_result
 from flows.cli.store_commands import store_commands
 from flows.execution.signals import interrupted_exit_code
 from nuggets import __version__
@@ -33,16 +34,18 @@ app = typer.Typer(
 @with_options(
     CurateConfig,
     argument="pool",
+    required=False,  # a file can name it
     extra={
         "config": Annotated[
             str | None,
             typer.Option(
                 "--config", help="YAML file with any of these options. Its relative paths are relative to the file."
             ),
-        ]
+        ],
+        "as_json": AsJson,
     },
 )
-def curate(config: str | None = None, **options: Any) -> None:
+def curate(config: str | None = None, as_json: bool = False, **options: Any) -> None:
     """Score a pool and publish the examples that help most. Cells that are in the store are not computed again."""
     given = {name: value for name, value in options.items() if value not in (None, [])}
     in_file = read_options_file(config) if config else {}
@@ -50,30 +53,32 @@ def curate(config: str | None = None, **options: Any) -> None:
 
     from flows.cli.runner import run_curate  # Prefect takes seconds to import, and --help must not
 
-    _show_selection(run_curate(checked), checked.cut)
+    _show_selection(run_curate(checked), checked.cut, as_json=as_json)
 
 
 @app.command()
-@with_options(ReselectConfig, argument="run")
-def reselect(**options: Any) -> None:
+@with_options(ReselectConfig, argument="run", extra={"as_json": AsJson})
+def reselect(as_json: bool = False, **options: Any) -> None:
     """Apply a new cut to a finished run. Takes seconds, unless the cut needs cells that a race has left out."""
     config = ReselectConfig(**{name: value for name, value in options.items() if value is not None})
 
     from flows.cli.runner import run_reselect
 
-    _show_selection(run_reselect(config), config.cut)
+    _show_selection(run_reselect(config), config.cut, as_json=as_json)
 
 
 @app.command("score-shards")
-@with_options(ScoreShardsConfig, argument="run")
-def score_shards(**options: Any) -> None:
+@with_options(ScoreShardsConfig, argument="run", extra={"as_json": AsJson})
+def score_shards(as_json: bool = False, **options: Any) -> None:
     """Score a part of a run's shards on one more machine, after the run has begun to score. Publishes nothing."""
     config = ScoreShardsConfig(**{name: value for name, value in options.items() if value is not None})
 
     from flows.cli.runner import run_score_shards
 
-    computed = pluralize(run_score_shards(config), "cell")
-    typer.echo(f"run {config.run}, part {config.part} of {config.parts}: {computed} computed")
+    computed = run_score_shards(config)
+    text = f"run {config.run}, part {config.part} of {config.parts}: {pluralize(computed, 'cell')} computed"
+    facts = {"run": config.run, "part": config.part, "parts": config.parts, "cells_computed": computed}
+    show_result(facts, text, as_json=as_json)
 
 
 def _version(wanted: bool) -> None:
@@ -94,12 +99,25 @@ def options(
 app.add_typer(store_commands)
 
 
-def _show_selection(selection: "Selection", cut: Cut) -> None:
+def _show_selection(selection: "Selection", cut: Cut, *, as_json: bool) -> None:
     before = " (this cut was published before)" if selection.already_there else ""
-    typer.echo(f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{before}")
-    typer.echo(selection.folder)
-    best = selection.quantiles["1"]
-    if note := remark(cut, candidates=selection.candidates, kept=selection.kept, best=best):
+    note = remark(cut, candidates=selection.candidates, kept=selection.kept, best=selection.quantiles["1"])
+    facts = {
+        "run": selection.run,
+        "name": selection.name,
+        "cut": selection.cut,
+        "kept": selection.kept,
+        "candidates": selection.candidates,
+        "address": selection.folder,
+        "was_published_before": selection.already_there,
+        "note": note or None,
+    }
+    lines = (
+        f"run {selection.run}, cut {selection.cut}: kept {selection.kept} of {selection.candidates}{before}",
+        selection.folder,
+    )
+    show_result(facts, "\n".join(lines), as_json=as_json)
+    if note:
         typer.echo(f"{'note' if selection.kept else 'warning'}: {note}", err=True)
 
 

@@ -38,8 +38,11 @@ def prefect_api() -> Iterator[None]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     if configured := PREFECT_API_URL.value():
-        _check_reachable(configured)
-        yield
+        from flows.cli.server_check import check_server
+
+        check_server(configured)
+        with _lost_server_named(configured):
+            yield
         return
     report_stage("no Prefect server is configured (PREFECT_API_URL): starting a temporary one")
     with _server() as url, temporary_settings({PREFECT_API_URL: url}):
@@ -47,6 +50,20 @@ def prefect_api() -> Iterator[None]:
             yield
         finally:
             _drain(url)
+
+
+@contextmanager
+def _lost_server_named(url: str) -> Iterator[None]:
+    """Raise NuggetsError with advice if the server stops to answer while this lasts."""
+    import httpx
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise NuggetsError(
+            f"the Prefect server at PREFECT_API_URL={url} does not answer any more ({error}). What was computed is "
+            "stored: start the server, or unset the variable for a temporary one, and run the same command to continue"
+        ) from error
 
 
 @contextmanager
@@ -105,13 +122,6 @@ def _await(url: str, process: subprocess.Popen[bytes]) -> None:
         "which must be writable: set PREFECT_HOME to a writable folder. If it is, "
         f"'{sys.executable} -m prefect server start' shows the cause"
     )
-
-
-def _check_reachable(url: str) -> None:
-    if not _is_healthy(url):
-        raise NuggetsError(
-            f"no Prefect server answers at PREFECT_API_URL={url}: start it, or unset the variable for a temporary one"
-        )
 
 
 def _is_healthy(url: str) -> bool:

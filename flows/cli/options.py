@@ -17,18 +17,18 @@ from nuggets.store.user_address import Accepts, resolve_address
 
 
 def with_options(
-    config: type, *, argument: str, extra: Mapping[str, Any] | None = None
+    config: type, *, argument: str, required: bool = True, extra: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a function of keyword arguments as a command with an option per field of `config`.
 
-    The field named `argument` becomes the command's argument. It is required unless `extra` options can replace
-    it. Options that are not given are None, whatever their field's default, so that they don't override a file's.
+    The field named `argument` becomes the command's argument; `extra` options are added. Options that are not given are
+    None, whatever their field's default, so that they don't override a file's.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         types = get_type_hints(config)
         parameters = [
-            _argument(name, types[name], field, required=not extra)
+            _argument(name, types[name], field, required=required)
             if name == argument
             else _option(name, types[name], field)
             for name, field in declared_fields(config).items()

@@ -1,5 +1,6 @@
 """Run a flow from the command line: its settings, its signals, its Prefect server, and what it shows."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from flows.cli.local_server import is_server_configured, prefect_api
 from flows.execution.signals import signals_stop
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices.devices import find_devices
-from nuggets.steps.prepare import check_config
+from nuggets.steps.prepare import check_config, check_run
 from nuggets.steps.publish import Selection, publish_selection, undecided_candidates
 from nuggets.stopping import check_stop, clear_stop
 from nuggets.store.store import open_store
@@ -17,6 +18,7 @@ from nuggets.store.store import open_store
 # Prefect reads these when it is imported. Variables that are set already are kept.
 _SETTINGS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command shows its own lines; the UI still gets these
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # the lines of its event worker when the server does not answer
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nuggets",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -47,6 +49,7 @@ def run_reselect(config: ReselectConfig) -> Selection:
     takes many seconds to start, and the artifacts of the flow run are lost when that server ends with the command.
     """
     store = open_store(config.store, config.s3_endpoint)
+    check_run(store, config.run)
     _set_defaults()
     if not is_server_configured() and not undecided_candidates(store, config.run, config.cut):
         return publish_selection(store, config.run, config.cut, memory=config.memory_mib << 20)
@@ -58,6 +61,7 @@ def run_reselect(config: ReselectConfig) -> Selection:
 
 def run_score_shards(config: ScoreShardsConfig) -> int:
     """Run the score-shards flow here; returns how many cells it computed."""
+    check_run(open_store(config.store, config.s3_endpoint), config.run)
     with _surroundings():
         from flows.score_shards import score_shards
 
@@ -93,3 +97,4 @@ def _stops_interrupt() -> Iterator[None]:
 def _set_defaults() -> None:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    logging.raiseExceptions = False  # Prefect's log handler writes to stderr where the server does not answer

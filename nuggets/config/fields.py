@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, ValidationInfo
 
-from nuggets.config.rules import check_devices, check_endpoint, check_name
+from nuggets.config.rules import check_devices, check_endpoint
+from nuggets.runs.names import checked_name
 from nuggets.scores.cuts import CUT_BOUNDS
 from nuggets.store.user_address import Accepts, check_credentials, resolve_address
 
@@ -28,7 +29,7 @@ def _resolved(accepts: Accepts) -> AfterValidator:
     return AfterValidator(lambda value, info: resolve_address(str(info.field_name), value, accepts))
 
 
-Name = Annotated[str, _followed(check_name)]
+Name = Annotated[str, AfterValidator(lambda name, info: checked_name(str(info.field_name), name))]
 DataAddress = Annotated[str, _resolved(Accepts.STORED)]
 ModelAddress = Annotated[str, _resolved(Accepts.MODEL)]
 

@@ -5,15 +5,6 @@ from nuggets.examples import FieldNames
 from nuggets.store.user_address import check_credentials
 
 
-def check_name(field: str, name: str) -> None:
-    """Raise UsageError unless the name can be that of a file or folder in every store."""
-    allowed = name.replace("-", "").replace("_", "").replace(".", "")
-    if not (allowed.isascii() and allowed.isalnum()) or name.startswith(".") or len(name) > 100:
-        raise UsageError(
-            f"{field}='{name}' can't be a name: use up to 100 letters, digits, '-', '_', '.', not starting with '.'"
-        )
-
-
 def check_endpoint(field: str, url: str) -> None:
     """Raise UsageError unless the URL can be that of an S3 server."""
     check_credentials(field, url)

@@ -24,6 +24,7 @@ from importlib import metadata
 from typing import Any, ClassVar
 
 from nuggets.errors import StoreError, StoreUnavailable, UsageError
+from nuggets.runs.names import taken_name
 from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
 
@@ -81,10 +82,9 @@ def open_run(
     now = _now()
     if store.exists(_manifest_path(name)):
         run = read_run(store, name)
-        changed = [key for key in {**run.identity, **identity} if run.identity.get(key) != identity.get(key)]
-        if changed:
-            listed = "; ".join(f"{key}: {run.identity.get(key)} stored, {identity.get(key)} given" for key in changed)
-            raise UsageError(f"run '{name}' exists with other inputs ({listed}): give another --run name")
+        if any(run.identity.get(key) != identity.get(key) for key in {**run.identity, **identity}):
+            stored = {"identity": run.identity, "inputs": run.inputs}
+            raise UsageError(taken_name(name, stored, {"identity": identity, "inputs": inputs}))
         run = replace(run, config=dict(config))
     else:
         run = Run(name, RunState.RUNNING, now, now, dict(config), dict(identity))

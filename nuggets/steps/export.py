@@ -17,7 +17,7 @@ from nuggets.scores.cuts import cut_name, describe_cut
 from nuggets.scores.score_table import score_tables
 from nuggets.steps.frames import run_scores, stored_cells
 from nuggets.steps.publish import published_cut
-from nuggets.steps.table_file import table_extension, write_tables
+from nuggets.steps.table_file import TableStream, table_extension, write_tables
 from nuggets.store.parquet import read_batches
 from nuggets.store.store import Store
 
@@ -43,7 +43,7 @@ class ExportedScores:
     cut: str
 
 
-def export_cells(store: Store, run_name: str, out: Path) -> ExportedCells:
+def export_cells(store: Store, run_name: str, out: Path | TableStream) -> ExportedCells:
     """Write a run's computed cells, one row each with both sums in nats."""
     table_extension(out)  # before anything is read
     cells = stored_cells(store, run_name)
@@ -59,7 +59,7 @@ def export_cells(store: Store, run_name: str, out: Path) -> ExportedCells:
     return ExportedCells(written, len(stored) * len(cells.anchor_ids) - written, _lost(store, cells.run, stored))
 
 
-def export_anchors(store: Store, run_name: str, out: Path) -> int:
+def export_anchors(store: Store, run_name: str, out: Path | TableStream) -> int:
     """Write a run's anchors, in their order, as an anchor file for other runs; returns how many."""
     table_extension(out)
     run = read_run(store, run_name)
@@ -69,7 +69,7 @@ def export_anchors(store: Store, run_name: str, out: Path) -> int:
     return write_tables(out, [pa.Table.from_pylist([asdict(anchor.example) for anchor in anchors])])
 
 
-def export_scores(store: Store, run_name: str, out: Path, selection: str | None) -> ExportedScores:
+def export_scores(store: Store, run_name: str, out: Path | TableStream, selection: str | None) -> ExportedScores:
     """Write a run's scores as they are known now, `kept` as in its newest selection or the named one.
 
     A selection's own scores.parquet holds what was known when it was published.

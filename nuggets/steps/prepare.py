@@ -1,8 +1,7 @@
 """Before a run: check that everything in its configuration exists, and open the run with the digests of its inputs."""
 
-import re
 from dataclasses import asdict, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from nuggets.config.configs import CUTS, DEFAULT_CUT, CurateConfig, config_as_mapping
@@ -18,9 +17,11 @@ from nuggets.pools.left_out import LeftOut
 from nuggets.pools.readers.content_digest import combined_digest
 from nuggets.pools.readers.detect import copied_files, file_digests, find_source, source_digest
 from nuggets.runs.manifest import Run, open_run, read_run
+from nuggets.runs.names import name_from
 from nuggets.runs.prepared import PreparedRun
 from nuggets.scores.cuts import Cut, cut_from_options
 from nuggets.store.addresses import digest
+from nuggets.store.retries import first_requests
 from nuggets.store.store import Store, open_store
 
 
@@ -67,6 +68,7 @@ def _profile(card: ModelCard) -> Profile:
     return "chat" if card.default_profile == "chat" else "plain"
 
 
+@first_requests()
 def check_config(config: CurateConfig) -> None:
     """Raise if a pool, model, encoder, anchor file or store of the configuration is missing. Takes about a second.
 
@@ -84,10 +86,17 @@ def check_config(config: CurateConfig) -> None:
     open_store(config.store, config.s3_endpoint).check_writable()
 
 
+@first_requests()
+def check_run(store: Store, name: str) -> None:
+    """Raise UsageError if the store has no run of this name."""
+    read_run(store, name)
+
+
 def prepare_run(config: CurateConfig) -> PreparedRun:
     """Compute the digests of the run's inputs and open the run in the store, as a new one or to continue it."""
     store = open_store(config.store, config.s3_endpoint)
-    store.check_writable()
+    with first_requests():
+        store.check_writable()
     setup, encoder = check_models(store, config)
     trust_encoder_code = _trusts_encoder(config)
     source = find_source(config.pool, config.s3_endpoint, split=config.split)
@@ -114,7 +123,7 @@ def prepare_run(config: CurateConfig) -> PreparedRun:
         **({"kv_iter": setup.kv_iter} if setup.kv_iter > 1 else {}),
         "anchors": _anchors_identity(config, encoder_digest, anchor_file_digest),
     }
-    name = config.run or f"{_stem(config.pool[0])}-{digest(identity)[:8]}"
+    name = config.run or f"{name_from(config.pool[0])}-{digest(identity)[:8]}"
     inputs = {
         "pool": {"source": source.name, "digest": pool_digest, "not_used": [asdict(item) for item in not_used]},
         "model": {"name": setup.files.name, "digest": setup.model_digest},
@@ -195,8 +204,3 @@ def _found_from_anywhere(config: CurateConfig) -> dict[str, Any]:
         if name is not None and (path := Path(name)).exists():  # otherwise it is an id of the Hub
             paths[field] = str(path.resolve())
     return config_as_mapping(replace(config, **paths))
-
-
-def _stem(url: str) -> str:
-    stem = PurePosixPath(url.rstrip("/")).name.split(".")[0]
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:60] or "pool"

@@ -63,5 +63,5 @@ def call_file_system(action: str, address: str, endpoint: str | None, call: Call
         if isinstance(error, FileNotFoundError) and action == "read":
             raise
         client = getattr(filesystem, "_s3", None)  # s3fs has no public name for the server that it uses
-        server = None if client is None else client.meta.endpoint_url
+        server = endpoint if client is None else client.meta.endpoint_url
         raise store_error(error, action, address, server=server, is_local=is_local(filesystem)) from error
