@@ -119,7 +119,7 @@ def test_addresses_are_accepted_and_variables_expanded(address: str, meant: str)
 def test_the_home_folder_is_expanded(tmp_path: Path) -> None:
     for address in ("~/lab", "$HOME/lab", "$LAB_HOME"):
         config = CurateConfig(pool=address, store=address, model=address, encoder=address, trust_remote_code=address)
-        values = (config.pool, config.store, config.model, config.encoder, config.trust_remote_code)
+        values = (*config.pool, config.store, config.model, config.encoder, config.trust_remote_code)
         assert values == (f"{tmp_path}/home/lab",) * 5
 
 
