@@ -21,13 +21,6 @@ _DRAIN_SECONDS = 30
 _PR_SET_PDEATHSIG = 1
 
 
-def is_server_configured() -> bool:
-    """Whether PREFECT_API_URL is set, in the environment or in the active Prefect profile."""
-    from prefect.settings import PREFECT_API_URL
-
-    return bool(PREFECT_API_URL.value())
-
-
 @contextmanager
 def prefect_api() -> Iterator[None]:
     """Use the configured server, or a temporary one on loopback while this lasts.

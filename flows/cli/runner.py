@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.cli.console import hide_progress, show_progress
-from flows.cli.local_server import is_server_configured, prefect_api
+from flows.cli.local_server import prefect_api
+from flows.cli.server_settings import is_server_configured
 from flows.execution.signals import signals_stop
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices.devices import find_devices
