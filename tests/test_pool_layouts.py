@@ -88,6 +88,13 @@ def test_of_an_object_with_several_lists_one_is_named(tmp_path: Path) -> None:
         find_source(str(path), split="dev")
 
 
+def test_columns_in_one_object_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    for columns in ({"0": "Q", "1": "R"}, ["Q", "R"]):
+        path = written(tmp_path / "pool.json", json.dumps({"instruction": columns, "output": columns}))
+        with pytest.raises(UsageError, match=f"^'{path}' is one JSON object of columns: .* orient='records'"):
+            find_source(str(path))
+
+
 def test_a_split_that_no_file_and_no_object_has_is_refused(tmp_path: Path) -> None:
     for name, text in (("pool.json", ARRAY), ("pool.jsonl", LINES), ("pool.csv", "instruction,output\nQ,A\n")):
         path = written(tmp_path / name, text)

@@ -155,6 +155,7 @@ def test_a_saved_dataset_with_a_broken_state(tmp_path: Path, content: str) -> No
         ("pool.parquet", b"", "is an empty file"),
         ("pool.txt", b"a,b", r"not known. Known formats: JSON .* Parquet;.*save_to_disk"),
         ("pool", b"a,b", "not known"),
+        ("pool.xlsx", b"PK\x03\x04...", "is a zip archive or a spreadsheet"),
         ("pool.parquet.gz", b"PAR1", "not known"),
     ],
 )
@@ -552,8 +553,21 @@ def test_a_damaged_stream_neither_crashes_nor_ends_early(tmp_path: Path) -> None
     batch = pa.RecordBatch.from_arrays([texts], ["instruction"])
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    with pytest.raises(InputError, match=f"'{file}' can't be read as Arrow stream: Offset invariant failure"):
+    with pytest.raises(InputError, match=f"'{file}' can't be read as Arrow: Offset invariant failure"):
         read(folder)
+
+
+def test_an_arrow_file_and_a_parquet_file_under_any_name(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    for name in ("pool.arrow", "pool.feather", "pool"):
+        with pa.OSFile(str(tmp_path / name), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+        assert read(tmp_path / name) == USED
+    pq.write_table(table, tmp_path / "pool")
+    assert read(tmp_path / "pool") == USED
+    data = (tmp_path / "pool.arrow").read_bytes()
+    with pytest.raises(InputError, match=f"'{tmp_path}/cut.arrow' can't be read as Arrow"):
+        read(written(tmp_path / "cut.arrow", data[: len(data) // 2]))
 
 
 # CSV

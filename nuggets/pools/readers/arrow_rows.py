@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from nuggets.errors import InputError, StoreError
 from nuggets.examples import row_too_large, undecodable
+from nuggets.pools.readers.formats import ARROW_FILE
 from nuggets.pools.readers.stored_file import StoredFile
 
 # Raised for damaged bytes, among them a column name that isn't UTF-8 and a length that exceeds memory.
@@ -34,20 +35,32 @@ def read_parquet(file: StoredFile, max_row_bytes: int) -> Iterator[object]:
 
 
 def read_arrow(file: StoredFile, max_row_bytes: int) -> Iterator[object]:
-    """The rows of an Arrow IPC stream. Raises InputError where it is damaged. A record batch is in memory at a time."""
+    """The rows of an Arrow stream, or of an Arrow file (Feather). A record batch is in memory at a time.
+
+    Raises InputError where it is damaged.
+    """
     try:
-        with pa.ipc.open_stream(file) as batches:
-            for batch in batches:
-                _check_offsets(batch)
-                batch = _in_known_zones(batch)
-                for start in range(0, batch.num_rows, _BATCH_ROWS):
-                    yield from _batch_rows(batch.slice(start, _BATCH_ROWS), max_row_bytes)
-            if file.read(1):  # a damaged length can look like the mark that ends a stream
-                raise pa.ArrowInvalid("the stream ends before the file does")
+        for batch in _file_batches(file) if file.head(len(ARROW_FILE)) == ARROW_FILE else _stream_batches(file):
+            _check_offsets(batch)
+            batch = _in_known_zones(batch)
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                yield from _batch_rows(batch.slice(start, _BATCH_ROWS), max_row_bytes)
     except StoreError:  # it is an OSError, too, but not damage
         raise
     except _DAMAGE as error:
-        raise _damaged(file.address, "Arrow stream", error) from error
+        raise _damaged(file.address, "Arrow", error) from error
+
+
+def _stream_batches(file: StoredFile) -> Iterator[Any]:
+    with pa.ipc.open_stream(file) as batches:
+        yield from batches
+        if file.read(1):  # a damaged length can look like the mark that ends a stream
+            raise pa.ArrowInvalid("the stream ends before the file does")
+
+
+def _file_batches(file: StoredFile) -> Iterator[Any]:
+    with pa.ipc.open_file(file) as batches:
+        yield from (batches.get_batch(number) for number in range(batches.num_record_batches))
 
 
 def _check_offsets(batch: Any) -> None:

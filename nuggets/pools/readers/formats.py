@@ -13,6 +13,7 @@ KNOWN_FORMATS = (
     "JSON (an array, JSON Lines, or one object around the rows), CSV, TSV, each also compressed with gzip, bzip2, xz "
     "or zstd; Parquet; a folder of such files; or a folder saved by Hugging Face datasets (save_to_disk)"
 )
+ARROW_FILE = b"ARROW1"  # the first bytes of a file with an index; a stream has none
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 _BY_NAME: dict[str, Format] = {
     ".jsonl": "json",
@@ -22,6 +23,7 @@ _BY_NAME: dict[str, Format] = {
     ".tsv": "csv",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".feather": "arrow",
 }
 
 
@@ -52,8 +54,13 @@ def format_of(address: str, endpoint: str | None) -> Format:
     if ending is not None:
         return _BY_NAME[ending]
     with StoredFile(address, endpoint) as file:
-        if file.head(4) == b"PAR1":
+        head = file.head(6)
+        if head.startswith(b"PAR1"):
             return "parquet"
+        if head == ARROW_FILE:
+            return "arrow"
+        if head.startswith(b"PK\x03\x04"):
+            raise UsageError(f"'{address}' is a zip archive or a spreadsheet. Unpack it, or save it as CSV")
         first = next((text[:1] for piece in read_pieces(file) if (text := piece.lstrip(SPACE))), b"")
     if first in (b"{", b"["):
         return "json"

@@ -13,6 +13,7 @@ from nuggets.pools.readers.json_tokens import SPACE
 
 _PROBE_BYTES = 1 << 20
 _DECODER = json.JSONDecoder(strict=False)
+_COLUMNS = ("instruction", "question", "query")  # of a row these are texts
 _LONGEST_TOKEN = len("-Infinity")
 
 
@@ -97,6 +98,11 @@ def _rows_list(shape: ObjectShape, rows_key: str | None, address: str) -> Object
     if rows_key is None and not shape.texts.isdisjoint(INSTRUCTION_FIELDS):
         return None
     lists = [item for item in shape.lists if item.fields.isdisjoint(ROLE_KEYS)]
+    if not lists and not shape.nested.isdisjoint(_COLUMNS):
+        raise UsageError(
+            f"'{address}' is one JSON object of columns: write it as rows, with pandas by "
+            "to_json(..., orient='records', lines=True)"
+        )
     if not lists or (rows_key is None and len(lists) == 1):
         return lists[0] if lists else None
     meant = [item for item in lists if item.key == rows_key]

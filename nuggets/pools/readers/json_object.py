@@ -24,6 +24,7 @@ class ObjectShape:
     """The top level of an object. `following`: the first character after the object, empty where nothing follows."""
 
     texts: set[str] = field(default_factory=set)  # keys whose value is a text
+    nested: set[str] = field(default_factory=set)  # keys whose value is a list or an object
     lists: list[ObjectList] = field(default_factory=list)
     following: bytes = b""
 
@@ -93,6 +94,8 @@ class _Walk:
         self._is_key_next = False
 
     def _opened(self, bracket: int, position: int) -> None:
+        if len(self._open) == 1 and self._key is not None:
+            self.shape.nested.add(_decoded(self._key))
         if bracket == _LIST and len(self._open) == 1 and self._key is not None:
             self._pending = ObjectList(_decoded(self._key), position)
         elif bracket == _OBJECT and len(self._open) == 2 and self._pending is not None:
