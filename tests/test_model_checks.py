@@ -205,6 +205,50 @@ def test_a_gguf_file_without_a_language_model_is_named(config: CurateConfig, tmp
     )
 
 
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (40, "its window of 40 tokens is too small: in profile plain the shortest demonstration and anchor take "),
+        (96, None),
+    ],
+)
+def test_a_window_that_is_too_small_for_a_demonstration_and_an_anchor_is_named(
+    config: CurateConfig, model: Path, context: int, message: str | None
+) -> None:
+    with_settings(model, max_position_embeddings=context)
+    if message is None:
+        assert prepare_run(config).setup.limits.anchor == context // 2
+        return
+    with pytest.raises(InputError) as refused:
+        prepare_run(config)
+    assert str(refused.value).startswith(f"model='{model}': {message}")
+    assert str(refused.value).endswith(" more are needed: give a model with a longer window")
+    assert Store(config.store).list("pools") == Store(config.store).list("runs") == []
+
+
+@pytest.mark.parametrize("field", ["demonstration_tokens", "anchor_tokens"])
+def test_a_limit_below_what_the_profile_itself_takes_is_named(config: CurateConfig, field: str) -> None:
+    with pytest.raises(InputError, match=rf"^{field}=3 is too small: in profile plain of model='.*: give at least "):
+        prepare_run(replace(config, **{field: 3}))
+
+
+def test_named_templates_without_a_default_are_refused_and_plain_scores_without_them(
+    config: CurateConfig, model: Path
+) -> None:
+    turns = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    tokenizer = build_tokenizer(True, None)
+    tokenizer.chat_template = {"tool_use": turns, "rag": turns}
+    tokenizer.save_pretrained(model)
+    with pytest.raises(InputError) as refused:
+        prepare_run(config)
+    assert str(refused.value) == (
+        "profile=chat: the model's tokenizer has the chat templates rag, tool_use, and none is called default: use "
+        "profile plain"
+    )
+    assert Store(config.store).list("pools") == Store(config.store).list("runs") == []
+    assert prepare_run(replace(config, profile="plain")).setup.profile == "plain"
+
+
 def test_a_model_is_checked_once_per_store_and_again_when_it_has_changed(config: CurateConfig, model: Path) -> None:
     prepare_run(config)
     store = Store(config.store)

@@ -10,12 +10,12 @@ from nuggets.errors import InputError
 from nuggets.models.encoder import try_encoder
 from nuggets.models.files import FilesState, ModelFiles, files_digest, files_state
 from nuggets.models.language_model import load_tokenizer
-from nuggets.models.prompts import default_profile
+from nuggets.models.prompts import TokenLimits, default_profile
 from nuggets.models.structure import Structure, read_structure
+from nuggets.models.window import shortest_prompts
 from nuggets.store.records import read_record, write_record
 from nuggets.store.store import Store
 
-_CHECKS_VERSION = 1  # raised with a new check: a card says that its model has passed all of them
 _LARGE = 1 << 30  # bytes of files; hashing more takes longer than the checks, so the checks come first
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a weight
 
@@ -24,13 +24,14 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a weight
 class ModelCard:
     """A model that has passed all checks which depend on its files only."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3  # part of the address, so that it is raised with a new check as well
     name: str
     digest: str
     architecture: str
     context: int  # tokens
     parameters: int
     default_profile: str
+    shortest: dict[str, TokenLimits]  # by profile, see shortest_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,19 @@ def describe_model(store: Store, files: ModelFiles, *, trust_remote_code: bool =
     if sum(size for _, size, _ in state) > _LARGE:
         _checked_structure(files, state, trust_remote_code)
     digest = files_digest(files, trust_remote_code=trust_remote_code)
-    path = f"models/{digest}-{_CHECKS_VERSION}.json"
+    path = f"models/{digest}-{ModelCard.FORMAT}.json"
     if store.exists(path):
         return replace(read_record(store, path, ModelCard), name=files.name)
     structure = _checked_structure(files, state, trust_remote_code)
+    tokenizer = load_tokenizer(files, trust_remote_code=trust_remote_code)
     card = ModelCard(
         name=files.name,
         digest=digest,
         architecture=structure.architecture,
         context=structure.context,
         parameters=structure.parameters,
-        default_profile=default_profile(load_tokenizer(files, trust_remote_code=trust_remote_code)),
+        default_profile=default_profile(tokenizer),
+        shortest=shortest_prompts(tokenizer),
     )
     write_record(store, path, card)
     return card
@@ -77,7 +80,7 @@ def _checked_structure(files: ModelFiles, _state: FilesState, trust_remote_code:
 def check_encoder(store: Store, files: ModelFiles, *, trust_remote_code: bool = False) -> None:
     """Load an encoder and embed a probe, unless an encoder with these files has passed before in this store."""
     digest = files_digest(files, trust_remote_code=trust_remote_code)
-    path = f"models/{digest}-encoder-{_CHECKS_VERSION}.json"
+    path = f"models/{digest}-encoder-{EncoderCard.FORMAT}.json"
     if not store.exists(path):
         try_encoder(files, trust_remote_code=trust_remote_code)
         write_record(store, path, EncoderCard(files.name, digest))

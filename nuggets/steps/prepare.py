@@ -13,6 +13,7 @@ from nuggets.models.model_card import ModelCard, check_encoder, check_memory, de
 from nuggets.models.prompts import Profile, token_limits
 from nuggets.models.scoring_setup import ScoringSetup, with_rendering
 from nuggets.models.weight_files import check_weight_files
+from nuggets.models.window import check_window
 from nuggets.pools.left_out import LeftOut
 from nuggets.pools.readers.content_digest import combined_digest
 from nuggets.pools.readers.detect import copied_files, file_digests, find_source, source_digest
@@ -39,7 +40,11 @@ def resolve_scoring(store: Store, config: CurateConfig) -> ScoringSetup:
         profile, context=card.context, demonstration=config.demonstration_tokens, anchor=config.anchor_tokens
     )
     dtype = resolve_dtype(config.dtype, config.devices)
-    return with_rendering(store, ScoringSetup(files, card.digest, profile, limits, dtype, config.kv_iter, trusted))
+    setup = ScoringSetup(files, card.digest, profile, limits, dtype, config.kv_iter, trusted)
+    setup = with_rendering(store, setup)
+    shortest = card.shortest[profile]
+    check_window(f"model='{files.name}'", profile, limits, context=card.context, shortest=shortest)
+    return setup
 
 
 def check_models(store: Store, config: CurateConfig) -> tuple[ScoringSetup, ModelFiles | None]:
