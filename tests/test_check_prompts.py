@@ -11,10 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from conftest import EXAMPLES
+from orchestrated import stored_cells
 
+import nuggets
 from nuggets.cells.prompt_notes import PromptNote, join_notes, pool_notes_path, read_notes, write_notes
-from nuggets.config.configs import CurateConfig
-from nuggets.errors import StoreError
+from nuggets.config.configs import CurateConfig, ReselectConfig
+from nuggets.errors import InputError, StoreError
 from nuggets.runs.manifest import read_run
 from nuggets.steps.check_prompts import check_shard, unchecked_shards
 from nuggets.steps.gc import find_garbage, sweep_garbage
@@ -47,6 +49,77 @@ def config(tmp_path: Path, tiny_model: Path) -> Callable[..., CurateConfig]:
 
 def scores_of(selection: Selection) -> pd.DataFrame:
     return pd.read_parquet(Path(selection.folder, "scores.parquet")).set_index("candidate_row").sort_index()
+
+
+def test_cuts_are_counted_named_and_in_the_scores(
+    config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="nuggets.progress"):
+        selection = job.curate(config())
+    scores = scores_of(selection)
+    assert (scores.cut_tokens > 0).tolist() == [True] * 4 + [False] * 8
+    assert scores.unscorable.dropna().to_dict() == {3: "response_cut"}
+    assert scores.golden_score.isna().tolist() == scores.unscorable.notna().tolist()
+    assert scores.loc[:2, "mean_gain"].nunique() == 3  # each response was in its demonstration
+    assert selection.kept == 11 and not scores.kept[3]
+    counts = read_run(Store(config().store), "r").counts
+    expected = {"prompts_cut": 3, "responses_cut": 0, "special_tokens_in_texts": 1, "texts_altered": 0}
+    expected |= {"unscorable": 1, "unscorable_response_cut": 1, "anchor_prompts_cut": 0, "cells": 33}
+    assert {name: counts[name] for name in expected} == expected
+    (line,) = [line for line in caplog.messages if line.startswith("prompts: ")]
+    assert line.startswith("prompts: 12 candidates, 3 with the middle of the prompt cut, longer than ")
+    assert "(rows 0, 1, 2), 1 with special tokens in their texts (row 4), 1 not scored: less than 50%" in line
+    (last,) = [line for line in caplog.messages if line.startswith("not used: ")]
+    report = Path(selection.folder, "report.md").read_text()
+    section = report.partition("## What was not used\n\n")[2].partition("\n\n## ")[0]
+    for shown in (last, section):
+        assert "demonstrations with the middle of the prompt cut, longer than demonstration_tokens" in shown
+        assert "demonstrations with special tokens in their texts" in shown
+        assert "demonstrations not scored: less than 50%" in shown
+    assert "| 3 | rows 0, 1, 2 |" in section and "| 1 | row 3 |" in section and "| 1 | row 4 |" in section
+    rows = [json.loads(line) for line in Path(selection.folder, "selected.jsonl").open()]
+    assert {row["example_id"]: row["cut_tokens"] for row in rows} == dict(
+        zip(scores.candidate_id[scores.kept], scores.cut_tokens[scores.kept].tolist(), strict=True)
+    )
+    loaded = nuggets.load_scores("r", config().store).set_index("candidate_row").sort_index()
+    pd.testing.assert_frame_equal(loaded, scores)
+
+
+def test_a_candidate_with_a_fault_gets_no_cell_in_a_race_or_without_one(config: Callable[..., CurateConfig]) -> None:
+    for racing in ("on", "off"):
+        selection = job.curate(config(racing=racing, run=racing, store=f"{config().store}-{racing}", top_k=2))
+        scores = scores_of(selection)
+        store = Store(f"{config().store}-{racing}")
+        assert scores.candidate_id[3] not in {candidate for candidate, _ in stored_cells(store)}
+        assert (scores.cells[3], scores.anchors[3]) == (0, 0) and not scores.kept[3]
+    assert len(stored_cells(store)) == 33
+    assert job.reselect(ReselectConfig(run="off", store=store.url, top_k=12)).kept == 11
+
+
+def test_anchors_that_are_cut_are_counted_and_named(
+    config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(str(config().anchor_file)).write_text(json.dumps([EXAMPLES[10], CUT[0], EXAMPLES[11]]))
+    with caplog.at_level(logging.INFO, logger="nuggets.progress"):
+        selection = job.curate(config(top_k=2))
+    assert read_run(Store(config().store), "r").counts["anchor_prompts_cut"] == 1
+    cut = "with the middle of the prompt cut, longer than anchor_tokens"
+    assert f"anchors: 3 anchors, 1 {cut}=80 (row 1)" in caplog.messages
+    assert f"| anchors {cut} | 1 | row 1 |" in Path(selection.folder, "report.md").read_text()
+
+
+def test_a_pool_that_can_not_be_scored_is_refused_before_anything_is_computed(
+    config: Callable[..., CurateConfig],
+) -> None:
+    Path(config().pool[0]).write_text("".join(json.dumps({**row, "id": 1}) + "\n" for row in TOO_LONG))
+    with pytest.raises(InputError) as refused:
+        job.curate(config())
+    message = str(refused.value)
+    assert message.startswith(
+        "none of 1 candidate can be scored with demonstration_tokens=160 (1 x response_cut, less "
+    )
+    assert "Together with anchor_tokens=80 they have to fit the model's context" in message
+    assert Store(config().store).list("cells") == []
 
 
 def test_a_run_without_cuts_says_so(config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture) -> None:

@@ -77,7 +77,7 @@ def find_anchors(prepared: PreparedRun, config: CurateConfig, pool: Pool, embedd
     vectors = PoolVectors(store, pool, embeddings)
     anchor_set = _find(vectors, prepared.setup, rows=pool.examples, count=count, seed=config.seed)
     encoder = f"{prepared.encoder.name} {anchor_set.encoder}" if prepared.encoder else ""
-    reference = write_anchor_set(store, path, replace(anchor_set, encoder=encoder))
+    reference = write_anchor_set(store, path, AnchorSet(anchor_set.anchors, anchor_set.counts, encoder))
     report_stage(f"encoder: {reference.encoder}")
     _log_counts(reference.counts)
     if config.anchor_set is None:
