@@ -228,7 +228,7 @@ def test_a_report_names_the_addresses_of_its_files_and_of_the_rejected_rows(scor
     (rejects,) = re.findall("^Every rejected row with its reason: `(.*)`$", report, re.MULTILINE)
     (reject,) = map(json.loads, Path(rejects).read_text().splitlines())
     assert reject["row"] == 6
-    assert f"| rejected rows: {reject['reason']} | 1 |" in report
+    assert f"| rejected rows ({reject['reason']}) | 1 |" in report
 
 
 def test_a_report_has_no_empty_row_of_seconds(scored):

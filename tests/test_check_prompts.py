@@ -147,12 +147,12 @@ def test_rejects_turns_and_system_messages_are_in_log_and_report(
     (last,) = [line for line in caplog.messages if line.startswith("not used: ")]
     report = Path(selection.folder, "report.md").read_text()
     for what, count in {
-        "rejected rows: missing_output": 1,
+        "rejected rows (missing_output)": 1,
         "merged duplicate rows": 1,
         "later turns of conversations": 2,
         "system messages": 1,
     }.items():
-        assert f"{what} {count}" in last
+        assert f"{count} {what}" in last
         assert f"| {what} | {count} | " in report
     assert "rejects.jsonl`" in report
 
@@ -169,7 +169,7 @@ def test_files_of_other_splits_and_further_instances_are_in_log_and_report(
         selection = job.curate(config(pool=str(tmp_path / "folder"), top_k=2))
     assert selection.candidates == 7
     last = [line for line in caplog.messages if line.startswith("not used: ")][-1]
-    assert "further instances of an instruction 1" in last and "test" in last
+    assert "1 further instances of an instruction" in last and "test" in last
     report = Path(selection.folder, "report.md").read_text()
     assert "| further instances of an instruction | 1 | only the first one is scored |" in report
     section = report.partition("## What was not used\n\n")[2].partition("\n\n## ")[0]

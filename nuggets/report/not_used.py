@@ -15,4 +15,4 @@ class NotUsed:
 
 def not_used_line(items: Sequence[NotUsed]) -> str:
     """Text for the log."""
-    return f"not used: {', '.join(f'{item.what} {item.count}' for item in items) or 'nothing was cut or left out'}"
+    return f"not used: {'; '.join(f'{item.count} {item.what}' for item in items) or 'nothing was cut or left out'}"

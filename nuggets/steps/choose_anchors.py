@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from nuggets.anchors.anchor_checks import NEAR_DUPLICATE, TOLERATED, is_near_duplicate, token_faults
 from nuggets.anchors.anchor_set import (

@@ -41,7 +41,7 @@ def what_was_not_used(
 
 def _of_pool(pool: Pool) -> Iterator[NotUsed]:
     for reason, count in pool.rejects.items():
-        yield NotUsed(f"rejected rows: {reason}", count, f"first: {pool.first_rejects.get(reason, 'not recorded')}")
+        yield NotUsed(f"rejected rows ({reason})", count, f"first: {pool.first_rejects.get(reason, 'not recorded')}")
     yield NotUsed("merged duplicate rows", pool.duplicates, "equal to an earlier row")
     yield NotUsed("later turns of conversations", pool.dropped_turns, "only the first exchange is scored")
     yield NotUsed("further instances of an instruction", pool.dropped_instances, "only the first one is scored")
