@@ -1,6 +1,7 @@
 """What orchestration costs: seconds of a run in which no device computes, for few and many shards, on each executor.
 
     python benchmarks/orchestration.py --json OUT
+    python benchmarks/orchestration.py --starting --json OUT     # a whole small run instead, see starting.py
 
 Every run is the real command with a real (tiny, random) model against one Prefect server: shards of four candidates,
 eight anchors, no racing, so that almost all of it is not the engine. What the engine takes is noted in every process
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from machine import describe_machine, describe_versions  # noqa: E402
 from noted import noted_rows, noting_environment  # noqa: E402
+from starting import Start, measure_starts, start_table  # noqa: E402
 
 CANDIDATES = 4  # per shard
 ANCHORS = 8
@@ -61,8 +63,7 @@ class Timing:
 def measure(executor: str, shards: int, *, model: Path, folder: Path) -> Timing:
     """One run in an empty store. Ends the program with the run's output if it fails."""
     pool, anchors, notes = folder / "pool.jsonl", folder / "anchors.json", folder / "rows"
-    pool.write_text("".join(json.dumps(_example(number)) + "\n" for number in range(shards * CANDIDATES)))
-    anchors.write_text(json.dumps([_example(-number - 1) for number in range(ANCHORS)]))
+    write_examples(folder, candidates=shards * CANDIDATES)
     command = [str(Path(sys.executable).with_name("nuggets")), "curate", str(pool), "--anchor-file", str(anchors)]
     command += ["--model", str(model), "--store", str(folder / "store"), "--run", "r", "--shard-size", str(CANDIDATES)]
     command += ["--racing", "off", "--top-k", "1", "--dtype", "float32", *EXECUTORS[executor][0]]
@@ -78,6 +79,12 @@ def measure(executor: str, shards: int, *, model: Path, folder: Path) -> Timing:
     if manifest["counts"]["cells_computed"] != shards * CANDIDATES * ANCHORS:
         raise SystemExit(f"{executor}, {shards} shards: {manifest['counts']}")
     return Timing(executor, shards, wall, max(computing.values()), manifest["seconds"])
+
+
+def write_examples(folder: Path, *, candidates: int) -> None:
+    """Write pool.jsonl and anchors.json."""
+    Path(folder, "pool.jsonl").write_text("".join(json.dumps(_example(number)) + "\n" for number in range(candidates)))
+    Path(folder, "anchors.json").write_text(json.dumps([_example(-number - 1) for number in range(ANCHORS)]))
 
 
 def _example(number: int) -> dict[str, str]:
@@ -160,10 +167,15 @@ def main() -> None:
         "--executors", default=", ".join(re.sub(", ", "/", name) for name in EXECUTORS), help="some of these"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--starting", action="store_true", help="measure a whole run of 8 rows")
+    parser.add_argument("--beside", type=Path, help="with --starting: another checkout to measure in turn")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     numbers = [int(number) for number in options.shards.split(",")]
     executors = [name.strip().replace("/", ", ") for name in options.executors.split(",")]
+    if options.starting:
+        _write(options.json, starts=[asdict(item) for item in starts(options.beside, rounds=options.rounds)])
+        return
     if unknown := [name for name in executors if name not in EXECUTORS]:
         parser.error(f"unknown executor {unknown[0]}")
     timings: list[Timing] = []
@@ -190,14 +202,28 @@ def main() -> None:
                         )
             del os.environ["PREFECT_API_URL"]
     print(f"\nseconds without the engine, median of {options.rounds} (smallest to largest)\n\n{table(costs(timings))}")
-    if options.json:
-        content = {
-            "machine": describe_machine(torch.device("cpu")),
-            "versions": describe_versions(),
-            "timings": [asdict(item) for item in timings],
-            "costs": [asdict(item) for item in costs(timings)],
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    _write(options.json, timings=[asdict(item) for item in timings], costs=[asdict(item) for item in costs(timings)])
+
+
+def starts(beside: Path | None, *, rounds: int) -> list[Start]:
+    """Whole runs of 8 rows by this checkout, and by another one if there is one; prints each, and all as a table."""
+    checkouts = {"this": ROOT} | ({"other": beside.resolve()} if beside else {})
+    made: list[Start] = []
+    with tempfile.TemporaryDirectory() as inputs:
+        write_examples(Path(inputs), candidates=8)
+        tiny_model(Path(inputs) / "model")
+        for start in measure_starts(checkouts, Path(inputs), rounds=rounds):
+            made.append(start)
+            print(f"{start.checkout}, server {start.server}, anchors {start.anchors}: {start.wall:.1f} s", flush=True)
+    print(f"\nmedian of {rounds} (smallest to largest)\n\n{start_table(made)}")
+    return made
+
+
+def _write(file: Path | None, **results: list[dict[str, object]]) -> None:
+    """Write results to a file, with the machine and the versions that they were measured on."""
+    if file:
+        where = {"machine": describe_machine(torch.device("cpu")), "versions": describe_versions()}
+        file.write_text(json.dumps(where | results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The core runs where neither Prefect nor s3fs is installed, and a new cut needs no torch."""
+"""The core runs where neither Prefect nor s3fs is installed; a new cut, and commands without a flow, need no torch."""
 
 import subprocess
 import sys
@@ -44,13 +44,24 @@ print("kept", publish_selection(open_store({store!r}), "alone", TopK(2)).kept)
 """
 
 
+_COMMAND = """
+import sys
+from flows.cli.commands import app
+try:
+    app({arguments!r})
+except SystemExit as ended:
+    assert ended.code in (0, None), ended.code
+print(sorted({{"prefect", "torch", "s3fs"}} & set(sys.modules)))
+"""
+
+
 def _run(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_the_core_does_the_whole_job_without_prefect_and_s3fs(
+def test_the_whole_job_needs_no_prefect_and_no_s3fs_and_what_reads_its_store_no_torch(
     tmp_path: Path, pool_file: Path, tiny_model: Path
 ) -> None:
     store = str(tmp_path / "store")
@@ -59,8 +70,12 @@ def test_the_core_does_the_whole_job_without_prefect_and_s3fs(
     assert _run(blocked + job) == "raced kept 4"
     blocked = _WITHOUT.format(blocked={"prefect", "s3fs", "torch", "transformers", "sentence_transformers", "sklearn"})
     assert _run(blocked + _NEW_CUT.format(store=store)) == "kept 2"
-
-
-def test_the_command_line_answers_without_importing_prefect_or_torch() -> None:
-    code = "import sys, flows.cli.commands; print(sorted({'prefect', 'torch', 'pandas', 's3fs'} & set(sys.modules)))"
-    assert _run(code) == "[]"
+    given = ["--store", store]
+    for arguments in (
+        ["--help"],
+        ["curate", "--help"],
+        ["runs", *given],
+        ["show", "alone", *given],
+        ["scores", "alone", *given, "--out", str(tmp_path / "scores.csv")],
+    ):
+        assert _run(_COMMAND.format(arguments=arguments)) == "[]", arguments

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from nuggets.errors import NuggetsError
 from nuggets.progress import report_stage
+from nuggets.stopping import check_stop
 
 _STARTUP_SECONDS = 180
 _DRAIN_SECONDS = 30
@@ -22,8 +24,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def prefect_api() -> Iterator[None]:
+def prefect_api(modules: Sequence[str] = ()) -> Iterator[None]:
     """Use the configured server, or a temporary one on loopback while this lasts.
+
+    A temporary server takes seconds to start, and so do imports: `modules` are imported in turn until it answers.
 
     Prefect can start one itself, but Ctrl-C in the terminal would end that server before the run can record that it was
     interrupted. It would also outlive a killed command, and lose task runs that are not stored yet.
@@ -38,7 +42,7 @@ def prefect_api() -> Iterator[None]:
             yield
         return
     report_stage("no Prefect server is configured (PREFECT_API_URL): starting a temporary one")
-    with _server() as url, temporary_settings({PREFECT_API_URL: url}):
+    with _server(modules) as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             yield
         finally:
@@ -60,25 +64,13 @@ def _lost_server_named(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def _server(modules: Sequence[str]) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "flows.cli.server_program", str(port)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -86,7 +78,7 @@ def _server() -> Iterator[str]:
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread is alive yet
     )
     try:
-        _await(url, process)
+        _await(url, process, iter(modules))
         yield url
     finally:
         process.terminate()
@@ -102,12 +94,16 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _await(url: str, process: subprocess.Popen[bytes]) -> None:
+def _await(url: str, process: subprocess.Popen[bytes], modules: Iterator[str]) -> None:
     end = time.monotonic() + _STARTUP_SECONDS
     while time.monotonic() < end and process.poll() is None:
+        check_stop()
         if _is_healthy(url):
             return
-        time.sleep(0.1)
+        if module := next(modules, None):
+            import_module(module)
+        else:
+            time.sleep(0.1)
     ended = process.poll()
     what = f"did not answer within {_STARTUP_SECONDS} seconds" if ended is None else f"ended with exit code {ended}"
     raise NuggetsError(

@@ -11,6 +11,7 @@ from flows.cli.server_settings import is_server_configured
 from flows.execution.signals import signals_stop
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices.devices import find_devices
+from nuggets.models.libraries import model_libraries
 from nuggets.steps.prepare import check_config, check_run
 from nuggets.steps.publish import Selection, publish_selection, undecided_candidates
 from nuggets.stopping import check_stop, clear_stop
@@ -37,7 +38,7 @@ def run_curate(config: CurateConfig) -> Selection:
     check_config(config)
     if config.executor == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
         find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
-    with _surroundings():
+    with _surroundings("flows.curate", encoder=config.anchor_file is None):
         from flows.curate import curate
 
         return curate(config)
@@ -54,7 +55,7 @@ def run_reselect(config: ReselectConfig) -> Selection:
     _set_defaults()
     if not is_server_configured() and not undecided_candidates(store, config.run, config.cut):
         return publish_selection(store, config.run, config.cut, memory=config.memory_mib << 20)
-    with _surroundings():
+    with _surroundings("flows.reselect"):
         from flows.reselect import reselect
 
         return reselect(config)
@@ -63,21 +64,24 @@ def run_reselect(config: ReselectConfig) -> Selection:
 def run_score_shards(config: ScoreShardsConfig) -> int:
     """Run the score-shards flow here; returns how many cells it computed."""
     check_run(open_store(config.store, config.s3_endpoint), config.run)
-    with _surroundings():
+    with _surroundings("flows.score_shards"):
         from flows.score_shards import score_shards
 
         return score_shards(config)
 
 
 @contextmanager
-def _surroundings() -> Iterator[None]:
-    """Settings, progress, signals and a Prefect server for as long as a flow runs."""
+def _surroundings(flow: str, *, encoder: bool = False) -> Iterator[None]:
+    """Settings, progress, signals and a Prefect server for as long as the flow of a module runs.
+
+    The module is imported while a server starts, and so are libraries that the flow imports where it needs them.
+    """
     _set_defaults()
     display = show_progress()
     clear_stop()
     try:
         with signals_stop():
-            with prefect_api(), _stops_interrupt():
+            with prefect_api([flow, *model_libraries(encoder=encoder)]), _stops_interrupt():
                 yield
     finally:
         hide_progress(display)
