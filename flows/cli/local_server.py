@@ -14,6 +14,7 @@ from importlib import import_module
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from flows.cli.server_settings import is_server_configured
 from nuggets.errors import NuggetsError
 from nuggets.progress import report_stage
 from nuggets.stopping import check_stop
@@ -32,21 +33,25 @@ def prefect_api(modules: Sequence[str] = ()) -> Iterator[None]:
     Prefect can start one itself, but Ctrl-C in the terminal would end that server before the run can record that it was
     interrupted. It would also outlive a killed command, and lose task runs that are not stored yet.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    if is_server_configured():
+        from prefect.settings import PREFECT_API_URL
 
-    if configured := PREFECT_API_URL.value():
         from flows.cli.server_check import check_server
 
+        configured = str(PREFECT_API_URL.value())
         check_server(configured)
         with _lost_server_named(configured):
             yield
         return
     report_stage("no Prefect server is configured (PREFECT_API_URL): starting a temporary one")
-    with _server(modules) as url, temporary_settings({PREFECT_API_URL: url}):
-        try:
-            yield
-        finally:
-            _drain(url)
+    with _server(modules) as url:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: url}):
+            try:
+                yield
+            finally:
+                _drain(url)
 
 
 @contextmanager
