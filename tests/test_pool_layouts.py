@@ -88,6 +88,15 @@ def test_of_an_object_with_several_lists_one_is_named(tmp_path: Path) -> None:
         find_source(str(path), split="dev")
 
 
+def test_a_second_list_far_behind_the_first_is_found_when_the_object_is_read(tmp_path: Path) -> None:
+    many = ", ".join([json.dumps({"instruction": "Q", "output": "x" * 50_000})] * 400)  # 20 MB
+    path = written(tmp_path / "pool.json", f'{{"train": [{many}], "test": {ARRAY}}}')
+    source = find_source(str(path))
+    with pytest.raises(UsageError, match="lists of objects in 'train', 'test': name the one .* with --split$"):
+        list(read_pool(source, max_row_bytes=LIMIT))
+    assert originals(path, "test") == ROWS
+
+
 def test_columns_in_one_object_are_refused_with_what_to_do(tmp_path: Path) -> None:
     for columns in ({"0": "Q", "1": "R"}, ["Q", "R"]):
         path = written(tmp_path / "pool.json", json.dumps({"instruction": columns, "output": columns}))

@@ -4,6 +4,7 @@ import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from nuggets.errors import InputError, StoreError, StoreUnavailable, UsageError
@@ -23,6 +24,7 @@ from nuggets.store.user_address import with_full_path
 _WILD = "*?["
 _SHOWN = 5
 _HASH_BYTES = 1 << 20
+_CHECKED_PIECES = 64  # of 256 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def _relative(addresses: Sequence[str]) -> list[str]:
 def _check_first(files: Sequence[PoolFile], endpoint: str | None, *, rows_key: str | None) -> None:
     """Raise UsageError if the only file has no rows, or if it is not clear which rows of the first file are meant.
 
-    Files after the first are checked when they are read: a pool may have thousands.
+    Files after the first, and what follows the start of a file, are checked when they are read.
     """
     first = files[0]
     if len(files) == 1 and not call_file_system(
@@ -153,12 +155,14 @@ def _check_first(files: Sequence[PoolFile], endpoint: str | None, *, rows_key: s
     if first.format not in ("json", "csv"):
         return
     with StoredFile(first.address, endpoint) as file:
+        if len(files) == 1 and not any(piece.strip(SPACE) for piece in read_pieces(file)):
+            raise UsageError(f"'{first.address}' has no rows. Give a file with at least one row")
         if first.format == "json":
-            is_empty = find_layout(read_pieces(file), rows_key=rows_key, address=first.address).form == "empty"
-        else:
-            is_empty = not any(piece.strip(SPACE) for piece in read_pieces(file))
-    if is_empty and len(files) == 1:
-        raise UsageError(f"'{first.address}' has no rows. Give a file with at least one row")
+            file.seek(0)
+            pieces = read_pieces(file)
+            # An object around millions of rows is read to its end only if its lists have to be known.
+            start = pieces if rows_key is not None else islice(pieces, _CHECKED_PIECES)
+            find_layout(start, rows_key=rows_key, address=first.address)
 
 
 def source_digest(source: PoolSource) -> str:
