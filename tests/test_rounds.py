@@ -397,7 +397,8 @@ def test_gc_sweeps_what_killed_writers_left_and_loses_no_cell(tmp_path: Path, ra
     assert (folder / ".pending-abc").exists()
     sweep("--hours", "0")
     assert sweep("--hours", "0") == (
-        "0 files of killed writers, 0 work lists of ended runs, 0 folders with several blocks, 0 damaged blocks\n"
+        "0 files of killed writers, 0 work lists of ended runs, 0 joined files of notes on prompts, "
+        "0 folders with several blocks, 0 damaged blocks\n"
     )
     assert (store / "cells" / "notes.txt").read_text() == "somebody's"
     pd.testing.assert_frame_equal(stored_cells(store), before)
