@@ -29,6 +29,7 @@ def curate(config: CurateConfig) -> Selection:
         anchors = find_anchors(prepared, config, pool, [embed_shard(prepared, shard) for shard in pool.shards])
     checked |= {"anchor_prompts": check_anchors(prepared, anchors.path)}
     references = {name: found.path for name, found in checked.items()}
+    references |= {"encoder": anchors.encoder} if anchors.encoder else {}
     counts = dict(count for found in checked.values() for count in found.counts.items()) | anchors.counts
     record_state(prepared.store, prepared.name, RunState.RUNNING, references=references, counts=counts)
     measure_missing(prepared, anchors.path, 0, anchors.anchors)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from conftest import EXAMPLES
 from orchestrated import stored_cells
+from tiny_models import save_tiny_encoder
 
 import nuggets
 from nuggets.cells.prompt_notes import PromptNote, join_notes, pool_notes_path, read_notes, write_notes
@@ -174,6 +175,29 @@ def test_files_of_other_splits_and_further_instances_are_in_log_and_report(
     assert "| further instances of an instruction | 1 | only the first one is scored |" in report
     section = report.partition("## What was not used\n\n")[2].partition("\n\n## ")[0]
     assert "test" in section
+
+
+def test_the_window_and_the_prompt_of_the_encoder_are_in_log_and_report(
+    config: Callable[..., CurateConfig], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    encoder = save_tiny_encoder(tmp_path / "encoder")
+    kind = "sentence_transformers.models"
+    modules = [{"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"}]
+    modules += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}.Pooling"}]
+    settings = {
+        "modules": modules,
+        "sentence_bert_config": {"max_seq_length": 24},
+        "config_sentence_transformers": {"prompts": {"query": "Q: ", "document": "D: "}},
+        "1_Pooling/config": {"word_embedding_dimension": 48, "pooling_mode_mean_tokens": True},
+    }
+    (encoder / "1_Pooling").mkdir()
+    for name, content in settings.items():
+        (encoder / f"{name}.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.INFO, logger="nuggets.progress"):
+        selection = job.curate(config(anchor_file=None, anchors=3, encoder=str(encoder), top_k=2))
+    reading = f"{encoder} reads 24 tokens at a time with prompt document ('D: '), not with query"
+    assert f"encoder: {reading}" in caplog.messages
+    assert f"| encoder | {reading} |" in Path(selection.folder, "report.md").read_text()
 
 
 def test_prompts_are_made_once_per_scoring_key(config: Callable[..., CurateConfig]) -> None:
