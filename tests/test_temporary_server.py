@@ -1,6 +1,8 @@
 """The temporary Prefect server of a command: what it imports, what happens while it starts, and a stop meanwhile."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,11 +48,12 @@ def test_the_server_imports_no_integration_and_ends_by_sigterm(prefect_server: s
     assert "prefect" in imported and not INTEGRATIONS & imported
 
 
-def test_modules_are_imported_while_the_server_starts_and_only_then(prefect_server: str) -> None:
+def test_functions_are_called_while_the_server_starts_and_only_then(prefect_server: str) -> None:
     code = (
         "import sys\n"
+        "from importlib import import_module\n"
         "from flows.cli.local_server import prefect_api\n"
-        "with prefect_api(['tabnanny']):\n"
+        "with prefect_api([lambda: import_module('tabnanny')]):\n"
         "    from prefect.settings import PREFECT_API_URL\n"
         "    print('tabnanny' in sys.modules, PREFECT_API_URL.value())\n"
     )
@@ -63,6 +66,30 @@ def test_modules_are_imported_while_the_server_starts_and_only_then(prefect_serv
         outputs[kind] = done.stdout.split()
     assert outputs["configured"] == ["False", prefect_server]
     assert outputs["temporary"][0] == "True" and outputs["temporary"][1] != prefect_server
+
+
+def test_a_wrong_model_is_refused_before_a_temporary_server_answers(
+    pool_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The module of the flow is imported after the model has been checked."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}))
+    code = (
+        "import sys\n"
+        "from flows.cli.commands import app, run_command\n"
+        "print(run_command(lambda: app(sys.argv[1:])), 'flows.curate' in sys.modules)\n"
+    )
+    options = ["--model", model, "--anchor-file", pool_file, "--store", tmp_path / "store"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "curate", pool_file, *options],
+        env=without_server(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.stdout.split() == ["1", "False"], done.stderr
+    assert f"error: model='{model}': its weights in {model} are not those that its config.json describes" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -8,9 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -25,10 +24,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def prefect_api(modules: Sequence[str] = ()) -> Iterator[None]:
+def prefect_api(meanwhile: Sequence[Callable[[], object]] = ()) -> Iterator[None]:
     """Use the configured server, or a temporary one on loopback while this lasts.
 
-    A temporary server takes seconds to start, and so do imports: `modules` are imported in turn until it answers.
+    A temporary server takes seconds to start: the functions of `meanwhile` are called in turn until it answers. They
+    import what takes seconds to import, or check what the run needs; an error of theirs ends the server.
 
     Prefect can start one itself, but Ctrl-C in the terminal would end that server before the run can record that it was
     interrupted. It would also outlive a killed command, and lose task runs that are not stored yet.
@@ -44,7 +44,7 @@ def prefect_api(modules: Sequence[str] = ()) -> Iterator[None]:
             yield
         return
     report_stage("no Prefect server is configured (PREFECT_API_URL): starting a temporary one")
-    with _server(modules) as url:
+    with _server(meanwhile) as url:
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: url}):
@@ -69,7 +69,7 @@ def _lost_server_named(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _server(modules: Sequence[str]) -> Iterator[str]:
+def _server(meanwhile: Sequence[Callable[[], object]]) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -83,7 +83,7 @@ def _server(modules: Sequence[str]) -> Iterator[str]:
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread is alive yet
     )
     try:
-        _await(url, process, iter(modules))
+        _await(url, process, iter(meanwhile))
         yield url
     finally:
         process.terminate()
@@ -99,14 +99,16 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _await(url: str, process: subprocess.Popen[bytes], modules: Iterator[str]) -> None:
+def _await(url: str, process: subprocess.Popen[bytes], meanwhile: Iterator[Callable[[], object]]) -> None:
     end = time.monotonic() + _STARTUP_SECONDS
     while time.monotonic() < end and process.poll() is None:
         check_stop()
         if _is_healthy(url):
             return
-        if module := next(modules, None):
-            import_module(module)
+        if work := next(meanwhile, None):
+            started = time.monotonic()
+            work()
+            end += time.monotonic() - started  # hashing a large model takes longer than a server may
         else:
             time.sleep(0.1)
     ended = process.poll()

@@ -2,8 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 
 from flows.cli.console import hide_progress, show_progress
 from flows.cli.local_server import prefect_api
@@ -12,7 +14,7 @@ from flows.execution.signals import signals_stop
 from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.devices.devices import find_devices
 from nuggets.models.libraries import model_libraries
-from nuggets.steps.prepare import check_config, check_run
+from nuggets.steps.prepare import check_config, check_models, check_run
 from nuggets.steps.publish import Selection, publish_selection, undecided_candidates
 from nuggets.stopping import check_stop, clear_stop
 from nuggets.store.store import open_store
@@ -38,7 +40,14 @@ def run_curate(config: CurateConfig) -> Selection:
     check_config(config)
     if config.executor == "local" and config.devices not in ("auto", "cpu"):  # torch is slow to import
         find_devices(config.devices, config.workers, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
-    with _surroundings("flows.curate", encoder=config.anchor_file is None):
+
+    def check() -> None:
+        for name in model_libraries(encoder=config.anchor_file is None):
+            import_module(name)
+            check_stop()
+        check_models(open_store(config.store, config.s3_endpoint), config)
+
+    with _surroundings("flows.curate", first=check):
         from flows.curate import curate
 
         return curate(config)
@@ -71,17 +80,21 @@ def run_score_shards(config: ScoreShardsConfig) -> int:
 
 
 @contextmanager
-def _surroundings(flow: str, *, encoder: bool = False) -> Iterator[None]:
+def _surroundings(flow: str, *, first: Callable[[], None] | None = None) -> Iterator[None]:
     """Settings, progress, signals and a Prefect server for as long as the flow of a module runs.
 
-    The module is imported while a server starts, and so are libraries that the flow imports where it needs them.
+    While a server starts, `first` is called, by default to import what loads models, and the module is imported.
     """
+    modules = (flow,) if first else (*model_libraries(encoder=False), flow)
+    meanwhile: list[Callable[[], object]] = [partial(import_module, name) for name in modules]
+    if first:
+        meanwhile.insert(0, first)
     _set_defaults()
     display = show_progress()
     clear_stop()
     try:
         with signals_stop():
-            with prefect_api([flow, *model_libraries(encoder=encoder)]), _stops_interrupt():
+            with prefect_api(meanwhile), _stops_interrupt():
                 yield
     finally:
         hide_progress(display)
