@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from machine import describe_machine, describe_versions  # noqa: E402
 from noted import noted_rows, noting_environment  # noqa: E402
-from starting import Start, measure_starts, start_table  # noqa: E402
+from starting import KINDS, Start, measure_starts, start_table  # noqa: E402
 
 CANDIDATES = 4  # per shard
 ANCHORS = 8
@@ -168,13 +168,15 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--starting", action="store_true", help="measure a whole run of 8 rows")
+    parser.add_argument("--kinds", default="; ".join(KINDS), help="with --starting: some of these")
     parser.add_argument("--beside", type=Path, help="with --starting: another checkout to measure in turn")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     numbers = [int(number) for number in options.shards.split(",")]
     executors = [name.strip().replace("/", ", ") for name in options.executors.split(",")]
     if options.starting:
-        _write(options.json, starts=[asdict(item) for item in starts(options.beside, rounds=options.rounds)])
+        kinds = [kind.strip() for kind in options.kinds.split(";")]
+        _write(options.json, starts=[asdict(item) for item in starts(options.beside, kinds, rounds=options.rounds)])
         return
     if unknown := [name for name in executors if name not in EXECUTORS]:
         parser.error(f"unknown executor {unknown[0]}")
@@ -205,16 +207,17 @@ def main() -> None:
     _write(options.json, timings=[asdict(item) for item in timings], costs=[asdict(item) for item in costs(timings)])
 
 
-def starts(beside: Path | None, *, rounds: int) -> list[Start]:
+def starts(beside: Path | None, kinds: Sequence[str], *, rounds: int) -> list[Start]:
     """Whole runs of 8 rows by this checkout, and by another one if there is one; prints each, and all as a table."""
     checkouts = {"this": ROOT} | ({"other": beside.resolve()} if beside else {})
     made: list[Start] = []
     with tempfile.TemporaryDirectory() as inputs:
         write_examples(Path(inputs), candidates=8)
         tiny_model(Path(inputs) / "model")
-        for start in measure_starts(checkouts, Path(inputs), rounds=rounds):
+        for start in measure_starts(checkouts, Path(inputs), kinds=kinds, rounds=rounds):
             made.append(start)
-            print(f"{start.checkout}, server {start.server}, anchors {start.anchors}: {start.wall:.1f} s", flush=True)
+            seconds = f"{start.wall:.1f} s, {start.processor:.1f} s of processors"
+            print(f"{start.checkout} checkout, {start.kind}: {seconds}", flush=True)
     print(f"\nmedian of {rounds} (smallest to largest)\n\n{start_table(made)}")
     return made
 
