@@ -81,6 +81,30 @@ def test_what_a_template_adds_by_itself_is_a_fixed_part() -> None:
     assert profile.demonstration(FRANCE).special_tokens == 0
 
 
+REASONING = {  # what stands in front of an earlier answer, and the generation prompt, behind the name of the role
+    "opens a think block": ("\n", "\n<think>\n"),
+    "leaves out the channel of an answer": ("<|channel|>final<|message|>", ""),
+    "leaves out a line break": ("\n", ""),
+}
+
+
+@pytest.mark.parametrize(("written", "generation"), REASONING.values(), ids=REASONING.keys())
+def test_a_response_stands_behind_what_the_template_writes_in_front_of_an_answer(written: str, generation: str) -> None:
+    template = (
+        f"{{% for m in messages %}}<|im_start|>{{{{ m['role'] }}}}{written}{{{{ m['content'] }}}}<|im_end|>\n"
+        f"{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant{generation}{{% endif %}}"
+    )
+    tokenizer = build_tokenizer(True, template)
+    profile = bind_profile("chat", tokenizer, LIMITS)
+    texts = [FRANCE.instruction, FRANCE.output, FRANCE.instruction, FRANCE.output, "Next?"]
+    turns = [{"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(texts)]
+    conversation = tokenizer.apply_chat_template(turns, tokenize=False)
+    ours = tokenizer.decode((*profile.demonstration(FRANCE).ids, *profile.anchor(FRANCE).ids))
+    assert conversation.startswith(ours) and ours.endswith(f"assistant{written}{FRANCE.output}")
+    alone = tokenizer.decode((*profile.opening, *profile.anchor(FRANCE).ids))
+    assert conversation.startswith(alone)
+
+
 REFUSED = {
     "changes the case": turns("{{ m['content'] | upper }}"),
     "quotes": turns("{{ m['content'] | tojson }}"),

@@ -1,11 +1,11 @@
 """The fixed texts that a model's chat template writes around user and assistant turns.
 
-A template is rendered twice, with probes in place of an example's texts. What stands between the probes is the fixed
+A template is rendered once, with probes in place of an example's texts. What stands between the probes is the fixed
 texts; the texts of an example never pass through the template, which therefore can't trim, drop or reorder them.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 _BETWEEN = "\n\n"  # between an instruction and its input, in one user turn
 # Letters of both cases, quotes, markup, blank lines and a letter outside ASCII: a template that changes texts, as
 # `upper`, `tojson`, `escape` or `replace` do, changes a probe.
-_QUESTION, _ANSWER, _ANCHOR = (f'Nuggets\'s {name}: "1" <b>&amp;</b> {{}} _*\n\n  é End' for name in ("Q", "R", "A"))
+_PROBES = tuple(f'Nuggets\'s {name}: "1" <b>&amp;</b> {{}} _*\n\n  é End' for name in ("Q1", "A1", "Q2", "A2", "Q3"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +34,25 @@ class ChatTexts:
 def read_chat_texts(tokenizer: Tokenizer) -> ChatTexts:
     """The fixed texts of the tokenizer's chat template.
 
-    Templates differ in how they open conversations, close turns and treat earlier turns: the common end of what stands
-    in front of an anchor alone and of an anchor behind a demonstration belongs to the anchor, and the text before it is
-    the opening or the demonstration's.
+    Templates differ in how they open conversations and close turns: the common end of what stands in front of the first
+    and of the second question belongs to the anchor, and the text before it is the opening or the demonstration's.
+    Both responses stand behind what the template writes in front of an answer that has a question behind it. The
+    template's generation prompt is not used: that of some models opens a block of reasoning, or leaves out what they
+    write in front of an answer.
 
     Raises InputError, with the way out, for a template that can't hold a demonstration and an anchor.
     """
     template = _default_template(tokenizer)
-    alone = _rendered(tokenizer, template, [("user", _ANCHOR)])
-    behind = _rendered(tokenizer, template, [("user", _QUESTION), ("assistant", _ANSWER), ("user", _ANCHOR)])
-    opening, end_alone = _split(alone, (_ANCHOR,))
-    before, middle, after, end = _split(behind, (_QUESTION, _ANSWER, _ANCHOR))
-    if end_alone != end:
-        raise _refused("it writes something else behind a question that follows an exchange")
-    start = _common_end(tokenizer, opening, after)
+    before, middle, after, second_middle, second_after, _ = _split(_rendered(tokenizer, template, _PROBES), _PROBES)
+    if (middle, after) != (second_middle, second_after):
+        raise _refused("it writes something else around the second exchange than around the first")
+    start = _common_end(tokenizer, before, after)
     return ChatTexts(
         template,
-        opening.removesuffix(start),
+        before.removesuffix(start),
         FixedTexts(before, _BETWEEN, middle, after.removesuffix(start)),
-        FixedTexts(start, _BETWEEN, end),
+        # A response that is tokenised by itself begins with the space, or the model has no token for the space alone.
+        FixedTexts(start, _BETWEEN, middle.rstrip(" ")),
     )
 
 
@@ -69,14 +69,17 @@ def _default_template(tokenizer: Tokenizer) -> str:
         ) from error
 
 
-def _rendered(tokenizer: Tokenizer, template: str, turns: Iterable[tuple[str, str]]) -> str:
+def _rendered(tokenizer: Tokenizer, template: str, contents: Sequence[str]) -> str:
+    """User and assistant turns by turns, as the template writes them."""
     # The library's own environment, so that a template means what it means elsewhere. The library's public functions
     # take no other clock, because they turn every variable into plain data.
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     variables = {
         **tokenizer.special_tokens_map,
-        "messages": [{"role": role, "content": content} for role, content in turns],
+        "messages": [
+            {"role": "assistant" if index % 2 else "user", "content": content} for index, content in enumerate(contents)
+        ],
         "add_generation_prompt": True,
         "strftime_now": TEMPLATE_DATE.strftime,
         "tools": None,
