@@ -18,10 +18,15 @@ class NotedRow:
     seconds: float
 
 
-def noting_environment(file: Path, *, commit: int | None = None) -> dict[str, str]:
-    """The environment of this process, with which processes note their rows in a file."""
+def noting_environment(file: Path, *, commit: int | None = None, pause: float | None = None) -> dict[str, str]:
+    """The environment of this process, with which processes note their rows in a file.
+
+    `commit`: candidates per block. `pause`: seconds that each row takes longer.
+    """
+    path = os.pathsep.join([str(_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
     block = {} if commit is None else {"NOTED_COMMIT": str(commit)}
-    return os.environ | {"PYTHONPATH": str(_FOLDER), "NOTED_CELLS": str(file), **block}
+    slow = {} if pause is None else {"NOTED_PAUSE": str(pause)}
+    return os.environ | {"PYTHONPATH": path, "NOTED_CELLS": str(file), **block, **slow}
 
 
 def noted_rows(file: Path) -> list[NotedRow]:

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import EXAMPLES
-from orchestrated import wait_for
 from selections import selection_path
 
 import tasks.publish
@@ -301,66 +298,6 @@ def test_a_model_that_returns_no_numbers_fails_the_run_and_names_the_anchor(
     ):
         run_flow(pool_file, tmp_path / "store", broken, run="nan", anchors=2)
     assert not (tmp_path / "store" / "baselines").exists()
-
-
-def scoring_has_begun(server: str, pool: Path) -> bool:
-    """Whether a scoring task of the flow run for the pool is running."""
-    wanted = {
-        "flow_runs": {"name": {"any_": [f"curate {pool}"]}},
-        "task_runs": {"name": {"like_": "score round 0 part 000"}, "state": {"type": {"any_": ["RUNNING"]}}},
-    }
-    return bool(httpx.post(f"{server}/task_runs/filter", json=wanted).raise_for_status().json())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_keeps_what_was_computed(
-    tmp_path: Path, tiny_model: Path, prefect_server: str, cli: Cli, sent: signal.Signals
-) -> None:
-    pool = tmp_path / "pool.jsonl"
-    words = " ".join(f"word{index}" for index in range(300))
-    rows = [{"instruction": f"Repeat {index}.", "input": "", "output": words} for index in range(60)]
-    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    anchors = tmp_path / "anchors.json"
-    anchors.write_text(json.dumps(rows[:10]))
-    command = [
-        NUGGETS,
-        "curate",
-        str(pool),
-        "--store",
-        str(tmp_path / "store"),
-        "--run",
-        "stop",
-        "--model",
-        str(tiny_model),
-    ]
-    command += ["--anchor-file", str(anchors), "--shard-size", "30", "--racing", "off"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        seen = ""
-        while "to compute" not in seen:
-            line = process.stderr.readline()
-            assert line, seen
-            seen += line
-        wait_for(lambda: scoring_has_begun(prefect_server, pool), seconds=60)
-        if sent == signal.SIGINT:
-            os.killpg(process.pid, sent)  # as a terminal does: to everything the command has started
-        else:
-            process.send_signal(sent)
-        rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + sent, rest
-    assert (
-        "stopping after the current work" in rest
-        and "interrupted: stopped on request" in rest
-        and "Traceback" not in rest
-    )
-    assert manifest(tmp_path / "store", "stop")["state"] == "interrupted"
-    out = tmp_path / "cells.parquet"
-    assert cli("cells", "stop", "--store", tmp_path / "store", "--out", out).returncode == 0
-    kept = len(pd.read_parquet(out))
-    assert 0 < kept < 600 and kept % 10 == 0  # whole candidates
-    again = cli(*command[1:])
-    assert again.returncode == 0, again.stderr
-    assert f"cells: 600 in the full table, {kept} stored, {600 - kept} to compute" in again.stderr
 
 
 @pytest.mark.slow

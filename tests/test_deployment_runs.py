@@ -92,12 +92,3 @@ def test_the_parts_of_a_killed_run_continue_and_its_retry_waits_for_them(
     finish(api, store, run, stored_cells(store))
     ours = [part for part in api.runs_of(SCORING) if part["parameters"]["config"]["store"] == store.url]
     assert {part["id"]: part["state"]["type"] for part in ours} == {part["id"]: "COMPLETED" for part in parts}
-
-
-def test_cancelling_a_run_cancels_its_parts(api: Api, store: Store, shared: dict[str, Any]) -> None:
-    run, parts = begin_parts(api, store, shared)
-    api.set_state(run, "CANCELLING", "Cancelling")
-    assert api.await_end(run)["type"] == "CANCELLED"
-    assert [api.await_end(part["id"], seconds=60)["type"] for part in parts] == ["CANCELLED", "CANCELLED"]
-    assert manifest(store)["state"] == "interrupted"
-    assert 0 < len(stored_cells(store)) < 1200 * 20

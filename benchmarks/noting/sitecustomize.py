@@ -1,7 +1,8 @@
 """In every Python that starts with this folder on its path, each computed row is noted in the file NOTED_CELLS.
 
 A line is JSON: process, candidate, anchors, and the seconds that the engine took since its row before. It is written
-before the row is passed on to be stored. NOTED_COMMIT is the number of candidates per block.
+before the row is passed on to be stored. NOTED_COMMIT is the number of candidates per block, NOTED_PAUSE the seconds
+that each row takes longer.
 """
 
 import importlib.abc
@@ -38,6 +39,7 @@ def _note_rows(module: Any) -> None:
     handle = os.open(os.environ["NOTED_CELLS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     writer = sys.modules["nuggets.steps.block_writer"]
     writer.BLOCK_CANDIDATES = int(os.environ.get("NOTED_COMMIT", writer.BLOCK_CANDIDATES))  # type: ignore[attr-defined]
+    pause = float(os.environ.get("NOTED_PAUSE", 0))
     score = module._score
 
     def noted(scorer: Any, missing: Any, anchors: Any) -> None:
@@ -48,6 +50,7 @@ def _note_rows(module: Any) -> None:
                 before = time.monotonic()
                 rows = model.log_prob_sums(prefixes, continuations, wanted=wanted)
                 for (_, candidate, columns), row in zip(missing, rows, strict=True):
+                    time.sleep(pause)
                     seconds = time.monotonic() - before
                     line = [os.getpid(), candidate, [anchors[column].id for column in columns], round(seconds, 6)]
                     os.write(handle, (json.dumps(line) + "\n").encode())

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -48,6 +48,15 @@ def is_command() -> bool:
     return _is_command
 
 
+def write_nowhere(streams: Iterable[int] = _STANDARD_STREAMS) -> None:
+    """Connect standard streams to nothing, when nobody reads them any more: each line would raise an error in a run."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in streams:
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
 def interrupted_exit_code() -> int:
     """The exit code of an interrupted command, as shells define it: 128 and the number of the signal.
 
@@ -74,7 +83,7 @@ def _on_signal(number: int, _: FrameType | None) -> None:
     global _received
     is_again = stop_requested()
     if number == signal.SIGHUP:
-        _leave_terminal()
+        write_nowhere(_terminals)
     elif is_again:
         _received = signal.Signals(number)
         os._exit(interrupted_exit_code())  # at once; only cells since the last commit are lost
@@ -85,12 +94,3 @@ def _on_signal(number: int, _: FrameType | None) -> None:
     again = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
     with suppress(OSError):
         os.write(2, f"\nstopping after the current work; {again} again to stop at once\n".encode())
-
-
-def _leave_terminal() -> None:
-    """Write to nowhere instead of to a closed terminal, where each line would raise an error in the run."""
-    with suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in _terminals:
-            os.dup2(nowhere, stream)
-        os.close(nowhere)

@@ -39,7 +39,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
-from flows.execution.signals import is_command, sigterm_stops
+from flows.execution.signals import is_command, sigterm_stops, write_nowhere
 from nuggets.errors import Interrupted
 from nuggets.progress import report_stage
 from nuggets.stopping import clear_stop, request_stop
@@ -119,6 +119,7 @@ def _check_of_this_process() -> Check:
 
     def check(client: SyncPrefectClient, flow_run: UUID) -> str:
         if os.getppid() != worker:
+            write_nowhere()  # the worker read this process's output
             return "stopped because the worker that started its flow run has ended"
         # A worker ends a flow run that is CANCELLING with a signal, and sets its final state.
         return why_over(client, flow_run, is_cancelled_here=False)
