@@ -9,7 +9,7 @@ from test_prompts import BARE, CHAT_TOKENIZERS, WITH_BOS, ids_of
 from tiny_tokenizers import like_sentencepiece
 
 from nuggets.examples import Example
-from nuggets.models.prompt_cuts import TextLengths, kept_lengths, middle_cut
+from nuggets.models.prompt_cuts import TextLengths, cut_ends, kept_lengths
 from nuggets.models.prompt_parts import CUT_MARK
 from nuggets.models.prompt_tokens import MIN_RESPONSE_SHARE, PromptFault
 from nuggets.models.prompts import Profile, TokenLimits, bind_profile
@@ -85,12 +85,11 @@ def test_what_is_kept_fits_and_no_token_is_cut_that_had_room(
         assert (kept.instruction == 0 or instruction <= mark) and (kept.input == 0 or given_input <= mark)
 
 
-def test_a_cut_text_keeps_its_ends_around_the_mark() -> None:
+def test_a_cut_text_keeps_its_two_ends() -> None:
     ids = tuple(range(10))
-    assert middle_cut(ids, 10, (-1, -1)) == ids
-    assert middle_cut(ids, 5, (-1, -1)) == (0, 1, 2, -1, -1, 8, 9)
-    assert middle_cut(ids, 1, (-1,)) == (0, -1)
-    assert middle_cut(ids, 0, (-1,)) == (-1,)
+    assert cut_ends(ids, 5) == ((0, 1, 2), (8, 9))
+    assert cut_ends(ids, 1) == ((0,), ())
+    assert cut_ends(ids, 0) == ((), ())
 
 
 # --- demonstrations ---------------------------------------------------------------------------------------------------
@@ -171,6 +170,35 @@ def test_the_closing_of_a_demonstration_is_the_same_for_every_length(name: Profi
     for limit in range(100, 400, 20):
         cut = limited(name, tokenizer, demonstration=limit).demonstration(Example("Count.", LONG, SOUND))
         assert tokenizer.decode(cut.ids).endswith(SOUND + closing(name, tokenizer)) and len(cut.ids) == limit
+
+
+LETTERS = "\u4e16\u754c \U0001f600\U0001f680 \u043c\u0438\u0440 " * 12  # two to four bytes each, and a token per byte
+
+
+@PROFILES
+@pytest.mark.parametrize(
+    ("instruction", "given_input", "output"), [("I", LETTERS, "R"), (LETTERS, "", "R"), ("I", "", LETTERS)]
+)
+def test_no_cut_falls_within_a_letter(
+    name: Profile, tokenizer: Any, instruction: str, given_input: str, output: str
+) -> None:
+    example = Example(instruction, given_input, output)
+    whole = len(limited(name, tokenizer).demonstration(example).ids)
+    for limit in range(whole - 40, whole):
+        profile = limited(name, tokenizer, demonstration=limit, anchor=limit)
+        for tokens in (profile.demonstration(example), profile.anchor(example)):
+            text = tokenizer.decode(tokens.ids)
+            assert "\ufffd" not in text and len(tokens.ids) <= limit
+            assert tokens.fault is None
+    cut = limited(name, tokenizer, demonstration=whole - 20).demonstration(example)
+    assert cut.cut_prompt + cut.cut_response >= 20
+
+
+def test_letters_that_are_replacement_characters_themselves_are_kept() -> None:
+    example = Example("Repeat.", "", "\ufffd" * 40)
+    whole = limited("plain", BARE).demonstration(example)
+    cut = limited("plain", BARE, demonstration=len(whole.ids) - 10).demonstration(example)
+    assert cut.fault is None and 10 <= cut.cut_response < 20
 
 
 # --- anchors and the profile of the authors ---------------------------------------------------------------------------

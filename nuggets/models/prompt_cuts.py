@@ -25,12 +25,10 @@ def kept_lengths(texts: TextLengths, *, room: int, mark: int) -> TextLengths:
     return TextLengths(kept_instruction, kept_input, min(texts.response, max(0, room_for_response)))
 
 
-def middle_cut(ids: tuple[int, ...], kept: int, mark: tuple[int, ...]) -> tuple[int, ...]:
-    """The first and the last of the ids, `kept` together, with the mark between them; all of them if all are kept."""
-    if kept == len(ids):
-        return ids
+def cut_ends(ids: tuple[int, ...], kept: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first and the last of the ids, `kept` together."""
     tail = kept // 2
-    return (*ids[: kept - tail], *mark, *ids[len(ids) - tail :])
+    return ids[: kept - tail], ids[len(ids) - tail :]
 
 
 def _kept(length: int, room: int, mark: int) -> int:

@@ -12,7 +12,7 @@ tokens of one text.
 from dataclasses import dataclass
 
 from nuggets.examples import Example
-from nuggets.models.prompt_cuts import TextLengths, kept_lengths, middle_cut
+from nuggets.models.prompt_cuts import TextLengths, cut_ends, kept_lengths
 from nuggets.models.prompt_tokens import MIN_RESPONSE_SHARE, AnchorPrompt, PromptFault
 from nuggets.models.round_trip import Decoded, Reproduction, reproduction
 from nuggets.models.text_tokens import TextTokenizer
@@ -116,25 +116,33 @@ def _by_parts(form: PromptForm, example: Example) -> AnchorPrompt:
     room = form.limit - sum(map(len, (form.opening, fixed.before, between, fixed.middle, fixed.after)))
     whole = TextLengths(len(instruction.ids), len(given.ids), len(response.ids))
     kept = kept_lengths(whole, room=room, mark=len(fixed.mark))
-    prompt = (
-        *form.opening,
-        *fixed.before,
-        *middle_cut(instruction.ids, kept.instruction, fixed.mark),
-        *between,
-        *middle_cut(given.ids, kept.input, fixed.mark),
-        *fixed.middle,
-    )
+    shown_instruction = _without_middle(form, instruction.ids, kept.instruction)
+    shown_input = _without_middle(form, given.ids, kept.input)
+    shown_response = response.ids[: kept.response]
+    if kept.response < whole.response:
+        shown_response = form.tokenizer.without_partial_end(shown_response)
+    prompt = (*form.opening, *fixed.before, *shown_instruction, *between, *shown_input, *fixed.middle)
     # Without a token of the response nothing is left to score, and marks and fixed parts may exceed the limit.
-    ids = (*prompt, *response.ids[: kept.response], *fixed.after) if kept.response else ()
+    ids = (*prompt, *shown_response, *fixed.after) if shown_response else ()
+    marks = (kept.instruction < whole.instruction) + (kept.input < whole.input)
+    shown = len(shown_instruction) + len(shown_input) - marks * len(fixed.mark)
     return AnchorPrompt(
         ids,
-        cut_prompt=whole.instruction - kept.instruction + whole.input - kept.input,
-        cut_response=whole.response - kept.response,
+        cut_prompt=whole.instruction + whole.input - shown,
+        cut_response=whole.response - len(shown_response),
         special_tokens=sum(tokens.special_tokens for tokens in encoded),
         is_altered=outcome is Reproduction.ALTERED,
-        fault=_fault(outcome, kept.response, whole.response),
+        fault=_fault(outcome, len(shown_response), whole.response),
         response_start=max(1, len(prompt)),
     )
+
+
+def _without_middle(form: PromptForm, ids: tuple[int, ...], kept: int) -> tuple[int, ...]:
+    """The ends of a text around the mark, `kept` tokens at most and no part of a letter; all of it if all is kept."""
+    if kept == len(ids):
+        return ids
+    head, tail = cut_ends(ids, kept)
+    return (*form.tokenizer.without_partial_end(head), *form.ids.mark, *form.tokenizer.without_partial_start(tail))
 
 
 def _fault(outcome: Reproduction, kept: int, whole: int) -> PromptFault | None:

@@ -4,6 +4,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+_PARTIAL = "\ufffd"  # what bytes of a letter are decoded to if the others are missing
+_BYTES_OF_A_LETTER = 4
+
 
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that prompts need."""
@@ -74,6 +77,16 @@ class TextTokenizer:
     def decode(self, ids: Collection[int]) -> str:
         """The text of the ids as it is: with special tokens, and with the spaces that the tokens hold."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def without_partial_end(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids up to the last whole letter; a letter may consist of a token per byte."""
+        cuts = (ids[: len(ids) - count] for count in range(_BYTES_OF_A_LETTER))
+        return next((cut for cut in cuts if not self.decode(cut).endswith(_PARTIAL)), ids)
+
+    def without_partial_start(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids from the first whole letter on."""
+        cuts = (ids[count:] for count in range(_BYTES_OF_A_LETTER))
+        return next((cut for cut in cuts if not self.decode(cut).startswith(_PARTIAL)), ids)
 
 
 def text_tokenizer(tokenizer: Tokenizer, fixed: Iterable[str] = ()) -> TextTokenizer:
