@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGUFWriter
-from tiny_models import build_model, build_tokenizer, save_tiny_encoder, save_tiny_llama
+from tiny_models import CONFIGS, build_model, build_tokenizer, save_tiny_encoder, save_tiny_llama
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from nuggets.config.configs import CurateConfig
 from nuggets.devices.capacity import Capacity, device_capacities, machine_memory
 from nuggets.errors import InputError, NuggetsError, UsageError
 from nuggets.models.files import find_language_model
 from nuggets.models.model_card import check_memory, describe_model
+from nuggets.models.structure import read_structure
 from nuggets.steps.prepare import check_config, prepare_run
 from nuggets.store.store import Store
 
@@ -120,6 +122,18 @@ def test_tokens_without_a_row_in_the_embedding_are_named(config: CurateConfig, m
     smaller.resize_token_embeddings(rows + 9)  # rows without tokens are usual
     smaller.save_pretrained(model)
     assert prepare_run(config).setup.files.folder == str(model)
+
+
+@pytest.mark.parametrize("family", [*CONFIGS, "mixture"])
+def test_a_model_of_any_family_passes_the_check_of_its_structure(model: Path, family: str) -> None:
+    """Among them some whose weights are stored under other names than those of their class, or merged on loading."""
+    sizes = {"vocab_size": 384, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    mixture = MixtralConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, num_local_experts=3)
+    built = AutoModelForCausalLM.from_config(mixture) if family == "mixture" else build_model(family)
+    built.save_pretrained(model)
+    structure = read_structure(find_language_model(str(model)))
+    assert structure.parameters == sum(weight.numel() for weight in built.parameters())
+    assert (structure.rows, structure.architecture) == (384, built.config.model_type)
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_hidden_layers", 3), ("hidden_size", 96), ("vocab_size", 400)])
