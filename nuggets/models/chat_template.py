@@ -51,7 +51,8 @@ def read_chat_texts(tokenizer: Tokenizer) -> ChatTexts:
         template,
         before.removesuffix(start),
         FixedTexts(before, _BETWEEN, middle, after.removesuffix(start)),
-        # A response that is tokenised by itself begins with the space, or the model has no token for the space alone.
+        # The response is tokenised alone. SentencePiece puts the space in front of it, and a space before would be a
+        # second one. With byte-level BPE the space is missing: the price of scoring the response's own tokens only.
         FixedTexts(start, _BETWEEN, middle.rstrip(" ")),
     )
 
