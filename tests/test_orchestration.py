@@ -100,24 +100,6 @@ def test_the_form_refuses_what_is_wrong_before_a_run_is_made(api: Api, config: d
     assert len(api.runs_of("reselect/on-demand")) == before
 
 
-def test_cancelling_stops_within_seconds_and_keeps_what_was_computed(
-    api: Api, store: Store, job: dict[str, Any]
-) -> None:
-    run = begin(api, store, job)
-    before = stored_cells(store)
-    start = time.monotonic()
-    api.set_state(run, "CANCELLING", "Cancelling")
-    wait_for(lambda: manifest(store)["state"] == "interrupted", seconds=60)
-    stopped = time.monotonic() - start
-    assert api.await_end(run)["type"] == "CANCELLED"
-    after = stored_cells(store)
-    assert stopped < 30 and before <= after and len(after) < 1200 * 20
-    time.sleep(3)
-    assert stored_cells(store) == after  # no other process has continued to score
-    again = api.start("curate/on-demand", **job)
-    finish(api, store, again, after)
-
-
 def test_a_run_whose_process_is_killed_is_crashed_and_retry_scores_what_is_missing(
     api: Api, stack: LocalStack, store: Store, job: dict[str, Any]
 ) -> None:
