@@ -159,7 +159,7 @@ def test_a_yaml_file_and_the_command_line_go_together(
     assert done.returncode == 0, done.stderr
     assert "kept 4 of 20" in done.stdout
     config = manifest(tmp_path / "store", "yaml")["config"]
-    assert {name: config[name] for name in settings} == {**settings, "threshold": None}
+    assert {name: config[name] for name in settings} == {**settings, "pool": [str(pool_file)], "threshold": None}
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_profiles_and_chat_template_lead_to_different_cells_side_by_side(
 
 def test_a_run_name_is_not_given_to_other_scores(tmp_path: Path, pool_file: Path, tiny_model: Path) -> None:
     run_job(pool_file, tmp_path, tiny_model, run="mine", anchors=2)
-    with pytest.raises(UsageError, match=r"run 'mine' exists .* anchors: 3 by k-means.*, was 2 by k-means"):
+    with pytest.raises(UsageError, match=r"run 'mine' exists .*\(anchors: 3 by k-means.*, was 2 by k-means"):
         run_job(pool_file, tmp_path, tiny_model, run="mine", anchors=3)
 
 
