@@ -55,7 +55,7 @@ def polled(flow_run: UUID, end: Callable[[str], object], *, seconds: float, chec
 def why_over(client: SyncPrefectClient, flow_run: UUID, *, is_cancelled_here: bool = True) -> str:
     """Why the work for a flow run has to end; empty while it goes on, and while its server does not answer.
 
-    `is_cancelled_here`: nobody else ends the work of a flow run that is CANCELLING.
+    `is_cancelled_here`: no other process ends the work of a flow run that is CANCELLING.
     """
     try:
         # Not read_flow_run: a proxy without a server also answers with 404, which must not stop a run.

@@ -8,14 +8,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from nuggets.config.configs import (
-    CurateConfig,
-    ReselectConfig,
-    ScoreShardsConfig,
-    config_as_mapping,
-    config_from_mapping,
-)
+from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.config.declaration import declared_fields
+from nuggets.config.mapping import config_as_mapping, config_from_mapping
 from nuggets.errors import UsageError
 from nuggets.examples import FieldNames
 from nuggets.scores.cuts import Threshold, TopFraction, TopK

@@ -11,9 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 import nuggets
 from flows.cli.options import read_options_file
-from nuggets.config.configs import ADDRESSES, CurateConfig, ReselectConfig, ScoreShardsConfig
+from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
 from nuggets.config.declaration import declared_fields
 from nuggets.config.fields import DataAddress, ModelAddress
+from nuggets.config.mapping import ADDRESSES
 from nuggets.errors import UsageError
 from nuggets.store.user_address import Accepts, resolve_address
 

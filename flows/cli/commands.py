@@ -13,7 +13,8 @@ from flows.cli.output import AsJson, show_result
 from flows.cli.store_commands import store_commands
 from flows.execution.signals import interrupted_exit_code
 from nuggets import __version__
-from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig, config_from_mapping
+from nuggets.config.configs import CurateConfig, ReselectConfig, ScoreShardsConfig
+from nuggets.config.mapping import config_from_mapping
 from nuggets.errors import Interrupted, NuggetsError, UsageError
 from nuggets.progress import pluralize
 from nuggets.scores.cuts import Cut, remark

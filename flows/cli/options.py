@@ -10,8 +10,9 @@ import typer
 import yaml
 from pydantic.fields import FieldInfo
 
-from nuggets.config.configs import EXCLUSIVE, with_paths_from
+from nuggets.config.configs import EXCLUSIVE
 from nuggets.config.declaration import declared_fields
+from nuggets.config.mapping import with_paths_from
 from nuggets.errors import UsageError
 from nuggets.store.user_address import Accepts, resolve_address
 

@@ -84,7 +84,7 @@ def _entered(runner: Any, executor: str, address: str | None) -> Iterator[None]:
 @contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
     """Keep the SIGTERM handler of this process: Ray's ends the cluster before its tasks have stored their cells."""
-    if threading.current_thread() is not threading.main_thread():  # then nobody can install one
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can install one
         yield
         return
     handler = signal.getsignal(signal.SIGTERM)

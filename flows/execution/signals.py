@@ -49,7 +49,7 @@ def is_command() -> bool:
 
 
 def write_nowhere(streams: Iterable[int] = _STANDARD_STREAMS) -> None:
-    """Connect standard streams to nothing, when nobody reads them any more: each line would raise an error in a run."""
+    """Connect standard streams to nothing, after their reader has closed: each line would raise an error in a run."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in streams:

@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nuggets.config.configs import CUTS, DEFAULT_CUT, CurateConfig, config_as_mapping
+from nuggets.config.configs import CUTS, DEFAULT_CUT, CurateConfig
+from nuggets.config.mapping import config_as_mapping
 from nuggets.devices.capacity import device_capacities
 from nuggets.errors import UsageError
 from nuggets.models.files import ModelFiles, files_digest, find_encoder, find_language_model, with_digest
