@@ -3,6 +3,7 @@
 # make test   linters, type checks and all tests but the slow ones
 # make unit   the tests that need no server, for use while writing code
 # make slow   tests that take minutes, and the property tests again with ten times as many examples
+# make stopping  stop runs on Ray, on process workers and in parts in every way; minutes of a machine without other programs
 # make bench  compare the scoring engine with three other algorithms; OPTIONS="--quick" for a short run
 # make up     start Prefect server, worker and S3 server on loopback, and deploy the flows
 # make down   stop what make up started
@@ -38,7 +39,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 OPTIONS ?=
 
-.PHONY: setup demo test fast unit slow bench up down check fix clean
+.PHONY: setup demo test fast unit slow stopping bench up down check fix clean
 
 setup: .venv/ready
 
@@ -53,11 +54,14 @@ fast: .venv/ready
 	$(PYTEST)
 
 unit: .venv/ready
-	$(PYTEST) -m "not slow and not flow and not s3"
+	$(PYTEST) -m "not slow and not stopping and not flow and not s3"
 
 slow: .venv/ready
 	$(PYTEST) --numprocesses 2 -m slow
 	$(PYTEST) -m hypothesis --hypothesis-profile thorough
+
+stopping: .venv/ready
+	for way in Ctrl-C SIGTERM closed cancelled deleted; do $(BIN)/python -m pytest -m stopping -k $$way; done
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/engine.py $(OPTIONS)

@@ -382,7 +382,7 @@ def test_a_candidate_without_finite_numbers_fails_its_shard_at_once_or_is_unscor
     artifacts = api.client.post("/artifacts/filter", json={"flow_runs": {"id": {"any_": [again]}}}).json()
     (shown,) = [artifact["data"] for artifact in artifacts if artifact["key"] == "selection"]
     for report in (store.read(path).decode(), shown):
-        assert f"1 candidates for which the model gives no finite number, never kept: {poisoned}" in report
+        assert f"| candidates for which the model gives no finite number, never kept | 1 | {poisoned}; " in report
 
 
 def test_parameters_that_can_not_work_fail_at_once(api: Api, job: dict[str, Any], pools: dict[str, str]) -> None:

@@ -1,7 +1,10 @@
 """The table of docs/operations.md: every way to stop a run, wherever the run is. Minutes: `make slow`.
 
 Cancel in the UI has no test of its own: it is the request of "cancelled". The process of a flow run that a worker has
-started has no terminal, and nobody types Ctrl-C there: a signal is for the worker.
+started has no terminal: a signal is for the worker.
+
+All ways of a setup start at once. Setups for which two cores are too few are marked `stopping`: `make stopping`
+runs them, one way after the other.
 """
 
 import json
@@ -25,8 +28,17 @@ from stoppable_setups import (
 )
 from stopped_runs import CANDIDATES, Outcome, StoppedRun, Way, stop_all
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-SETUPS = [own_server, configured_server, on_dask, on_ray, process_worker, with_parts]
+pytestmark = [pytest.mark.timeout(600)]
+SETUPS = [
+    *(
+        pytest.param(setup, marks=pytest.mark.slow, id=setup.__name__)
+        for setup in (own_server, configured_server, on_dask)
+    ),
+    *(
+        pytest.param(setup, marks=pytest.mark.stopping, id=setup.__name__)
+        for setup in (on_ray, process_worker, with_parts)
+    ),
+]
 EXIT_CODES = {Way.CTRL_C: 130, Way.SIGTERM: 143, Way.CLOSED_TERMINAL: 129, Way.CANCELLED: 130, Way.DELETED: 130}
 KILLED = (
     "a process worker that ends kills its runs with SIGKILL: Prefect leaves them no time to store the block in hand"
@@ -59,7 +71,7 @@ def outcomes(
 
 
 @pytest.mark.parametrize("way", Way)
-@pytest.mark.parametrize("setup", SETUPS, indirect=True, ids=lambda setup: setup.__name__)
+@pytest.mark.parametrize("setup", SETUPS, indirect=True)
 def test_a_stopped_run_stores_what_it_has_and_ends_everywhere(
     request: pytest.FixtureRequest, outcomes: dict[Way, Outcome], setup: Setup, way: Way
 ) -> None:
@@ -76,6 +88,7 @@ def test_a_stopped_run_stores_what_it_has_and_ends_everywhere(
         assert "Traceback" not in outcome.output
 
 
+@pytest.mark.stopping
 @pytest.mark.parametrize("way", REQUESTS)
 @pytest.mark.parametrize("setup", [part], indirect=True, ids=["part"])
 def test_a_stopped_part_stores_what_it_has_and_fails_its_run(outcomes: dict[Way, Outcome], way: Way) -> None:
