@@ -57,7 +57,7 @@ unit: .venv/ready
 	$(PYTEST) -m "not slow and not stopping and not flow and not s3"
 
 slow: .venv/ready
-	$(PYTEST) --numprocesses 2 -m slow
+	$(BIN)/python -m pytest -m slow
 	$(PYTEST) -m hypothesis --hypothesis-profile thorough
 
 stopping: .venv/ready
