@@ -23,6 +23,7 @@ from nuggets.store.store import Store
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_every_command_works_on_s3_and_stores_no_secret(
     tmp_path: Path,

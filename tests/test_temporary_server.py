@@ -68,6 +68,7 @@ def test_functions_are_called_while_the_server_starts_and_only_then(prefect_serv
     assert outputs["temporary"][0] == "True" and outputs["temporary"][1] != prefect_server
 
 
+@pytest.mark.slow
 def test_a_wrong_model_is_refused_before_a_temporary_server_answers(
     pool_file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
