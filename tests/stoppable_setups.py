@@ -150,7 +150,7 @@ def _with_parts(given: Given) -> Iterator[list[StoppedRun]]:
 
 @contextmanager
 def _worker(given: Given, pool: str) -> Iterator[InTerminal]:
-    """A worker in a terminal of its own, and its pool."""
+    """A worker in a separate terminal, and its pool."""
     pool = f"{given.folder.name}-{pool}"
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
     worker = start_in_terminal(command, given.environment)

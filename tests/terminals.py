@@ -52,7 +52,7 @@ class InTerminal:
 
 
 def start_in_terminal(command: Sequence[str], environment: Mapping[str, str]) -> InTerminal:
-    """Start a command in a session and a terminal of its own."""
+    """Start a command in a new session and a new terminal."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         command,

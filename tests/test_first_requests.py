@@ -31,7 +31,7 @@ def silent() -> Iterator[str]:
 
 
 def failing(times: int) -> Callable[[], int]:
-    """A request that fails so many times as if its server were restarting; then it returns the number of failures."""
+    """A request that fails as if its server were restarting; after `times` failures it returns their number."""
     failures: list[int] = []
 
     def request() -> int:

@@ -39,7 +39,7 @@ def config(tmp_path: Path, pool_file: Path, model: Path) -> CurateConfig:
 
 
 def refusal(config: CurateConfig, act: Callable[[CurateConfig], object] = prepare_run) -> str:
-    """What is said about the configuration's model. The store has nothing of the pool or of a run."""
+    """The message about the configuration's model. The store has nothing of the pool or of a run."""
     with pytest.raises(NuggetsError) as refused:
         act(config)
     assert not refused.value.retry_can_help

@@ -1,4 +1,4 @@
-"""What commands write to pipes: tables, JSON, and how they end when nobody reads on."""
+"""What commands write to pipes: tables, JSON, and how they end when the pipe closes."""
 
 import csv
 import io

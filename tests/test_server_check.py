@@ -1,4 +1,4 @@
-"""A Prefect server that is absent, wrong, closed or busy is told apart, each with what to change."""
+"""A Prefect server that is absent, wrong, closed or busy has a message of each kind, with what to change."""
 
 import datetime
 import http.server

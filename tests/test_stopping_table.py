@@ -1,6 +1,6 @@
 """The table of docs/operations.md: every way to stop a run, wherever the run is. Minutes: `make slow`.
 
-Cancel in the UI has no test of its own: it is the request of "cancelled". The process of a flow run that a worker has
+Cancel in the UI has no separate test: it is the request of "cancelled". The process of a flow run that a worker has
 started has no terminal: a signal is for the worker.
 
 All ways of a setup start at once. Setups for which two cores are too few are marked `stopping`: `make stopping`
